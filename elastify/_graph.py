@@ -1,0 +1,95 @@
+"""The record of one run of a model: plain data, no torch.
+
+A `Graph` lists the tensor operations of one forward pass in order. Tensors are `Value`s, numbered from 0 in
+the order of their appearance; a `Call` is one operation with its arguments as they were passed (every tensor
+replaced by its `Value`, every integer left as it was, so that an `Int` still carries its expression).
+`ModuleCall`s say which slice of the calls ran inside which module, with the values that went in and out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from elastify._ints import Guard
+
+
+@dataclass(slots=True, eq=False)
+class Value:
+    """A tensor: `name` is that of the parameter, buffer or input it is, else empty."""
+
+    id: int
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+    name: str = ""
+
+    def __repr__(self) -> str:
+        return f"%{self.id}{self.name and ':' + self.name}{list(self.shape)}"
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """One operation: `out` has the structure of what it returned, tensors replaced by values.
+
+    `op` is the canonical lower-case name: a method, a functional and an operator of one meaning share it
+    (`x + y`, `x.add(y)`, `torch.add(x, y)`: `add`); in-place forms keep their trailing underscore off (`relu_` is
+    `relu`) and are marked by `inplace`. `where` is the module path, `source` the file:line of the caller.
+    """
+
+    op: str
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    out: Any
+    where: str = ""
+    source: str = ""
+    inplace: bool = False
+
+    def inputs(self) -> list[Value]:
+        return [*values(self.args), *values(self.kwargs)]
+
+    def outputs(self) -> list[Value]:
+        return list(values(self.out))
+
+    def __repr__(self) -> str:
+        return f"{self.out} = {self.op}{self.args}{self.kwargs or ''} @{self.where} {self.source}"
+
+
+@dataclass(slots=True, eq=False)
+class ModuleCall:
+    """One call of one module: `calls[start:stop]` of the graph ran inside it (submodules included)."""
+
+    path: str
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    out: Any
+    start: int
+    stop: int
+
+
+@dataclass(slots=True, eq=False)
+class Graph:
+    """One captured run. `tensors` maps every parameter and buffer name to its value; tied names share one."""
+
+    calls: list[Call] = field(default_factory=list)
+    values: list[Value] = field(default_factory=list)
+    tensors: dict[str, Value] = field(default_factory=dict)
+    inputs: list[Value] = field(default_factory=list)
+    outputs: list[Value] = field(default_factory=list)
+    modules: list[ModuleCall] = field(default_factory=list)
+    guards: list[Guard] = field(default_factory=list)
+    training: bool = False
+
+
+def values(tree: Any) -> Iterator[Value]:
+    """Every value inside nested tuples, lists, dicts and dataclass-like objects, in order."""
+    if isinstance(tree, Value):
+        yield tree
+    elif isinstance(tree, (tuple, list)):
+        for item in tree:
+            yield from values(item)
+    elif isinstance(tree, dict):
+        for item in tree.values():
+            yield from values(item)
+    elif isinstance(tree, slice):
+        yield from values((tree.start, tree.stop, tree.step))

@@ -1,0 +1,176 @@
+"""Integers that remember where they came from.
+
+`x.reshape(B, N, 3, self.num_heads, self.head_dim)` must be run again with other numbers once a network
+has been sliced. So during capture every integer that a module owns, and every size that a tensor reports, is
+an `Int`: a plain `int` that also carries an expression over attributes and tensor sizes. Arithmetic builds
+larger expressions; a comparison is a fact that every smaller network must reproduce, so it is logged as a
+guard. Whatever reaches an operation without an expression is a literal of the source code.
+
+No torch here: the analysis and the tests use these values without a model.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Attr:
+    """`module.name`, or `module.name[index]…` for an integer inside a tuple, list or config object.
+
+    `owner` is the module's path ("" is the root); for an attribute of a shared config object the path is that
+    of the object: `"config"` is looked up as `root.config`.
+    """
+
+    owner: str
+    name: str
+    index: tuple[int | str, ...] = ()
+
+    def __str__(self) -> str:
+        path = f"{self.owner}.{self.name}" if self.owner else self.name
+        return path + "".join(f"[{i!r}]" for i in self.index)
+
+
+@dataclass(frozen=True, slots=True)
+class Dim:
+    """Size of dimension `dim` of the graph value number `value`."""
+
+    value: int
+    dim: int
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """Arithmetic on expressions; `fn` is the name of a function of the operator module."""
+
+    fn: str
+    args: tuple[Expr, ...]
+
+
+Expr = Attr | Dim | Op | int
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """A comparison made during the run: `fn(*args)` gave `result` and must give it for every subnet."""
+
+    fn: str
+    args: tuple[Expr, ...]
+    result: bool | int
+    source: str
+
+
+_guards: ContextVar[Callable[[str, tuple[Expr, ...], Any], None] | None] = ContextVar("guards", default=None)
+
+
+@contextmanager
+def guard_log(log: Callable[[str, tuple[Expr, ...], Any], None]) -> Iterator[None]:
+    """Send every comparison between provenance integers to `log(fn, args, result)` inside the block."""
+    token = _guards.set(log)
+    try:
+        yield
+    finally:
+        _guards.reset(token)
+
+
+def expr_of(value: Any) -> Expr:
+    """The expression behind a number; a plain number is its own (a literal)."""
+    return value.expr if isinstance(value, Int) else int(value)
+
+
+def evaluate(expr: Expr, leaf: Callable[[Attr | Dim], Any]) -> Any:
+    """Value of an expression; `leaf` gives the value of an attribute or dimension (arrays are fine)."""
+    if isinstance(expr, Op):
+        return getattr(operator, expr.fn)(*(evaluate(arg, leaf) for arg in expr.args))
+    return expr if isinstance(expr, int) else leaf(expr)
+
+
+def leaves(expr: Expr) -> Iterator[Attr | Dim]:
+    """Attributes and dimensions that an expression mentions."""
+    if isinstance(expr, Op):
+        for arg in expr.args:
+            yield from leaves(arg)
+    elif not isinstance(expr, int):
+        yield expr
+
+
+class Int(int):
+    """An `int` with an expression.
+
+    >>> heads = Int(12, Attr("attn", "num_heads"))
+    >>> (768 // heads).expr
+    Op(fn='floordiv', args=(768, Attr(owner='attn', name='num_heads', index=())))
+    """
+
+    expr: Expr
+
+    def __new__(cls, value: int, expr: Expr) -> Int:
+        self = super().__new__(cls, value)
+        self.expr = expr
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Int:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (int, (int(self),))
+
+    def __repr__(self) -> str:
+        return int.__repr__(self)
+
+    __hash__ = int.__hash__
+
+
+def _arithmetic(name: str, fn: str, *, reflected: bool = False) -> None:
+    plain = getattr(int, name)
+
+    def method(self: Int, *others: Any) -> Any:
+        result = plain(self, *others)
+        if type(result) is not int or not all(isinstance(other, int) for other in others):
+            return result
+        args = (self.expr, *map(expr_of, others))
+        return Int(result, Op(fn, args[::-1] if reflected else args))
+
+    setattr(Int, name, method)
+
+
+def _comparison(name: str, fn: str) -> None:
+    plain = getattr(int, name)
+
+    def method(self: Int, other: Any) -> Any:
+        result = plain(self, other)
+        log = _guards.get()
+        if log is not None and result is not NotImplemented:
+            log(fn, (self.expr, expr_of(other)), bool(result))
+        return result
+
+    setattr(Int, name, method)
+
+
+for _fn in ("add", "sub", "mul", "floordiv", "mod"):
+    _arithmetic(f"__{_fn}__", _fn)
+    _arithmetic(f"__r{_fn}__", _fn, reflected=True)
+for _fn in ("neg", "abs", "pos"):
+    _arithmetic(f"__{_fn}__", _fn)
+for _fn in ("eq", "ne", "lt", "le", "gt", "ge"):
+    _comparison(f"__{_fn}__", _fn)
+
+
+for _name in ("__floor__", "__ceil__", "__round__", "__trunc__"):
+    setattr(Int, _name, lambda self, *_: self)
+
+
+def _bool(self: Int) -> bool:
+    result = int.__bool__(self)
+    log = _guards.get()
+    if log is not None:
+        log("truth", (self.expr,), result)
+    return result
+
+
+setattr(Int, "__bool__", _bool)  # noqa: B010 - a special method, set late so that the class body stays plain

@@ -1,0 +1,83 @@
+"""What the analysis concludes and everything else obeys: the plan of a model.
+
+A `Plan` is plain, frozen data about names, layouts and expressions. It mentions no module objects, so one
+plan serves a model and all its copies. A configuration is a size per axis (by axis id) and a tuple of kept
+block indices per stage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from elastify._ints import Attr
+from elastify._layout import Layout
+
+
+@dataclass(frozen=True, slots=True)
+class ElasticAxis:
+    """A family of coupled dimensions that may keep fewer units.
+
+    `choices` are legal sizes in ascending order, the last is the full size. `members` lists the (tensor name,
+    dimension) pairs that the axis runs through. `role` is one of heads, head_dim, hidden, width, embedding.
+    `derived` gives the size as an exact rational monomial of other axes where it cannot be chosen freely.
+    """
+
+    id: int
+    name: str
+    size: int
+    choices: tuple[int, ...]
+    role: str = "hidden"
+    members: tuple[tuple[str, int], ...] = ()
+    derived: SizeRatio | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SizeRatio:
+    """prod(numerator) / prod(denominator) in sizes of layouts; illegal where the division leaves a rest."""
+
+    numerator: tuple[Layout, ...]
+    denominator: tuple[Layout, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Repeated blocks of which a prefix may be kept (`blocks` are module paths; the first always stays).
+
+    `container` is the path of the Sequential or ModuleList that holds them at the integer or string `keys`;
+    `fixed` marks blocks of the run that cannot be skipped. `choices` are legal numbers of blocks.
+    """
+
+    name: str
+    container: str
+    blocks: tuple[str, ...]
+    choices: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FrozenDim:
+    """A parameter dimension that stays as it is: why, as one line with module path and source."""
+
+    tensor: str
+    dim: int
+    size: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """`tensors` maps each affected parameter or buffer (canonical name) to the layout of each dimension.
+
+    `aliases` maps other names of a shared tensor to the canonical one. `attributes` gives the layout whose
+    active size an integer attribute must equal; `scales` the float attributes that equal size ** power.
+    `statistics` are buffers that forward itself updates (batch-norm running statistics).
+    """
+
+    axes: tuple[ElasticAxis, ...] = ()
+    stages: tuple[Stage, ...] = ()
+    tensors: Mapping[str, tuple[Layout, ...]] = field(default_factory=dict)
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    attributes: Mapping[Attr, Layout] = field(default_factory=dict)
+    scales: Mapping[Attr, tuple[Layout, float]] = field(default_factory=dict)
+    statistics: frozenset[str] = frozenset()
+    frozen: tuple[FrozenDim, ...] = ()
