@@ -10,8 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from elastify._ints import Attr
+from elastify._ints import Attr, Op
 from elastify._layout import Layout
+
+SizeExpr = Layout | Op | int
+"""An expression whose leaves are sizes of layouts (an `_ints.Op` tree)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +44,20 @@ class SizeRatio:
 
 
 @dataclass(frozen=True, slots=True)
+class Constraint:
+    """A comparison that the full network made: `fn(*args)` of the operator module must give `result` again."""
+
+    fn: str
+    args: tuple[SizeExpr, ...]
+    result: bool | int
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Stage:
     """Repeated blocks of which a prefix may be kept (`blocks` are module paths; the first always stays).
 
-    `container` is the path of the Sequential or ModuleList that holds them at the integer or string `keys`;
-    `fixed` marks blocks of the run that cannot be skipped. `choices` are legal numbers of blocks.
+    `container` is the path of the Sequential or ModuleList that holds them. `choices` are legal numbers of blocks.
     """
 
     name: str
@@ -79,5 +91,6 @@ class Plan:
     aliases: Mapping[str, str] = field(default_factory=dict)
     attributes: Mapping[Attr, Layout] = field(default_factory=dict)
     scales: Mapping[Attr, tuple[Layout, float]] = field(default_factory=dict)
+    constraints: tuple[Constraint, ...] = ()
     statistics: frozenset[str] = frozenset()
     frozen: tuple[FrozenDim, ...] = ()
