@@ -1,0 +1,86 @@
+"""The habits of CONTRIBUTING.md that no linter knows, as checks on the source text.
+
+- A module of the library opens with prose that tells its algorithm and stays under 400 lines.
+- The names of model libraries occur in `elastify/_adapters/` only.
+- Weights are read and written without pickle.
+- No test skips itself, and every test asserts something (a helper called `check…` or `assert…` counts).
+
+Prints every breach as `file:line: what` and exits with 1 if there is one.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+MAX_LINES = 400
+MODEL_LIBRARIES = re.compile(r"\b(timm|torchvision|transformers)\b")
+PICKLE = re.compile(r"\bimport pickle\b|\btorch\.(load|save)\(|weights_only=False")
+SKIP = re.compile(r"\bpytest\.(mark\.)?(skip|skipif|xfail|importorskip)\b|\bunittest\.skip")
+ASSERTING = re.compile(r"^(assert|check|raises|warns|deprecated_call|fail)")
+
+
+def library_breaches(path: str, text: str) -> Iterator[tuple[int, str]]:
+    """Breaches of one file of the library as (line number, what)."""
+    lines = text.splitlines()
+    if len(lines) > MAX_LINES:
+        yield MAX_LINES, f"{len(lines)} lines, at most {MAX_LINES} are allowed"
+    if lines and not ast.get_docstring(ast.parse(text)):
+        yield 1, "no prose at the top that tells what the module does"
+    for number, line in enumerate(lines, 1):
+        if "_adapters/" not in path and (found := MODEL_LIBRARIES.search(line)):
+            yield number, f"names {found[0]} outside elastify/_adapters/"
+
+
+def test_breaches(text: str) -> Iterator[tuple[int, str]]:
+    """Breaches of one test file."""
+    for number, line in enumerate(text.splitlines(), 1):
+        if SKIP.search(line):
+            yield number, "a test that can be skipped: let it fail with a message instead"
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test") and not asserts(node):
+            yield node.lineno, f"{node.name} asserts nothing"
+
+
+def asserts(test: ast.FunctionDef) -> bool:
+    """Whether a test function contains an assertion or calls a helper that is named like one."""
+    for node in ast.walk(test):
+        if isinstance(node, ast.Assert):
+            return True
+        if isinstance(node, ast.Call):
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            if ASSERTING.match(name.lstrip("_")):
+                return True
+    return False
+
+
+def breaches(path: str, text: str) -> Iterator[tuple[int, str]]:
+    """All breaches of one Python file of the repository."""
+    if path.startswith("elastify/"):
+        yield from library_breaches(path, text)
+    if path.startswith("tests/"):
+        yield from test_breaches(text)
+    if not path.startswith("tools/"):
+        for number, line in enumerate(text.splitlines(), 1):
+            if found := PICKLE.search(line):
+                yield number, f"{found[0]}: weights go through safetensors"
+
+
+def main() -> int:
+    """Check every Python file; the number of breaches decides the exit code."""
+    count = 0
+    for folder in ("elastify", "recipes", "tests", "benchmarks", "tools", "docs"):
+        for file in sorted((ROOT / folder).rglob("*.py")):
+            path = file.relative_to(ROOT).as_posix()
+            for line, what in breaches(path, file.read_text(encoding="utf-8")):
+                count += 1
+                print(f"{path}:{line}: {what}")
+    return int(count > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
