@@ -34,7 +34,8 @@ class Call:
 
     `op` is the canonical lower-case name: a method, a functional and an operator of one meaning share it
     (`x + y`, `x.add(y)`, `torch.add(x, y)`: `add`); in-place forms keep their trailing underscore off (`relu_` is
-    `relu`) and are marked by `inplace`. `where` is the module path, `source` the file:line of the caller.
+    `relu`) and are marked by `inplace`; the tensor changed in place is a new value from then on. ATen operations that
+    ran behind the back of the recorder (scripted functions, vmap) are `unseen:aten.name`. `where` is the module path, `source` the file:line of the caller.
     """
 
     op: str
@@ -69,13 +70,18 @@ class ModuleCall:
 
 @dataclass(slots=True, eq=False)
 class Graph:
-    """One captured run. `tensors` maps every parameter and buffer name to its value; tied names share one."""
+    """One captured run. `tensors` maps every parameter and buffer name to its value; tied names share one.
+
+    `constants` are tensors from outside: plain attributes, closure variables, results of functions that torch
+    cannot see. `inputs` and `outputs` are flat; the root's `ModuleCall` (path "") has their structure.
+    """
 
     calls: list[Call] = field(default_factory=list)
     values: list[Value] = field(default_factory=list)
     tensors: dict[str, Value] = field(default_factory=dict)
     inputs: list[Value] = field(default_factory=list)
     outputs: list[Value] = field(default_factory=list)
+    constants: list[Value] = field(default_factory=list)
     modules: list[ModuleCall] = field(default_factory=list)
     guards: list[Guard] = field(default_factory=list)
     training: bool = False

@@ -52,7 +52,7 @@ class Op:
     args: tuple[Expr, ...]
 
 
-Expr = Attr | Dim | Op | int
+Expr = Attr | Dim | Op | int | float
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,14 +80,16 @@ def guard_log(log: Callable[[str, tuple[Expr, ...], Any], None]) -> Iterator[Non
 
 def expr_of(value: Any) -> Expr:
     """The expression behind a number; a plain number is its own (a literal)."""
-    return value.expr if isinstance(value, Int) else int(value)
+    if isinstance(value, Int):
+        return value.expr
+    return value if isinstance(value, float) else int(value)
 
 
 def evaluate(expr: Expr, leaf: Callable[[Attr | Dim], Any]) -> Any:
     """Value of an expression; `leaf` gives the value of an attribute or dimension (arrays are fine)."""
     if isinstance(expr, Op):
         return getattr(operator, expr.fn)(*(evaluate(arg, leaf) for arg in expr.args))
-    return expr if isinstance(expr, int) else leaf(expr)
+    return expr if isinstance(expr, (int, float)) else leaf(expr)
 
 
 def leaves(expr: Expr) -> Iterator[Attr | Dim]:
@@ -95,7 +97,7 @@ def leaves(expr: Expr) -> Iterator[Attr | Dim]:
     if isinstance(expr, Op):
         for arg in expr.args:
             yield from leaves(arg)
-    elif not isinstance(expr, int):
+    elif not isinstance(expr, (int, float)):
         yield expr
 
 
@@ -155,10 +157,19 @@ def _comparison(name: str, fn: str) -> None:
 for _fn in ("add", "sub", "mul", "floordiv", "mod"):
     _arithmetic(f"__{_fn}__", _fn)
     _arithmetic(f"__r{_fn}__", _fn, reflected=True)
+_arithmetic("__pow__", "pow")
 for _fn in ("neg", "abs", "pos"):
     _arithmetic(f"__{_fn}__", _fn)
 for _fn in ("eq", "ne", "lt", "le", "gt", "ge"):
     _comparison(f"__{_fn}__", _fn)
+
+
+for _name, _swap in (("__divmod__", False), ("__rdivmod__", True)):
+
+    def _divmod(self: Int, other: Any, swap: bool = _swap) -> Any:
+        return (other // self, other % self) if swap else (self // other, self % other)
+
+    setattr(Int, _name, _divmod)
 
 
 for _name in ("__floor__", "__ceil__", "__round__", "__trunc__"):

@@ -1,0 +1,314 @@
+"""Capture: the graph comes from running the model once.
+
+`capture` runs forward on fake tensors (sizes without numbers: no memory, milliseconds) under a recorder that
+writes down every tensor operation, with every integer still knowing which attribute or tensor size it came from.
+The graph is analysed, never executed. Where control flow depends on the numbers themselves, fake tensors cannot
+follow it: then the same run is made with real tensors (clones; the weights are never touched), the path that the
+example takes is recorded, and a warning names the line. One capture runs at a time in a process.
+
+Not seen: `range(n)`, a list indexed by n, and `int(n / 2)` turn an integer with provenance into a plain one.
+"""
+
+from __future__ import annotations
+
+import inspect
+import threading
+import traceback
+import warnings
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from elastify._capture_record import Recorder, short_path
+from elastify._capture_state import Convert, prepared
+from elastify._errors import ElastifyError
+from elastify._graph import Graph, values
+from elastify._ints import guard_log
+
+_lock = threading.RLock()
+_INPUTS = "example inputs are a tensor, a tuple of positional arguments or a dict of keyword arguments"
+
+
+def capture(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, training: bool = False, fake: bool = True
+) -> Graph:
+    """The record of one forward pass.
+
+    >>> graph = capture(nn.Linear(3, 4), (torch.zeros(2, 3),), {})
+    >>> graph.calls[0].op, graph.calls[0].inputs(), graph.outputs
+    ('linear', [%2:input[2, 3], %0:weight[4, 3], %1:bias[4]], [%3[2, 4]])
+
+    `fake=False` runs on real tensors. Raises ElastifyError where the model does not run on the inputs.
+    """
+    return _Session(model, args, kwargs).run(training=training, fake=fake)
+
+
+def capture_all(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Graph]:
+    """Records of an evaluation and a training run: some parameters are used in one of them only."""
+    session = _Session(model, args, kwargs)
+    return [session.run(training=False), session.run(training=True)]
+
+
+def prepare_inputs(args: Any, kwargs: dict[str, Any] | None = None) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Example inputs as (args, kwargs); a batch of one is doubled, so that it cannot be mistaken for a broadcast.
+
+    >>> args, kwargs = prepare_inputs(torch.zeros(1, 3, 8, 8))
+    >>> args[0].shape, kwargs
+    (torch.Size([2, 3, 8, 8]), {})
+    """
+    if isinstance(args, Tensor):
+        args = (args,)
+    elif isinstance(args, dict):
+        args, kwargs = (), {**args, **(kwargs or {})}
+    elif args is None:
+        args = ()
+    if not isinstance(args, (tuple, list)) or not isinstance(kwargs or {}, dict):
+        raise ElastifyError(f"example inputs are a {type(args).__name__}", where="example_inputs", fix=_INPUTS)
+    args, kwargs = tuple(args), dict(kwargs or {})
+    found = list(_tensors((args, kwargs)))
+    batched = next((t for t in found if t.ndim > 1), found[0] if found else None)
+    if batched is not None and batched.ndim and batched.size(0) == 1:
+        return _map((args, kwargs), lambda t: t.repeat(2, *[1] * (t.ndim - 1)) if t.ndim and t.size(0) == 1 else t)
+    return args, kwargs
+
+
+class _Session:
+    """Captures of one model on one example; fake tensors are made once and shared by its runs."""
+
+    def __init__(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.model, self.args, self.kwargs = model, args, kwargs
+        self.paths: dict[int, list[str]] = {}
+        for path, module in model.named_modules(remove_duplicate=False):
+            self.paths.setdefault(id(module), []).append(path)
+        self.real_only = ""
+        owned = [*model.parameters(), *model.buffers()]
+        mode = next((t.fake_mode for t in owned if isinstance(t, FakeTensor)), None)
+        self.mode = mode or FakeTensorMode(allow_non_fake_inputs=True)
+        self.real = not any(t.is_meta or isinstance(t, FakeTensor) for t in [*owned, *_tensors((args, kwargs))])
+        self.fakes: dict[int, tuple[Tensor, Tensor]] = {}
+        lazy = next((n for n, p in model.named_parameters() if nn.parameter.is_lazy(p)), None)
+        if lazy is not None:
+            raise ElastifyError(
+                "the model has parameters that are not initialised yet", where=lazy, fix="run it once before elastify"
+            )
+        try:
+            self.bound = inspect.signature(model.forward).bind(*args, **kwargs)
+        except TypeError as error:
+            raise ElastifyError(
+                "example inputs do not fit forward",
+                where=f"{type(model).__name__}.forward{inspect.signature(model.forward)}",
+                why=f"{error}; given were {self.given()}",
+                fix=_INPUTS,
+            ) from error
+
+    def given(self) -> str:
+        """The example in words."""
+        described = [_describe(x) for x in self.args] + [f"{k}={_describe(x)}" for k, x in self.kwargs.items()]
+        return f"({', '.join(described)})"
+
+    def run(self, *, training: bool, fake: bool = True) -> Graph:
+        with _lock:
+            if not fake or self.real_only:
+                return self.record(training, fake=False)
+            try:
+                return self.record(training, fake=True)
+            except Exception as error:
+                if not self.real:
+                    raise self.failure("the model cannot be captured", error) from error
+                line = self.line(error)
+                try:
+                    graph = self.record(training, fake=False)
+                except Exception as second:
+                    raise self.explain(second, training) from second
+                self.real_only = line
+                warnings.warn(
+                    f"{type(self.model).__name__} depends on the values of tensors at {line} "
+                    f"({type(error).__name__}): the path that the example takes was captured",
+                    stacklevel=4,
+                )
+                return graph
+
+    def record(self, training: bool, fake: bool) -> Graph:
+        graph = Graph(training=training)
+        recorder = Recorder(graph, self.paths)
+        convert = self.fake if fake else _clone
+        with ExitStack() as stack:
+            stack.enter_context(torch.no_grad())
+            stack.enter_context(prepared(self.model, convert, training=training))
+            with torch._C.DisableTorchFunction():
+                args, kwargs = _map((self.args, self.kwargs), convert)
+            self.name_tensors(recorder, args, kwargs)
+            stack.enter_context(_watching(self.mode, recorder) if fake else _Watch(recorder))
+            stack.enter_context(recorder.modules())
+            stack.enter_context(guard_log(recorder.guard))
+            stack.enter_context(recorder)
+            run_recorded(self.model, args, kwargs)
+        graph.guards = list(recorder.guards)
+        root = next((call for call in graph.modules if call.path == ""), None)
+        graph.outputs = list(values(root.out)) if root else []
+        return graph
+
+    def name_tensors(self, recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Values for parameters, buffers and inputs, before anything runs."""
+        graph = recorder.graph
+        for named in (self.model.named_parameters, self.model.named_buffers):
+            for name, tensor in named(remove_duplicate=False):
+                found = recorder.known.get(id(tensor))
+                graph.tensors[name] = found[1] if found else recorder.new(tensor, name)
+        bound = self.bound.signature.bind(*args, **kwargs)
+        for name, tensor in _named(bound.arguments, self.bound.signature):
+            if id(tensor) not in recorder.known:
+                graph.inputs.append(recorder.new(tensor, name))
+
+    def fake(self, tensor: Tensor) -> Tensor:
+        """The fake of a tensor; meta tensors become fakes on the CPU, where the inputs are."""
+        found = self.fakes.get(id(tensor))
+        if found is None:
+            if tensor.is_meta and not isinstance(tensor, FakeTensor):
+                with self.mode:
+                    made = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cpu")
+                made = nn.Parameter(made, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else made
+            else:
+                made = self.mode.from_tensor(tensor)
+            found = self.fakes[id(tensor)] = (tensor, made)
+        return found[1]
+
+    # -- what went wrong ---------------------------------------------------------------------------------------
+
+    def frames(self, error: BaseException) -> list[tuple[Any, int]]:
+        return [(frame, line) for frame, line in traceback.walk_tb(error.__traceback__)]
+
+    def line(self, error: BaseException) -> str:
+        """The innermost line outside torch and elastify that led to the error."""
+        found = ""
+        for frame, line in self.frames(error):
+            module = frame.f_globals.get("__name__", "")
+            if module.partition(".")[0] != "torch" and not module.startswith("elastify._"):
+                found = f"{short_path(frame.f_code.co_filename, module)}:{line}"
+        return found
+
+    def failure(self, what: str, error: BaseException) -> ElastifyError:
+        place = ""
+        for frame, _ in self.frames(error):
+            owner = frame.f_locals.get("self")
+            if isinstance(owner, nn.Module) and id(owner) in self.paths:
+                place = self.paths[id(owner)][0] or type(self.model).__name__
+        return ElastifyError(
+            what,
+            where=", ".join(filter(None, (place, self.line(error)))),
+            why=f"{type(error).__name__}: {str(error).strip()}; the inputs were {self.given()}",
+            fix="pass example_inputs (and example_kwargs) with which model(*example_inputs) runs",
+        )
+
+    def explain(self, error: BaseException, training: bool) -> ElastifyError:
+        """Tell inputs that the model refuses from a model that runs, but not under the recorder."""
+        try:
+            with torch.no_grad(), prepared(self.model, _clone, training=training, tag=False):
+                self.model(*_map(self.args, _clone), **_map(self.kwargs, _clone))
+        except Exception as plain:
+            return self.failure("the model does not run on the example inputs", plain)
+        return self.failure("the model cannot be captured", error)
+
+
+def run_recorded(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The model's own call; its name ends the search for source lines."""
+    return model(*args, **kwargs)
+
+
+class _Watch(TorchDispatchMode):
+    """Tells the recorder about ATen operations outside any recorded call, with real tensors."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        super().__init__()
+        self.recorder = recorder
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return watched(self.recorder, func, args, kwargs or {}, func)
+
+
+class _watching:  # noqa: N801 - a context manager
+    """The same for a FakeTensorMode, which must stay the innermost mode: its dispatch method is wrapped."""
+
+    def __init__(self, mode: FakeTensorMode, recorder: Recorder) -> None:
+        self.mode, self.recorder = mode, recorder
+
+    def __enter__(self) -> None:
+        plain = self.mode.dispatch
+
+        def dispatch(func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if self.recorder.busy:
+                return plain(func, types, args, kwargs or {})
+            return watched(self.recorder, func, args, kwargs or {}, lambda *a, **k: plain(func, types, a, k))
+
+        self.mode.dispatch = dispatch  # type: ignore[method-assign]
+        self.mode.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self.mode.__exit__(*error)
+        del self.mode.dispatch
+
+
+def watched(recorder: Recorder, func: Any, args: Any, kwargs: Any, run: Any) -> Any:
+    if recorder.busy:
+        return run(*args, **kwargs)
+    recorder.busy += 1
+    try:
+        out = run(*args, **kwargs)
+        with torch._C.DisableTorchFunction():
+            recorder.unseen(func, args, kwargs, out)
+    finally:
+        recorder.busy -= 1
+    return out
+
+
+def _clone(tensor: Tensor) -> Tensor:
+    copy = tensor.detach().clone()
+    return nn.Parameter(copy, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else copy
+
+
+def _map(tree: Any, convert: Convert) -> Any:
+    if isinstance(tree, Tensor):
+        return convert(tree)
+    if isinstance(tree, tuple):
+        items = [_map(x, convert) for x in tree]
+        return type(tree)(*items) if hasattr(tree, "_fields") else type(tree)(items)
+    if isinstance(tree, list):
+        return [_map(x, convert) for x in tree]
+    if isinstance(tree, dict):
+        return {key: _map(x, convert) for key, x in tree.items()}
+    return tree
+
+
+def _tensors(tree: Any) -> Any:
+    if isinstance(tree, Tensor):
+        yield tree
+    elif isinstance(tree, (tuple, list, dict)):
+        for item in tree.values() if isinstance(tree, dict) else tree:
+            yield from _tensors(item)
+
+
+def _named(arguments: dict[str, Any], signature: inspect.Signature | None = None, prefix: str = "") -> Any:
+    """(name, tensor) of every input: its parameter, then keys and positions inside it."""
+    for key, item in arguments.items():
+        name = f"{prefix}.{key}" if prefix else str(key)
+        if isinstance(item, Tensor):
+            yield name, item
+        elif isinstance(item, dict):
+            spread = signature and signature.parameters[key].kind is inspect.Parameter.VAR_KEYWORD
+            yield from _named(item, prefix="" if spread else name)
+        elif isinstance(item, (tuple, list)):
+            yield from _named(dict(enumerate(item)), prefix=name)
+
+
+def _describe(item: Any) -> str:
+    if isinstance(item, Tensor):
+        return f"{str(item.dtype).removeprefix('torch.')}{list(item.shape)}"
+    if isinstance(item, (tuple, list)):
+        return f"[{', '.join(_describe(x) for x in item)}]"
+    if isinstance(item, dict):
+        return f"{{{', '.join(f'{k}: {_describe(x)}' for k, x in item.items())}}}"
+    return repr(item) if isinstance(item, (int, float, str, bool, type(None))) else type(item).__name__

@@ -1,0 +1,169 @@
+"""A model made ready for recording, and put back exactly as it was.
+
+While `prepared(model, …)` is open, every module's `__dict__` holds stand-ins: parameters, buffers and tensor
+attributes are what `convert` makes of them (fake tensors, or clones), integers are `Int`s that know their
+attribute, and lists, dicts and helper objects (a `config`, a cache) are copies, so that whatever forward writes
+lands in a stand-in. The originals, down to the container objects, come back on the way out whatever happens;
+so do the random states, the attention fast path and torch's own override checks.
+
+Those checks are switched off because a torch-function mode normally hides what is inside a Python function of
+torch (`F.layer_norm`, `F.multi_head_attention_forward`): without them the bodies run, and the mode meets only
+the innermost builtins, with the very integers that the model passed.
+"""
+
+from __future__ import annotations
+
+import enum
+import random
+import sys
+import threading
+import types
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from elastify._ints import Attr, Int
+
+Convert = Callable[[Tensor], Tensor]
+_BASE = frozenset(nn.Module().__dict__)
+_PLAIN = (type, types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.ModuleType, enum.Enum, nn.Module)
+_MAX_DEPTH = 4
+
+
+@contextmanager
+def prepared(model: nn.Module, convert: Convert, *, training: bool, tag: bool = True) -> Iterator[None]:
+    """The model with stand-ins for everything that it owns, in the given mode, inside the block.
+
+    `tag=False` leaves integers and override checks alone.
+    """
+    swap = _Swap(convert, tag)
+    numpy = sys.modules.get("numpy")
+    states = (torch.get_rng_state(), random.getstate(), numpy.random.get_state() if numpy else None)
+    fast = torch.backends.mha.get_fastpath_enabled()
+    checks = list(_override_checks()) if tag else []
+    owner = threading.get_ident()
+    try:
+        swap.model(model, training)
+        torch.backends.mha.set_fastpath_enabled(False)
+        for module, name, check in checks:
+            setattr(module, name, _unless(owner, check))
+        yield
+    finally:
+        try:
+            for module, name, check in checks:
+                setattr(module, name, check)
+            torch.backends.mha.set_fastpath_enabled(fast)
+            swap.restore()
+        finally:
+            swap.restore()  # again where the first was interrupted; nothing is left to do where it was not
+            torch.set_rng_state(states[0])
+            random.setstate(states[1])
+            if numpy:
+                numpy.random.set_state(states[2])
+
+
+def _unless(owner: int, check: Callable[..., bool]) -> Callable[..., bool]:
+    """`check`, but False in the capturing thread."""
+    return lambda *args: False if threading.get_ident() == owner else check(*args)
+
+
+def _override_checks() -> Iterator[tuple[types.ModuleType, str, Callable[..., bool]]]:
+    names = ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic")
+    checks = {name: getattr(torch.overrides, name) for name in names}
+    for key, module in list(sys.modules.items()):
+        # torch.overrides keeps its own: nn.TransformerEncoderLayer asks it whether the fused path is allowed
+        if key.startswith("torch.") or key == "torch":
+            space = getattr(module, "__dict__", {})
+            if key not in ("torch.overrides", "torch._C"):
+                for name, check in checks.items():
+                    if space.get(name) is check:
+                        yield module, name, check
+
+
+class _Swap:
+    """Replaces what modules own; `restore` undoes it."""
+
+    def __init__(self, convert: Convert, tag: bool) -> None:
+        self.convert, self.tag = convert, tag
+        self.saved: list[tuple[dict[str, Any], dict[str, Any]]] = []
+        self.copies: dict[int, tuple[Any, Any]] = {}  # originals are kept: an id must not be used twice
+
+    def model(self, model: nn.Module, training: bool) -> None:
+        for path, module in model.named_modules():
+            space = module.__dict__
+            self.saved.append((space, dict(space)))
+            for name, value in list(space.items()):
+                if name in ("_parameters", "_buffers"):
+                    space[name] = type(value)((k, v if v is None else self.tensor(v)) for k, v in value.items())
+                elif name == "_modules":
+                    space[name] = value.copy()
+                elif name not in _BASE:
+                    space[name] = self.value(value, path, name, (), 0)
+            space["training"] = training
+
+    def restore(self) -> None:
+        while self.saved:
+            space, old = self.saved[-1]
+            space.clear()
+            space.update(old)
+            self.saved.pop()
+
+    def tensor(self, tensor: Tensor) -> Tensor:
+        return self.once(tensor, lambda: self.convert(tensor))
+
+    def once(self, original: Any, make: Callable[[], Any]) -> Any:
+        found = self.copies.get(id(original))
+        if found is None:
+            found = self.copies[id(original)] = (original, make())
+        return found[1]
+
+    def value(self, value: Any, owner: str, name: str, index: tuple[int | str, ...], depth: int) -> Any:
+        kind = type(value)
+        if kind is int:
+            return Int(value, Attr(owner, name, index)) if self.tag else value
+        if kind in (bool, float, str, type(None)) or depth > _MAX_DEPTH or isinstance(value, _PLAIN):
+            return value
+        if isinstance(value, Tensor):
+            return self.tensor(value)
+        if isinstance(value, tuple):
+            items = [self.value(v, owner, name, (*index, i), depth + 1) for i, v in enumerate(value)]
+            if all(new is old for new, old in zip(items, value, strict=True)):
+                return value
+            return kind._make(items) if hasattr(kind, "_make") else kind(items)
+        if kind is list:
+            return self.container(value, owner, name, index, depth, enumerate(value), value.copy)
+        if kind in (dict, OrderedDict, defaultdict):
+            return self.container(value, owner, name, index, depth, list(value.items()), value.copy)
+        if kind is set:
+            return self.once(value, value.copy)
+        self.helper(value, owner, name, index, depth)
+        return value
+
+    def container(self, value: Any, owner: str, name: str, index: Any, depth: int, items: Any, copy: Any) -> Any:
+        if id(value) not in self.copies:
+            new = self.once(value, copy)
+            for key, item in items:
+                if isinstance(key, (int, str)):
+                    new[key] = self.value(item, owner, name, (*index, key), depth + 1)
+        return self.copies[id(value)][1]
+
+    def helper(self, value: Any, owner: str, name: str, index: Any, depth: int) -> None:
+        """Swap the attributes of an ordinary Python object (config, cache, helper) that a module holds."""
+        space = getattr(value, "__dict__", None)
+        home = type(value).__module__.partition(".")[0]
+        if type(space) is not dict or not space or index or depth > 1 or id(value) in self.copies or home in _FOREIGN:
+            return
+        self.copies[id(value)] = (value, value)
+        self.saved.append((space, dict(space)))
+        path = f"{owner}.{name}" if owner else name
+        for key, item in list(space.items()):
+            space[key] = self.value(item, path, key, (), depth + 1)
+
+
+_FOREIGN = frozenset(
+    {"torch", "numpy", "logging", "threading", "functools", "builtins", "lightning", "pytorch_lightning"}
+)
