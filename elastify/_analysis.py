@@ -1,0 +1,85 @@
+"""From records of runs to layouts: one pass of rules over every call, then the equations.
+
+All graphs of a model share one store of terms and the terms of its parameters and buffers. Inputs, outputs
+and constants from outside are interface: their dimensions are frozen. A parameter that no graph uses freezes its
+module, because what cannot be seen cannot be proven.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from elastify._equations import Lookup, Solver
+from elastify._graph import Graph, Value, values
+from elastify._ints import Guard
+from elastify._rules import Facts, Why, apply
+from elastify._terms import Term, Terms
+
+
+@dataclass(slots=True)
+class Analysis:
+    """Terms of every tensor of every graph, and the comparisons that no equation covers."""
+
+    facts: Facts
+    graphs: list[Graph]
+    dims: list[dict[int, list[Term]]]
+    guards: list[list[Guard]]
+    batch: frozenset[int]
+
+    @property
+    def terms(self) -> Terms:
+        return self.facts.terms
+
+    def tensor(self, name: str) -> list[Term]:
+        """Terms of the dimensions of a parameter or buffer."""
+        return self.dims[0][self.graphs[0].tensors[name].id]
+
+    def enter(self, index: int) -> Facts:
+        """The facts with graph `index` current, so that `Dim` expressions mean its values."""
+        self.facts.start(self.graphs[index].values, self.dims[index])
+        return self.facts
+
+
+def analyse(
+    graphs: list[Graph], lookup: Lookup, interface: Callable[[Graph], Iterable[Value]] = lambda graph: graph.outputs
+) -> Analysis:
+    """Layouts from captured graphs; `lookup` gives attribute values, `interface` the outputs that must not move."""
+    facts = Facts(Terms())
+    shared: dict[str, list[Term]] = {}
+    dims: list[dict[int, list[Term]]] = []
+    guards: list[list[Guard]] = []
+    batch: set[int] = set()
+    used: set[str] = set()
+    for graph in graphs:
+        known = {v.id: shared.setdefault(n, [facts.leaf(s) for s in v.shape]) for n, v in graph.tensors.items()}
+        facts.start(graph.values, known)
+        facts.why = Why("input")
+        for value in (*graph.inputs, *graph.constants):
+            for term in facts.dims(value):
+                facts.freeze(term, "the model's interface" if value.name else "a tensor from outside the model")
+        for call in graph.calls:
+            apply(facts, call)
+        facts.why = Why("output")
+        for value in interface(graph):
+            for term in facts.dims(value):
+                facts.freeze(term, "the model's interface")
+        solver = Solver(facts, lookup)
+        guards.append(solver.guards(graph.guards))
+        solver.solve()
+        batch |= {facts.terms.find(facts.dims(v)[0]).id for v in graph.inputs if v.shape}
+        by_id = {v.id: n for n, v in graph.tensors.items()}
+        used |= {by_id[v.id] for call in graph.calls for v in values((call.args, call.kwargs)) if v.id in by_id}
+        dims.append(facts.finish())
+    _freeze_unseen(facts, graphs[0], dims[0], used)
+    return Analysis(facts, graphs, dims, guards, frozenset(facts.terms.by_id(i).id for i in batch))
+
+
+def _freeze_unseen(facts: Facts, graph: Graph, dims: dict[int, list[Term]], used: set[str]) -> None:
+    seen_ids = {graph.tensors[name].id for name in used}
+    modules = {n.rpartition(".")[0] for n, v in graph.tensors.items() if v.id not in seen_ids and sum(v.shape) > 1}
+    for name, value in graph.tensors.items():
+        if name.rpartition(".")[0] in modules:
+            facts.why = Why("unused", name.rpartition(".")[0])
+            for term in dims[value.id]:
+                facts.freeze(term, "its module has a parameter or buffer that no captured run used")

@@ -1,0 +1,217 @@
+"""Integer arguments that are expressions, and comparisons that the forward pass made.
+
+`C // self.num_heads` must give `head_dim` in every subnet. Since equal sizes may always be made equal units (see
+decisions/0002), an equation is solved by building the term that the expression describes and unifying: a
+product for `*`, a concat for `+`, and for `a // b` the `q` of `a = Product(b, q)`. What has no such form freezes
+what it mentions. Comparisons that held as equalities are equations too; the others become constraints on
+configurations, unless the sizes at both ends of their ranges already prove them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+
+from elastify._ints import Attr, Dim, Expr, Guard, Op, leaves
+from elastify._layout import Layout, axes_of
+from elastify._plan import Constraint, SizeExpr
+from elastify._rules import Equation, Facts, Why
+from elastify._terms import Term
+
+Lookup = Callable[[Attr], int]
+
+
+class Solver:
+    """States the equations of one graph; `lookup` gives the full value of an attribute."""
+
+    def __init__(self, facts: Facts, lookup: Lookup) -> None:
+        self.facts, self.lookup = facts, lookup
+
+    def guards(self, guards: list[Guard]) -> list[Guard]:
+        """Turn equalities into equations; return the comparisons that are left."""
+        rest = []
+        for guard in dict.fromkeys(guards):
+            if guard.fn == "truth":
+                continue
+            equal = (guard.fn, guard.result) in {("eq", True), ("ne", False)}
+            if not equal or any(_has_rest(arg) for arg in guard.args):
+                rest.append(guard)
+                continue
+            left, right = guard.args
+            self.facts.why = Why("comparison", "", guard.source)
+            if isinstance(left, int):
+                left, right = right, left
+            if not isinstance(left, int) and self.size(left) > 1:
+                self._equate(left, right)
+        return rest
+
+    def _equate(self, left: Expr, right: Expr) -> None:
+        if all(self._settled(side) for side in (left, right)):
+            return
+        if isinstance(right, int):
+            for leaf in leaves(left):
+                self.facts.freeze(self._leaf(leaf), f"compared with the number {right}")
+        elif isinstance(left, Op) and not isinstance(right, Op):
+            self.facts.equate(left, self._leaf(right))
+        elif isinstance(left, Op):
+            self.facts.equations.append(Equation(right, self.term(left), self.facts.why))
+        else:
+            self.facts.equate(right, self._leaf(left))
+
+    def solve(self) -> None:
+        """State all equations gathered so far."""
+        equations, self.facts.equations = self.facts.equations, []
+        for equation in equations:
+            if not (self.facts.terms.is_frozen(equation.term) and self._settled(equation.expr)):
+                self.facts.why = equation.why
+                self._solve(equation)
+
+    def _solve(self, equation: Equation) -> None:
+        terms = self.facts.terms
+        whole = self.term(equation.expr)
+        if self._factors(whole) == self._factors(equation.term):
+            return
+        if whole.size == equation.term.size:
+            for candidate in self._orders(whole):
+                if terms.fits(candidate, equation.term):
+                    return self.facts.same(candidate, equation.term)
+        for leaf in leaves(equation.expr):
+            self.facts.freeze(self._leaf(leaf), "its size enters a computation that cannot be solved")
+        self.facts.freeze(equation.term, "its size is computed in a way that cannot be solved")
+
+    def _orders(self, whole: Term) -> list[Term]:
+        whole = self.facts.terms.find(whole)
+        if whole.kind != "product":
+            return [whole]
+        return [whole, self.facts.terms.product(whole.parts[::-1])]
+
+    def _factors(self, term: Term) -> Counter[int]:
+        term = self.facts.terms.find(term)
+        parts = term.parts if term.kind == "product" else (term,)
+        flat: Counter[int] = Counter()
+        for part in parts:
+            part = self.facts.terms.find(part)
+            flat += self._factors(part) if part.kind == "product" else Counter([part.id])
+        return flat
+
+    def term(self, expr: Expr) -> Term:
+        """The term that an expression describes."""
+        f = self.facts
+        if isinstance(expr, int):
+            return f.fixed(expr, f"the number {expr} is written in the source")
+        if not isinstance(expr, Op):
+            return self._leaf(expr)
+        if expr.fn == "mul":
+            return f.product(*map(self.term, expr.args))
+        if expr.fn == "add" and all(self.size(arg) >= 0 for arg in expr.args):
+            return f.concat(map(self.term, expr.args))
+        if expr.fn == "floordiv" and self.size(expr.args[0]) % self.size(expr.args[1]) == 0:
+            quotient = f.leaf(self.size(expr))
+            f.same(self.term(expr.args[0]), f.product(self.term(expr.args[1]), quotient))
+            return quotient
+        for leaf in leaves(expr):
+            f.freeze(self._leaf(leaf), f"its size enters a computation ({expr.fn}) that cannot be solved")
+        return f.fixed(max(self.size(expr), 0), "a computed number")
+
+    def size(self, expr: Expr) -> int:
+        """The value of an expression for the full network."""
+        from elastify._ints import evaluate
+
+        return evaluate(expr, lambda leaf: self._leaf(leaf).size)
+
+    def _leaf(self, leaf: Attr | Dim) -> Term:
+        return self.facts.size_of(leaf, 0 if isinstance(leaf, Dim) else self.lookup(leaf))
+
+    def _settled(self, expr: Expr) -> bool:
+        """Whether nothing that the expression mentions can move."""
+        return all(self._fixed(leaf) for leaf in leaves(expr))
+
+    def _fixed(self, leaf: Attr | Dim) -> bool:
+        if isinstance(leaf, Attr) and leaf not in self.facts.attributes:
+            return True
+        return self.facts.terms.is_frozen(self._leaf(leaf))
+
+
+def _has_rest(expr: Expr) -> bool:
+    return isinstance(expr, Op) and (expr.fn == "mod" or any(_has_rest(arg) for arg in expr.args))
+
+
+def constraints(guards: list[Guard], layout: Callable[[Attr | Dim], Layout], smallest: Mapping[int, int]) -> list[Constraint]:
+    """Comparisons that some configuration might answer differently; `smallest` gives the least size per axis."""
+
+    def convert(expr: Expr) -> SizeExpr:
+        if isinstance(expr, Op):
+            return Op(expr.fn, tuple(convert(arg) for arg in expr.args))  # type: ignore[arg-type]
+        return expr if isinstance(expr, int) else layout(expr)
+
+    found: dict[Constraint, None] = {}
+    for guard in guards:
+        args = tuple(convert(arg) for arg in guard.args)
+        constraint = Constraint(guard.fn, args, guard.result, guard.source)
+        if any(_mentions(arg, smallest) for arg in args) and not _proven(constraint, smallest):
+            found[constraint] = None
+    return list(found)
+
+
+def _mentions(expr: SizeExpr, axes: Mapping[int, int]) -> bool:
+    if isinstance(expr, Op):
+        return any(_mentions(arg, axes) for arg in expr.args)  # type: ignore[arg-type]
+    return not isinstance(expr, int) and any(axis.id in axes for axis in axes_of(expr))
+
+
+def _proven(constraint: Constraint, smallest: Mapping[int, int]) -> bool:
+    if len(constraint.args) != 2:
+        return False
+    (a, b), (c, d) = (_interval(arg, smallest) for arg in constraint.args)
+    always = {"lt": b < c, "le": b <= c, "gt": a > d, "ge": a >= d, "eq": a == b == c == d, "ne": b < c or a > d}
+    never = {"lt": a >= d, "le": a > d, "gt": b <= c, "ge": b < c, "eq": b < c or a > d, "ne": a == b == c == d}
+    return bool((always if constraint.result else never).get(constraint.fn, False))
+
+
+def _interval(expr: SizeExpr, smallest: Mapping[int, int]) -> tuple[float, float]:
+    from elastify._layout import active_size
+
+    if isinstance(expr, int):
+        return expr, expr
+    if not isinstance(expr, Op):
+        return active_size(expr, smallest), expr.size
+    bounds = [_interval(arg, smallest) for arg in expr.args]  # type: ignore[arg-type]
+    if expr.fn == "neg":
+        return -bounds[0][1], -bounds[0][0]
+    (a, b), (c, d) = bounds[0], bounds[-1]
+    if expr.fn == "add":
+        return a + c, b + d
+    if expr.fn == "sub":
+        return a - d, b - c
+    if expr.fn == "mul" and min(a, c) >= 0:
+        return a * c, b * d
+    if expr.fn == "floordiv" and min(a, c) > 0:
+        return a // d, b // c
+    if expr.fn == "mod" and c > 0:
+        left, right = expr.args
+        if _divides(right, left):  # type: ignore[arg-type]
+            return 0, 0
+        return 0, d - 1
+    return float("-inf"), float("inf")
+
+
+def _divides(divisor: SizeExpr, number: SizeExpr) -> bool:
+    """Whether every size of `number` is a multiple of `divisor`: its factors are among the number's."""
+    small, large = _monomial(divisor), _monomial(number)
+    return small is not None and large is not None and not small - large
+
+
+def _monomial(expr: SizeExpr) -> Counter[SizeExpr] | None:
+    from elastify._layout import Axis, Concat, Product
+
+    if isinstance(expr, Op):
+        if expr.fn != "mul":
+            return None
+        parts = [_monomial(arg) for arg in expr.args]  # type: ignore[arg-type]
+        return None if None in parts else sum(parts, Counter())  # type: ignore[arg-type]
+    if isinstance(expr, Product):
+        return Counter(expr.parts)
+    if isinstance(expr, Concat) and len(set(expr.parts)) == 1:
+        inner = _monomial(expr.parts[0])
+        return None if inner is None else inner + Counter([len(expr.parts)])
+    return Counter([expr]) if isinstance(expr, (Axis, Concat, int)) else None

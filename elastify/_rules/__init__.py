@@ -1,0 +1,35 @@
+"""One rule per operation, in one table keyed by canonical name; `apply` states the facts of one call.
+
+An operation without a rule, or a call that its rule does not fit, freezes every dimension it touches and is
+reported: it never passes silently.
+"""
+
+from __future__ import annotations
+
+from elastify._graph import Call
+from elastify._rules import contractions, creation, elementwise, indexing, norms, views
+from elastify._rules._facts import RULES, Equation, Facts, Why
+
+__all__ = ["RULES", "Equation", "Facts", "Why", "apply"]
+
+_FAMILIES = (contractions, creation, elementwise, indexing, norms, views)
+
+
+def apply(facts: Facts, call: Call) -> None:
+    """State what a call implies about the layouts of its tensors."""
+    facts.at(call)
+    rule = RULES.get(call.op)
+    if rule is None:
+        return freeze_all(facts, call, "no rule for this operation")
+    try:
+        rule(facts, call.out, *call.args, **call.kwargs)
+    except (TypeError, ValueError, IndexError, KeyError, StopIteration) as error:
+        freeze_all(facts, call, f"a form of the operation that its rule does not cover ({error})")
+
+
+def freeze_all(facts: Facts, call: Call, reason: str) -> None:
+    """Keep every dimension that the call reads or makes as it is, and remember that it was not understood."""
+    facts.unknown.setdefault(call.op, facts.because(reason))
+    for value in (*call.inputs(), *call.outputs()):
+        for term in facts.dims(value):
+            facts.freeze(term, reason)

@@ -1,0 +1,52 @@
+"""Rules of operations that make tensors from sizes: a size is an integer like any other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from elastify._graph import Value, values
+from elastify._rules._facts import Facts, flat_sizes, rule
+
+
+@rule("zeros ones empty rand randn full new_zeros new_ones new_empty new_full empty_strided randint new_empty_strided")
+def filled(f: Facts, out: Value, *args: Any, **kwargs: Any) -> None:
+    sized = [a for a in args if not isinstance(a, Value)]
+    sizes: list[Any] | None = None
+    if "size" in kwargs:
+        sizes = list(kwargs["size"])
+    elif any(isinstance(a, (tuple, list)) for a in sized):
+        sizes = list(next(a for a in sized if isinstance(a, (tuple, list))))
+    else:
+        sizes = flat_sizes(sized)
+    dims = f.dims(out)
+    if len(sizes) != len(dims):
+        raise TypeError("sizes that do not match the result")
+    for number, term in zip(sizes, dims, strict=True):
+        f.require(number, term)
+
+
+@rule("arange")
+def arange(f: Facts, out: Value, *args: Any, **kwargs: Any) -> None:
+    """Counting gives every unit a number of its own: the dimension is fixed."""
+    numbers = [a for a in args if isinstance(a, int)]
+    (term,) = f.dims(out)
+    f.freeze(term, "units are numbered")
+    if len(args) == len(numbers) == 1:
+        f.require(numbers[0], term)
+
+
+@rule("tensor as_tensor scalar_tensor eye linspace logspace from_numpy hann_window hamming_window randperm tensor_like")
+def constant(f: Facts, out: Any, *args: Any, **__: Any) -> None:
+    for value in values(args):
+        for term in f.dims(value):
+            f.freeze(term, "copied into a constant")
+    for value in values(out):
+        for term in f.dims(value):
+            f.freeze(term, "a constant made in forward")
+
+
+@rule("meshgrid")
+def meshgrid(f: Facts, out: Any, *tensors: Any, **kwargs: Any) -> None:
+    for value in (*values(tensors), *values(out)):
+        for term in f.dims(value):
+            f.freeze(term, "grid coordinates")
