@@ -1,0 +1,176 @@
+"""Configurations and the legal sizes they are made of.
+
+A `SubnetConfig` names one subnetwork: a size for every elastic axis and the kept blocks of every stage. It is
+a value: frozen, hashable, printable, written to and read from JSON text. It carries the fingerprint of the
+search space it was made for, so that a configuration of another model is refused instead of misread.
+
+`build_choices` makes the ladder of legal sizes of one axis: from `min_ratio` of the full size upwards in steps of
+`multiple_of`, always with the full size on top, or exactly what the user listed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Integral, Real
+from types import MappingProxyType
+from typing import Any
+
+from elastify._errors import ElastifyError
+from elastify._plan import Plan
+
+_FINE_ROLES = frozenset({"heads", "depth"})
+_COARSE_FROM = 64
+_COARSE_STEP = 8
+_FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class SubnetConfig:
+    """One subnetwork: a size per axis name and the kept block indices per stage name.
+
+    >>> config = SubnetConfig.of({"mlp.hidden": 96}, {"layers": range(4)})
+    >>> config
+    SubnetConfig(mlp.hidden=96, layers=4 blocks)
+    >>> SubnetConfig.from_json(config.to_json()) == config
+    True
+    """
+
+    size_items: tuple[tuple[str, int], ...]
+    depth_items: tuple[tuple[str, tuple[int, ...]], ...]
+    space: str = ""
+
+    @classmethod
+    def of(
+        cls, sizes: Mapping[str, int], depths: Mapping[str, Iterable[int]] | None = None, space: str = ""
+    ) -> SubnetConfig:
+        """From mappings; `space` is the fingerprint of the search space that it belongs to."""
+        return cls(
+            tuple(sorted((name, int(size)) for name, size in sizes.items())),
+            tuple(sorted((name, tuple(int(block) for block in kept)) for name, kept in (depths or {}).items())),
+            space,
+        )
+
+    @property
+    def sizes(self) -> Mapping[str, int]:
+        """Size of every axis, by name."""
+        return MappingProxyType(dict(self.size_items))
+
+    @property
+    def depths(self) -> Mapping[str, tuple[int, ...]]:
+        """Indices of the kept blocks of every stage, by name."""
+        return MappingProxyType(dict(self.depth_items))
+
+    def to_json(self) -> str:
+        """JSON text with sorted keys, on one line."""
+        data = {"elastify_config": _FORMAT, "space": self.space, "sizes": dict(self.size_items)}
+        return json.dumps(data | {"depths": dict(self.depth_items)}, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> SubnetConfig:
+        """The configuration that `to_json` wrote; ElastifyError for anything else."""
+        try:
+            data = json.loads(text)
+        except ValueError as error:
+            raise ElastifyError("this is not a configuration", why=f"invalid JSON: {error}") from None
+        if not isinstance(data, dict) or data.get("elastify_config") != _FORMAT:
+            raise ElastifyError("this is not a configuration", why=f'no "elastify_config": {_FORMAT} in it')
+        sizes, depths, space = data.get("sizes"), data.get("depths"), data.get("space")
+        well_formed = (
+            isinstance(sizes, dict)
+            and isinstance(depths, dict)
+            and isinstance(space, str)
+            and all(_is_int(size) for size in sizes.values())
+            and all(isinstance(kept, list) and all(map(_is_int, kept)) for kept in depths.values())
+        )
+        if not well_formed:
+            raise ElastifyError("this is not a configuration", why="sizes must be integers, depths lists of them")
+        return cls.of(sizes, depths, space)
+
+    def __repr__(self) -> str:
+        parts = [f"{name}={size}" for name, size in self.size_items]
+        for name, kept in self.depth_items:
+            prefix = kept == tuple(range(len(kept)))
+            parts.append(f"{name}={len(kept)} blocks" if prefix else f"{name}=blocks {list(kept)}")
+        return f"SubnetConfig({', '.join(parts)})"
+
+
+def fingerprint(plan: Plan) -> str:
+    """Twelve hex digits that name the axes and stages of a plan (not the choices: those may differ per run)."""
+    facts = [
+        sorted((axis.name, axis.size) for axis in plan.axes),
+        sorted((stage.name, stage.blocks) for stage in plan.stages),
+    ]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
+
+
+def build_choices(
+    size: int,
+    role: str = "hidden",
+    min_ratio: float = 0.25,
+    multiple_of: int | None = None,
+    explicit: Sequence[int | float] | None = None,
+    *,
+    name: str = "",
+) -> tuple[int, ...]:
+    """Legal sizes of an axis of `size` units in ascending order; the last is the full size.
+
+    `min_ratio` rounds up. `multiple_of=None` means 8 for channel axes of 64 and more, else 1. `explicit` lists sizes
+    (int) or ratios (float, rounded up to a whole unit) and replaces both; the full size is always added.
+
+    >>> build_choices(80)
+    (24, 32, 40, 48, 56, 64, 72, 80)
+    >>> build_choices(6, "heads")
+    (2, 3, 4, 5, 6)
+    >>> build_choices(80, explicit=[0.3, 64])
+    (24, 64, 80)
+    """
+    if explicit is not None:
+        return tuple(sorted({_explicit_size(value, size, name) for value in explicit} | {size}))
+    if isinstance(min_ratio, bool) or not isinstance(min_ratio, Real) or not 0 < min_ratio <= 1:
+        raise ElastifyError(f"min_ratio must be above 0 and at most 1, not {min_ratio!r}", where=name)
+    if multiple_of is None:
+        step = _COARSE_STEP if size >= _COARSE_FROM and role not in _FINE_ROLES else 1
+    elif _is_int(multiple_of) and multiple_of >= 1:
+        step = 1 if role in _FINE_ROLES else int(multiple_of)
+    else:
+        raise ElastifyError(f"multiple_of must be a whole number of at least 1, not {multiple_of!r}", where=name)
+    smallest = -(-ceil_ratio(min_ratio, size) // step) * step
+    return (*range(smallest, size, step), size)
+
+
+def ceil_ratio(ratio: float, size: int) -> int:
+    """`ratio * size` rounded up to at least one unit, blind to the last bits of a float (0.1 * 30 is 3).
+
+    >>> ceil_ratio(0.1, 30), ceil_ratio(0.26, 4)
+    (3, 2)
+    """
+    return max(1, math.ceil(float(ratio) * size - 1e-9 * size))
+
+
+def _explicit_size(value: Any, size: int, name: str) -> int:
+    if _is_int(value):
+        if not 1 <= value <= size:
+            raise ElastifyError(
+                f"{value} is not a possible size", where=name, why=f"the axis has {size} units", fix=f"use 1 to {size}"
+            )
+        return int(value)
+    if isinstance(value, Real) and not isinstance(value, bool):
+        if not 0 < value <= 1:
+            raise ElastifyError(
+                f"{value!r} is not a possible ratio",
+                where=name,
+                why="a float is a share of the full size",
+                fix="use a float above 0 and at most 1, or an int for a number of units",
+            )
+        return ceil_ratio(float(value), size)
+    raise ElastifyError(
+        f"{value!r} is neither a size nor a ratio", where=name, fix="choices={'pattern': [64, 128, 0.75]}"
+    )
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
