@@ -13,10 +13,11 @@ ROOT = Path(__file__).parents[1]
 
 
 def expected() -> set[str]:
-    """Paths in the wheel of every Python file of the library and the recipes, and the marker of typed packages."""
+    """Paths in the wheel of every Python file of the library and the recipes, and of what they need beside."""
     files = {file.relative_to(ROOT).as_posix() for file in (ROOT / "elastify").rglob("*.py")}
-    recipes = {file.relative_to(ROOT / "recipes").as_posix() for file in (ROOT / "recipes").rglob("*.py")}
-    return files | {"elastify/py.typed"} | {f"elastify_recipes/{path}" for path in recipes}
+    recipes = [*(ROOT / "recipes").rglob("*.py"), *(ROOT / "recipes").rglob("report_assets/*")]
+    renamed = {f"elastify_recipes/{file.relative_to(ROOT / 'recipes').as_posix()}" for file in recipes}
+    return files | {"elastify/py.typed"} | renamed
 
 
 def built() -> set[str]:
