@@ -1,0 +1,282 @@
+"""Integers and floats of modules that follow the active sizes.
+
+`compile_setters` resolves every attribute of a plan once, to the dictionary that holds it, the ruler that measures it
+and its original value; `Setters.apply` then writes the values that differ from what is there, in microseconds.
+Numbers inside tuples, lists and dicts are written by rebuilding the tuple or updating the list or dict in place.
+`NN_ATTRIBUTES` says which numbers torch.nn modules show but never use (`in_features`); it is the only such list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from elastify._errors import ElastifyError
+from elastify._ints import Attr
+from elastify._layout import Layout
+from elastify._plan import Plan
+from elastify._slicing import Ruler
+
+
+class Source(NamedTuple):
+    """Where a number of a torch.nn module comes from: size of `dim` of `tensor`, times attribute `times`, over `over`."""
+
+    tensor: str
+    dim: int
+    times: str = ""
+    over: int = 1
+
+
+_RNN = {"input_size": Source("weight_ih_l0", 1), "proj_size": Source("weight_hr_l0", 0)}
+
+NN_ATTRIBUTES: dict[type[nn.Module], dict[str, Source]] = {
+    nn.Linear: {"in_features": Source("weight", 1), "out_features": Source("weight", 0)},
+    nn.Bilinear: {
+        "in1_features": Source("weight", 1),
+        "in2_features": Source("weight", 2),
+        "out_features": Source("weight", 0),
+    },
+    nn.modules.conv._ConvTransposeNd: {
+        "in_channels": Source("weight", 0),
+        "out_channels": Source("weight", 1, "groups"),
+    },
+    nn.modules.conv._ConvNd: {"in_channels": Source("weight", 1, "groups"), "out_channels": Source("weight", 0)},
+    nn.modules.batchnorm._NormBase: {"num_features": Source("weight", 0)},
+    nn.GroupNorm: {"num_channels": Source("weight", 0)},
+    nn.PReLU: {"num_parameters": Source("weight", 0)},
+    nn.Embedding: {"num_embeddings": Source("weight", 0), "embedding_dim": Source("weight", 1)},
+    nn.EmbeddingBag: {"num_embeddings": Source("weight", 0), "embedding_dim": Source("weight", 1)},
+    nn.LSTM: {**_RNN, "hidden_size": Source("weight_hh_l0", 0, over=4)},
+    nn.GRU: {**_RNN, "hidden_size": Source("weight_hh_l0", 0, over=3)},
+    nn.RNN: {**_RNN, "hidden_size": Source("weight_hh_l0", 0)},
+    nn.RNNCellBase: {"input_size": Source("weight_ih", 1), "hidden_size": Source("weight_hh", 1)},
+    nn.MultiheadAttention: {
+        "embed_dim": Source("out_proj.weight", 0),
+        "kdim": Source("k_proj_weight", 1),
+        "vdim": Source("v_proj_weight", 1),
+    },
+}
+"""The first class that a module is an instance of counts."""
+
+_ALTERNATIVES = {
+    "k_proj_weight": ("in_proj_weight",),
+    "v_proj_weight": ("in_proj_weight",),
+    "weight": ("running_mean", "weight_v"),
+}
+
+
+def nn_sources(module: nn.Module) -> Mapping[str, Source]:
+    """Numbers of a torch.nn module and where they come from; empty for other modules."""
+    for kind, sources in NN_ATTRIBUTES.items():
+        if isinstance(module, kind):
+            return sources
+    return {}
+
+
+def spellings(tensor: str) -> Iterator[str]:
+    """Names under which a tensor of a module may be registered: as itself, parametrized, or by an old weight_norm."""
+    for name in (tensor, *_ALTERNATIVES.get(tensor, ())):
+        yield name
+        for original in ("original", "original1", "original0"):
+            yield f"parametrizations.{name}.{original}"
+
+
+class Slot(MutableMapping[str, Any]):
+    """Attributes of an object that keeps them elsewhere than in its `__dict__`, seen as a mapping."""
+
+    def __init__(self, owner: Any) -> None:
+        self.owner = owner
+
+    def __getitem__(self, name: str) -> Any:
+        return getattr(self.owner, name)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        setattr(self.owner, name, value)
+
+    def __delitem__(self, name: str) -> None:
+        delattr(self.owner, name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(dir(self.owner))
+
+    def __len__(self) -> int:
+        return len(dir(self.owner))
+
+
+def resolve(root: nn.Module, path: str) -> Any:
+    """The object at a dotted path: modules, config objects, members of either.
+
+    >>> resolve(nn.Sequential(nn.Linear(2, 3)), "0").out_features
+    3
+    """
+    found: Any = root
+    for name in path.split(".") if path else ():
+        try:
+            found = getattr(found, name)
+        except AttributeError:
+            raise ElastifyError(f"the model has no {path!r}", why=f"{type(found).__name__} has no {name!r}") from None
+    return found
+
+
+def holder(owner: Any, name: str) -> MutableMapping[str, Any]:
+    """The mapping in which `owner.name` can be read and written."""
+    own = getattr(owner, "__dict__", None)
+    return own if own is not None and name in own else Slot(owner)
+
+
+def get_in(container: Any, index: tuple[int | str, ...]) -> Any:
+    """The item at a path of indices, keys or member names."""
+    for step in index:
+        container = container[step] if isinstance(container, (tuple, list, Mapping)) else getattr(container, str(step))
+    return container
+
+
+def put_in(container: Any, index: tuple[int | str, ...], value: Any) -> Any:
+    """`container` with one number replaced: in place where possible, tuples rebuilt as their own type.
+
+    >>> put_in((1, [2, 3]), (1, 0), 5)
+    (1, [5, 3])
+    """
+    if not index:
+        return value
+    step, rest = index[0], index[1:]
+    inner = put_in(get_in(container, (step,)), rest, value)
+    if isinstance(container, tuple):
+        items = (*container[: int(step)], inner, *container[int(step) + 1 :])
+        return type(container)(*items) if hasattr(container, "_fields") else type(container)(items)
+    if isinstance(container, (list, MutableMapping)):
+        container[step] = inner  # type: ignore[index]
+    else:
+        setattr(container, str(step), inner)
+    return container
+
+
+@dataclass(slots=True)
+class Setter:
+    """One attribute: `write(sizes)` gives the value that it must have."""
+
+    attr: Attr
+    where: MutableMapping[str, Any]
+    original: Any
+    value: Callable[[Mapping[int, int]], Any]
+
+
+class Setters:
+    """All the attributes of one model that follow its sizes."""
+
+    def __init__(self, plain: list[Setter], nested: list[Setter]) -> None:
+        self.plain, self.nested = plain, nested
+
+    def apply(self, sizes: Mapping[int, int]) -> None:
+        """Give every attribute the value that belongs to `sizes`; no sizes restore the originals."""
+        if sizes:
+            values = [setter.value(sizes) for setter in self.plain]
+            inner = [setter.value(sizes) for setter in self.nested]
+        else:
+            values = [setter.original for setter in self.plain]
+            inner = [setter.original for setter in self.nested]
+        for setter, value in zip(self.plain, values, strict=True):
+            where, name = setter.where, setter.attr.name
+            if where[name] != value or not sizes:
+                where[name] = value
+        for setter, value in zip(self.nested, inner, strict=True):
+            where, name, index = setter.where, setter.attr.name, setter.attr.index
+            if get_in(where[name], index) != value:
+                where[name] = put_in(where[name], index, value)
+
+    def changed(self) -> Iterator[tuple[Attr, int | float]]:
+        """Attributes that differ from their originals now."""
+        for setter in (*self.plain, *self.nested):
+            value = get_in(setter.where[setter.attr.name], setter.attr.index)
+            if value != setter.original:
+                yield setter.attr, value
+
+
+def compile_setters(
+    root: nn.Module, plan: Plan, ruler: Callable[[Any], Ruler], originals: dict[Attr, Any], sites: Mapping[str, nn.Module]
+) -> Setters:
+    """Resolve the attributes of `plan` in `root`. `originals` is filled on first use and obeyed afterwards.
+
+    `sites` maps tensor names to the modules that own them; their torch.nn numbers are kept right too.
+    """
+    setters: list[Setter] = []
+    for attr, layout in plan.attributes.items():
+        measure = ruler(layout)
+        where, original = _original(root, attr, originals)
+        if isinstance(original, bool) or not isinstance(original, int) or original != measure.full:
+            raise ElastifyError(f"attribute {attr} is {original!r}", why=f"the plan says that it is {measure.full}")
+        setters.append(Setter(attr, where, original, measure.size))
+    for attr, (layout, power) in plan.scales.items():
+        where, original = _original(root, attr, originals)
+        setters.append(Setter(attr, where, original, _scale(ruler(layout), power, original)))
+    known = {setter.attr for setter in setters}
+    setters += [setter for setter in _nn_setters(plan, ruler, originals, root, sites) if setter.attr not in known]
+    return Setters([s for s in setters if not s.attr.index], [s for s in setters if s.attr.index])
+
+
+def _original(root: nn.Module, attr: Attr, originals: dict[Attr, Any]) -> tuple[MutableMapping[str, Any], Any]:
+    where = holder(resolve(root, attr.owner), attr.name)
+    if attr not in originals:
+        try:
+            originals[attr] = get_in(where[attr.name], attr.index)
+        except (AttributeError, KeyError, IndexError, TypeError):
+            raise ElastifyError(f"the model has no attribute {attr}", fix="this plan belongs to another model") from None
+    return where, originals[attr]
+
+
+def _scale(measure: Ruler, power: float, original: float) -> Callable[[Mapping[int, int]], float]:
+    exact = original == measure.full**power  # what a fresh model would compute, to the last bit
+
+    def value(sizes: Mapping[int, int]) -> float:
+        size = measure.size(sizes)
+        if size == measure.full:
+            return original
+        return size**power if exact else original * (size / measure.full) ** power
+
+    return value
+
+
+def _nn_setters(
+    plan: Plan,
+    ruler: Callable[[Any], Ruler],
+    originals: dict[Attr, Any],
+    root: nn.Module,
+    sites: Mapping[str, nn.Module],
+) -> Iterator[Setter]:
+    seen: set[str] = set()
+    for tensor in sites:
+        # "a.weight" is shown by a; so are "a.parametrizations.weight.original" and, in attention, "a.out_proj.weight"
+        path = tensor.rpartition(".")[0]
+        for owner in (path, tensor.partition(".parametrizations.")[0], path.rpartition(".")[0]):
+            module = None if owner in seen or owner == tensor else resolve(root, owner)
+            seen.add(owner)
+            for name, source in nn_sources(module).items() if isinstance(module, nn.Module) else ():
+                layouts = _layouts(plan, owner, source.tensor)
+                if len(layouts) <= source.dim or type(module.__dict__.get(name)) is not int:
+                    continue
+                attr = Attr(owner, name)
+                where, original = _original(root, attr, originals)
+                times = plan.attributes.get(Attr(owner, source.times)) if source.times else None
+                factor = ruler(times).size if times is not None else int(where.get(source.times, 1))
+                yield Setter(attr, where, original, _shown(ruler(layouts[source.dim]), factor, source.over))
+
+
+def _layouts(plan: Plan, owner: str, tensor: str) -> tuple[Layout, ...]:
+    for spelling in spellings(tensor):
+        name = f"{owner}.{spelling}" if owner else spelling
+        found = plan.tensors.get(plan.aliases.get(name, name))
+        if found is not None:
+            return found
+    return ()
+
+
+def _shown(
+    measure: Ruler, factor: int | Callable[[Mapping[int, int]], int], over: int
+) -> Callable[[Mapping[int, int]], int]:
+    def value(sizes: Mapping[int, int]) -> int:
+        return measure.size(sizes) * (factor if isinstance(factor, int) else factor(sizes)) // over
+
+    return value

@@ -1,0 +1,118 @@
+"""Containers that show only the blocks which are kept, and blocks that step aside.
+
+A Sequential, ModuleList or ModuleDict that holds elastic blocks gets a subclass in which iteration, length, indexing,
+slicing and membership see the kept blocks; `_modules`, and with it parameters, state_dict and named_modules, stays
+whole. A block in a plain attribute gets a subclass whose forward returns its only input while it is left out.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections import OrderedDict
+from collections.abc import Iterator
+from functools import wraps
+from typing import Any
+
+from torch import Tensor, nn
+
+from elastify._errors import ElastifyError
+
+CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+
+
+def hidden(module: nn.Module) -> frozenset[str]:
+    """Child names that the container does not show at the moment."""
+    active = module._elastify.active  # type: ignore[union-attr]
+    return active.hidden.get(module.__dict__["_elastify_path"], frozenset()) if active is not None else frozenset()
+
+
+def shown(module: nn.Module) -> dict[str, nn.Module]:
+    """Children that the container shows."""
+    out = hidden(module)
+    return {name: child for name, child in module._modules.items() if name not in out}
+
+
+def container_members(base: type[nn.Module]) -> dict[str, Any]:
+    """Methods of the subclass of a container; each leaves the full configuration to `base`."""
+    keyed = issubclass(base, nn.ModuleDict)
+
+    def __iter__(self: Any) -> Iterator[Any]:
+        if not hidden(self):
+            return base.__iter__(self)
+        return iter(shown(self) if keyed else shown(self).values())
+
+    def __len__(self: Any) -> int:
+        return len(self._modules) - len(hidden(self))
+
+    def __contains__(self: Any, item: Any) -> bool:
+        if keyed:
+            return item in shown(self)
+        return any(item is child for child in shown(self).values())
+
+    def __getitem__(self: Any, index: Any) -> Any:
+        if not hidden(self):
+            return _plain_slice(self, base, index) if isinstance(index, slice) else base.__getitem__(self, index)
+        if keyed:
+            return shown(self)[index]
+        if isinstance(index, slice):
+            return _plain_slice(self, base, index)
+        children = list(shown(self).values())
+        index = operator.index(index)
+        if not -len(children) <= index < len(children):
+            raise IndexError(f"index {index} is out of range")
+        return children[index]
+
+    members: dict[str, Any] = {
+        "__iter__": __iter__,
+        "__len__": __len__,
+        "__contains__": __contains__,
+        "__getitem__": __getitem__,
+    }
+    if keyed:
+        members["keys"] = lambda self: shown(self).keys()
+        members["values"] = lambda self: shown(self).values()
+        members["items"] = lambda self: shown(self).items()
+    for name in ("__setitem__", "__delitem__", "add_module", "insert", "pop", "append", "extend", "clear", "update"):
+        if hasattr(base, name):
+            members[name] = _refused_while_hidden(base, name)
+    return members
+
+
+def _plain_slice(self: Any, base: type[nn.Module], index: slice) -> nn.Module:
+    items = list(shown(self).items())[index]
+    if issubclass(base, nn.Sequential):
+        return base(OrderedDict(items))
+    return base([child for _, child in items])
+
+
+def _refused_while_hidden(base: type[nn.Module], name: str) -> Any:
+    method = getattr(base, name)
+
+    @wraps(method)
+    def checked(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if hidden(self):
+            raise ElastifyError(
+                f"{base.__name__}.{name} while blocks are left out", fix="activate(model, None) shows all of them first"
+            )
+        return method(self, *args, **kwargs)
+
+    return checked
+
+
+def block_members(base: type[nn.Module]) -> dict[str, Any]:
+    """A forward that hands on its input while the block is left out."""
+    inner = base.forward
+
+    @wraps(inner)
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        active = self._elastify.active
+        if active is None or self.__dict__["_elastify_path"] not in active.skipped:
+            return inner(self, *args, **kwargs)
+        tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+        if len(tensors) != 1:
+            raise ElastifyError(
+                f"block {self._elastify_path!r} cannot be left out", why=f"it was called with {len(tensors)} tensors"
+            )
+        return tensors[0]
+
+    return {"forward": forward}

@@ -1,0 +1,134 @@
+"""A plain model of its own out of an elastic one.
+
+The subnet is activated, and the model copied by `copy.deepcopy` with a memo that already holds the small tensor for
+every full one, so full weights are never copied, ties stay ties, and references anywhere in the model find
+the small tensor. Left-out blocks are placeholders in the memo, removed from their containers afterwards. Classes are
+given back, and what was done is written down as plain data, for `save` and `load`.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from elastify._adapters.saved import describe
+from elastify._attributes import resolve
+from elastify._blocks import CONTAINERS
+from elastify._record import Record
+from elastify._rewrite import record, set_active, strip
+
+SPEC = "_elastify_spec"
+FORMAT = 1
+
+
+def materialise(model: nn.Module, sizes: Mapping[int, int], blocks: Mapping[str, tuple[int, ...]]) -> nn.Module:
+    """A plain model equal to the subnet: original classes, own contiguous storage, left-out blocks gone.
+
+    The active configuration of `model` is the same afterwards.
+    """
+    entry = record(model)
+    before = entry.active
+    try:
+        set_active(model, {}, {})
+        source = describe(model)
+        set_active(model, sizes, blocks)
+        removed = sorted(entry.active.skipped) if entry.active else []
+        assert entry.setters is not None
+        changed = [[a.owner, a.name, list(a.index), v] for a, v in entry.setters.changed()]
+        small = plain_copy(model, _active_tensors(model))
+        drop_blocks(small, removed)
+    finally:
+        set_active(model, before.sizes if before else {}, before.blocks if before else {})
+    small.__dict__[SPEC] = {
+        "format": FORMAT,
+        "class": {"module": type(small).__module__, "qualname": type(small).__qualname__},
+        "source": source,
+        "attributes": changed,
+        "removed": removed,
+    }
+    return small
+
+
+def _active_tensors(model: nn.Module) -> list[tuple[Tensor, Tensor]]:
+    """Pairs of an affected tensor and a new one that holds its active value."""
+    pairs: dict[int, tuple[Tensor, Tensor]] = {}
+    for module in model.modules():
+        for local in module.__dict__.get("_elastify_names", ()):
+            full = module._parameters.get(local)
+            full = module._buffers.get(local) if full is None else full
+            if full is not None and id(full) not in pairs:
+                with torch.no_grad():
+                    pairs[id(full)] = full, own(getattr(module, local), full)
+    return list(pairs.values())
+
+
+def own(value: Tensor, like: Tensor) -> Tensor:
+    """`value` on new contiguous memory, as a parameter or buffer in the way of `like`."""
+    layout = torch.contiguous_format
+    if like.dim() == 4 and not like.is_contiguous() and like.is_contiguous(memory_format=torch.channels_last):
+        layout = torch.channels_last
+    data = value.detach().clone(memory_format=layout)
+    if not isinstance(like, nn.Parameter):
+        return data
+    made = nn.Parameter(data, like.requires_grad)
+    made.__dict__.update(like.__dict__)  # marks such as "no weight decay"
+    return made
+
+
+def plain_copy(model: nn.Module, pairs: Collection[tuple[Tensor, Tensor]], skip: Collection[str] | None = None) -> nn.Module:
+    """A deep copy with other tensors and without elastify; blocks at the paths in `skip` become placeholders."""
+    memo: dict[int, Any] = {id(old): new for old, new in pairs}
+    entry = model.__dict__.get("_elastify")
+    if skip is None:
+        skip = entry.active.skipped if entry is not None and entry.active else ()
+    if entry is not None:
+        memo[id(entry)] = Record(entry.plan, entry.tables)
+    for path in skip:
+        memo[id(resolve(model, path))] = nn.Identity()
+    small = copy.deepcopy(model, memo)
+    for module in small.modules():
+        strip(module)
+    return small
+
+
+def drop_blocks(model: nn.Module, removed: Collection[str]) -> None:
+    """Take placeholders out of their containers and number the rest anew; in a plain attribute they stay."""
+    moved = renumbered(model, removed)
+    parents = {path: resolve(model, path) for path in moved}
+    for path, names in moved.items():
+        children = parents[path]._modules
+        kept = [(new, children[old], old) for old, new in names.items()]
+        for child in list(children):
+            del children[child]
+        for new, child, old in kept:
+            children[new] = child
+            if new != old:
+                _renumber(child, int(old), int(new))
+
+
+def renumbered(model: nn.Module, removed: Collection[str]) -> dict[str, dict[str, str]]:
+    """New name of every child that stays, by container path."""
+    gone: dict[str, set[str]] = {}
+    for path in removed:
+        parent, _, child = path.rpartition(".")
+        if isinstance(resolve(model, parent), CONTAINERS):
+            gone.setdefault(parent, set()).add(child)
+    result: dict[str, dict[str, str]] = {}
+    for parent, names in gone.items():
+        module = resolve(model, parent)
+        children = list(module._modules)
+        numbered = not isinstance(module, nn.ModuleDict) and children == [str(i) for i in range(len(children))]
+        kept = [name for name in children if name not in names]
+        result[parent] = {name: str(i) if numbered else name for i, name in enumerate(kept)}
+    return result
+
+
+def _renumber(block: nn.Module, old: int, new: int) -> None:
+    """Blocks that know their own place (caches are indexed by it) learn the new one."""
+    for module in block.modules():
+        if module.__dict__.get("layer_idx") == old:
+            module.__dict__["layer_idx"] = new

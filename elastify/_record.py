@@ -1,0 +1,143 @@
+"""What a rewritten model remembers: its plan, the active configuration, and caches.
+
+One `Record` is shared by a model and all its rewritten modules, as a plain entry of their `__dict__`, so a deep copy
+of the model gets its own, shared in the same way. `Active` is one configuration: made by `set_active`, thrown away by
+the next; everything in it is computed when first asked for. `Tables` depend on the plan alone and serve all copies.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from elastify._attributes import Setters
+from elastify._errors import ElastifyError
+from elastify._ints import Attr
+from elastify._layout import Layout
+from elastify._plan import Plan, Stage
+from elastify._slicing import Cut, Ruler, apply_cuts
+
+Key = tuple[frozenset[tuple[int, int]], frozenset[tuple[str, tuple[int, ...]]]]
+Transform = Callable[[Tensor], Tensor]
+
+
+class Tables:
+    """Rulers of a plan: one per layout, and those of each tensor."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._rulers: dict[Layout, Ruler] = {}
+        self.tensors = {name: tuple(map(self.ruler, layouts)) for name, layouts in plan.tensors.items()}
+        self.full = {axis.id: axis.size for axis in plan.axes}
+        self.stages: dict[str, Stage] = {stage.name: stage for stage in plan.stages}
+
+    def ruler(self, layout: Layout) -> Ruler:
+        """The ruler of a layout."""
+        found = self._rulers.get(layout)
+        if found is None:
+            found = self._rulers[layout] = Ruler(layout)
+        return found
+
+
+class Active:
+    """The configuration in force. `hidden` names children by container path, `skipped` paths of blocks elsewhere."""
+
+    def __init__(self, sizes: dict[int, int], blocks: dict[str, tuple[int, ...]]) -> None:
+        self.sizes, self.blocks = sizes, blocks
+        self.key: Key = (frozenset(sizes.items()), frozenset(blocks.items()))
+        self.thread = threading.get_ident()
+        self.cuts: dict[str, tuple[Cut | None, ...]] = {}
+        self.hidden: dict[str, frozenset[str]] = {}
+        self.skipped: frozenset[str] = frozenset()
+        self.scratch: dict[str, Tensor] = {}
+
+
+class Record:
+    """The state of one elastic model."""
+
+    def __init__(self, plan: Plan, tables: Tables) -> None:
+        self.plan, self.tables = plan, tables
+        self.active: Active | None = None
+        self.transforms: dict[str, Transform] = {}
+        self.overlays: dict[Key, dict[str, Tensor]] = {}
+        self.originals: dict[Attr, Any] = {}
+        self.setters: Setters | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Record:
+        twin = Record(self.plan, self.tables)
+        memo[id(self)] = twin
+        if self.active is not None:
+            twin.active = Active(self.active.sizes, self.active.blocks)
+            twin.active.hidden, twin.active.skipped = self.active.hidden, self.active.skipped
+        twin.transforms = copy.deepcopy(self.transforms, memo)
+        twin.overlays = copy.deepcopy(self.overlays, memo)
+        twin.originals = copy.deepcopy(self.originals, memo)
+        return twin  # its setters are resolved anew: they hold dictionaries of the modules they belong to
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "setters": None}
+
+    def value(self, module: nn.Module, name: str, full: Tensor) -> Tensor:
+        """The active value of a tensor whose own value is `full`."""
+        active = self.active
+        if self.transforms:
+            transform = self.transforms.get(name)
+            if transform is not None:
+                full = transform(full)
+        if active is None:
+            return full
+        if not torch.compiler.is_compiling() and active.thread != threading.get_ident():
+            check_thread()
+        if name in self.plan.statistics:
+            return self._statistic(module, name, full)
+        return apply_cuts(full, self.cuts(active, name))
+
+    def cuts(self, active: Active, name: str) -> tuple[Cut | None, ...]:
+        """How the active configuration slices a tensor."""
+        cuts = active.cuts.get(name)
+        if cuts is None:
+            sizes = active.sizes
+            cuts = active.cuts[name] = tuple([ruler.cut(sizes) for ruler in self.tables.tensors[name]])
+        return cuts
+
+    def _statistic(self, module: nn.Module, name: str, full: Tensor) -> Tensor:
+        """Running statistics: those stored for the configuration, else a part of the full ones, never to be updated."""
+        active = self.active
+        assert active is not None
+        stored = self.overlays.get(active.key)
+        if stored is not None and name in stored:
+            return _moved(stored, name, full)
+        if not module.training:
+            return apply_cuts(full, self.cuts(active, name)) if name in self.tables.tensors else full
+        if name not in active.scratch:
+            part = apply_cuts(full, self.cuts(active, name)) if name in self.tables.tensors else full
+            active.scratch[name] = part.detach().clone()
+        return _moved(active.scratch, name, full)
+
+
+def _moved(stored: dict[str, Tensor], name: str, like: Tensor) -> Tensor:
+    """`stored[name]`, following the device and dtype of the model's own tensor."""
+    tensor = stored[name]
+    if tensor.device != like.device or tensor.dtype != like.dtype:
+        tensor = stored[name] = tensor.to(like.device, like.dtype)
+    return tensor
+
+
+def check_thread() -> None:
+    """Refuse a second thread; backward threads, which recompute checkpointed blocks, belong to the first."""
+    if torch._C._current_graph_task_id() == -1:
+        raise ElastifyError(
+            "the active subnet of this model was chosen by another thread",
+            why="one model has one active configuration",
+            fix="use one copy.deepcopy(model) per thread, or extract(model, config)",
+        )
+
+
+def is_full(record: Record, sizes: Mapping[int, int]) -> bool:
+    """Whether `sizes` keeps every unit."""
+    full = record.tables.full
+    return all(size == full.get(axis, size) for axis, size in sizes.items())

@@ -1,0 +1,335 @@
+"""Make a model elastic in place, and choose which subnet it is.
+
+Each module that owns an affected parameter or buffer gets a generated subclass, of the same name, in which these are
+properties: the full configuration returns the tensor itself, any other a slice of it. The tensors stay
+where they were, in `_parameters` and `_buffers`, so optimizers, state_dict, deepcopy, `.to`, DDP and FSDP see an ordinary
+model. `set_active` writes attributes and leaves the slicing to the properties. `install` checks everything before it
+changes anything. A getter never lets an AttributeError out where the tensor exists: `nn.Module.__getattr__` would then
+silently return the full tensor.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import sys
+import types
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from elastify._attributes import compile_setters, resolve
+from elastify._blocks import CONTAINERS, block_members, container_members
+from elastify._errors import ElastifyError
+from elastify._plan import Plan
+from elastify._record import Active, Key, Record, Tables
+from elastify._rnn import rnn_members
+
+Spec = tuple[frozenset[str], bool, bool]  # tensors, is a container with stages, may step aside
+_generated: dict[tuple[type, Spec], type] = {}
+
+
+def is_elastic(model: nn.Module) -> bool:
+    """Whether `install` made this module elastic (its rewritten submodules are not models of their own)."""
+    return "_elastify_root" in model.__dict__
+
+
+def record(model: nn.Module) -> Record:
+    """The elastic record of a model."""
+    if not is_elastic(model):
+        raise ElastifyError(f"this {type(model).__name__} is not elastic", fix="model = elastify(model, example_inputs)")
+    return model.__dict__["_elastify"]
+
+
+def install(model: nn.Module, plan: Plan) -> None:
+    """Rewrite `model` in place after `plan`; on any error it is as it was."""
+    if any("_elastify" in module.__dict__ for module in model.modules()):
+        raise ElastifyError("the model is elastic already", fix="deepcopy it before elastify, or use it as it is")
+    tables = Tables(plan)
+    entry = Record(plan, tables)
+    sites = _sites(model, plan, tables)
+    entry.setters = _setters(model, entry, sites)
+    paths: dict[int, str] = {}
+    containers, loose = _block_owners(model, plan)
+    changes: dict[int, tuple[nn.Module, dict[str, str], bool, bool]] = {id(model): (model, {}, False, False)}
+    for name, module in sites.items():
+        _, names, *_ = changes.setdefault(id(module), (module, {}, False, False))
+        names[name.rpartition(".")[2]] = plan.aliases.get(name, name)
+    for group, position in ((containers, 2), (loose, 3)):
+        for path in group:
+            module = resolve(model, path)
+            change = list(changes.get(id(module), (module, {}, False, False)))
+            change[position] = True
+            changes[id(module)] = tuple(change)  # type: ignore[assignment]
+            paths[id(module)] = path
+    classes = [generate(type(m), (frozenset(names), *kinds)) for m, names, *kinds in changes.values()]
+    done: list[tuple[nn.Module, type]] = []
+    try:
+        for (module, names, *_), cls in zip(changes.values(), classes, strict=True):
+            original = type(module)
+            own = {"_elastify": entry, "_elastify_names": names, "_elastify_path": paths.get(id(module), "")}
+            done.append((module, original))
+            module.__dict__.update(own)
+            module.__class__ = cls
+    except BaseException:
+        for module, original in done:
+            _plain(module, original)
+        raise
+    model.__dict__["_elastify_root"] = True
+
+
+def remove(model: nn.Module) -> None:
+    """Undo `install`: the model is again what it was."""
+    set_active(model, {}, {})
+    for module in model.modules():
+        strip(module)
+
+
+def strip(module: nn.Module) -> None:
+    """Give one module its original class back and forget the record."""
+    if "_elastify" in module.__dict__:
+        _plain(module, original_class(type(module)))
+
+
+def original_class(cls: type) -> type:
+    """The class that a generated class was made from."""
+    return cls.__dict__.get("_elastify_base", cls)
+
+
+def _plain(module: nn.Module, original: type) -> None:
+    module.__class__ = original
+    for name in ("_elastify", "_elastify_names", "_elastify_path", "_elastify_root"):
+        module.__dict__.pop(name, None)
+
+
+def _sites(model: nn.Module, plan: Plan, tables: Tables) -> dict[str, nn.Module]:
+    """The module behind every affected tensor name, aliases and tied names included; shapes are checked."""
+    tensors = dict(model.named_parameters(remove_duplicate=False))
+    tensors.update(model.named_buffers(remove_duplicate=False))
+    affected = {**dict.fromkeys(plan.tensors), **dict.fromkeys(plan.statistics)}
+    sites: dict[str, nn.Module] = {}
+    for name in (*affected, *plan.aliases):
+        owner = resolve(model, name.rpartition(".")[0])
+        local = name.rpartition(".")[2]
+        tensor = owner._parameters.get(local) if local in owner._parameters else owner._buffers.get(local)
+        if tensor is None:
+            raise ElastifyError(f"the model has no tensor {name!r}", fix="this plan belongs to another model")
+        sites[name] = owner
+        rulers = tables.tensors.get(plan.aliases.get(name, name))
+        if rulers is not None and tuple(tensor.shape) != tuple(ruler.full for ruler in rulers):
+            raise ElastifyError(
+                f"{name} has shape {tuple(tensor.shape)}", why=f"the plan says {tuple(r.full for r in rulers)}"
+            )
+    known = {id(tensors[name]): name for name in plan.tensors if name in tensors}
+    for name, tensor in tensors.items():
+        if name not in sites and id(tensor) in known:
+            raise ElastifyError(
+                f"{name} and {known[id(tensor)]} are one tensor", why="the plan slices only one of the two names"
+            )
+    _refuse_overlaps({name: tensors[name] for name in plan.tensors if name in tensors}, tensors)
+    return sites
+
+
+def _refuse_overlaps(affected: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
+    """Two different tensors on one storage cannot be sliced apart."""
+    owners: dict[int, tuple[str, Tensor]] = {}
+    for name, tensor in affected.items():
+        if tensor.device.type != "meta" and tensor.numel():
+            owners[tensor.untyped_storage().data_ptr()] = (name, tensor)
+    for name, tensor in tensors.items():
+        if tensor.device.type == "meta" or not tensor.numel():
+            continue
+        other, same = owners.get(tensor.untyped_storage().data_ptr(), (name, tensor))
+        if same is not tensor:
+            raise ElastifyError(f"{name} and {other} share memory", fix=f"give one its own: {name}.clone()")
+
+
+def _block_owners(model: nn.Module, plan: Plan) -> tuple[list[str], list[str]]:
+    """Paths of containers with elastic blocks, and of elastic blocks that live in plain attributes."""
+    containers: dict[str, None] = {}
+    loose: dict[str, None] = {}
+    for stage in plan.stages:
+        for block in stage.blocks:
+            resolve(model, block)
+            parent = block.rpartition(".")[0]
+            if isinstance(resolve(model, parent), CONTAINERS):
+                containers[parent] = None
+            else:
+                loose[block] = None
+    return list(containers), list(loose)
+
+
+def _setters(model: nn.Module, entry: Record, sites: Mapping[str, nn.Module]) -> Any:
+    return compile_setters(model, entry.plan, entry.tables.ruler, entry.originals, sites)
+
+
+def set_active(model: nn.Module, sizes: Mapping[int, int], blocks: Mapping[str, tuple[int, ...]]) -> None:
+    """Choose the subnet: kept units per axis id, kept block indices per stage; what is missing is kept whole."""
+    entry = record(model)
+    setters = entry.setters
+    if setters is None:  # a copy: its modules are others
+        setters = entry.setters = _setters(model, entry, dict.fromkeys((*entry.plan.tensors, *entry.plan.aliases), model))
+    active = _active(entry, sizes, blocks)
+    setters.apply(active.sizes if active else {})
+    entry.active = active
+
+
+def _active(entry: Record, sizes: Mapping[int, int], blocks: Mapping[str, tuple[int, ...]]) -> Active | None:
+    sizes, blocks = normalised(entry, sizes, blocks)
+    if not sizes and not blocks:
+        return None
+    active = Active(sizes, blocks)
+    gone: dict[str, set[str]] = {}
+    skipped: set[str] = set()
+    for name, kept in blocks.items():
+        stage = entry.tables.stages[name]
+        for index, block in enumerate(stage.blocks):
+            if index not in kept:
+                skipped.add(block)
+                parent, _, child = block.rpartition(".")
+                gone.setdefault(parent, set()).add(child)
+    active.hidden = {path: frozenset(names) for path, names in gone.items()}
+    active.skipped = frozenset(skipped)
+    return active
+
+
+def normalised(
+    entry: Record, sizes: Mapping[int, int], blocks: Mapping[str, tuple[int, ...]]
+) -> tuple[dict[int, int], dict[str, tuple[int, ...]]]:
+    """The same configuration without what is kept whole."""
+    full, stages = entry.tables.full, entry.tables.stages
+    try:
+        small = {axis: size for axis, size in sizes.items() if size != full[axis]}
+        fewer = {name: tuple(kept) for name, kept in blocks.items() if len(kept) != len(stages[name].blocks)}
+    except KeyError as error:
+        raise ElastifyError(f"no axis or stage {error.args[0]!r}", why="the configuration is of another model") from None
+    for axis, size in small.items():
+        if not 0 < size < full[axis]:
+            raise ElastifyError(f"axis {axis} cannot keep {size} units", why=f"it has {full[axis]}")
+    return small, fewer
+
+
+def _key(entry: Record, sizes: Mapping[int, int], blocks: Mapping[str, tuple[int, ...]]) -> Key:
+    small, fewer = normalised(entry, sizes, blocks)
+    return frozenset(small.items()), frozenset(fewer.items())
+
+
+def statistics_overlay(
+    model: nn.Module, sizes: Mapping[int, int], blocks: Mapping[str, tuple[int, ...]]
+) -> dict[str, Tensor] | None:
+    """Running statistics stored for a configuration, by tensor name; None when there are none."""
+    entry = record(model)
+    return entry.overlays.get(_key(entry, sizes, blocks))
+
+
+def store_statistics(
+    model: nn.Module,
+    statistics: Mapping[str, Tensor] | None,
+    sizes: Mapping[int, int] | None = None,
+    blocks: Mapping[str, tuple[int, ...]] | None = None,
+) -> None:
+    """Keep running statistics for a configuration (the active one by default), or forget them (None).
+
+    A forward in train mode then updates the stored tensors in place.
+    """
+    entry = record(model)
+    if sizes is None and blocks is None:
+        key = entry.active.key if entry.active else (frozenset(), frozenset())
+    else:
+        key = _key(entry, sizes or {}, blocks or {})
+    if key == (frozenset(), frozenset()):
+        raise ElastifyError("the full network keeps its own statistics", why="they are its buffers")
+    if statistics is None:
+        entry.overlays.pop(key, None)
+    else:
+        entry.overlays[key] = dict(statistics)
+
+
+def generate(base: type, spec: Spec) -> type:
+    """The subclass of `base` for modules of this kind; made once."""
+    cls = _generated.get((base, spec))
+    if cls is None:
+        names, container, loose = spec
+        members: dict[str, Any] = {"__module__": base.__module__, "__qualname__": base.__qualname__}
+        members.update(__doc__=base.__doc__, _elastify_base=base, _elastify_spec_=spec)
+        members.update(_common_members(base, names))
+        members.update({name: _tensor_property(name) for name in names})
+        members.update(container_members(base) if container else {})
+        members.update(block_members(base) if loose else {})
+        members.update(rnn_members(base) if issubclass(base, nn.RNNBase) else {})
+        cls = types.new_class(base.__name__, (base,), exec_body=lambda namespace: namespace.update(members))
+        _generated[base, spec] = cls
+    return cls
+
+
+def _tensor_property(local: str) -> property:
+    def get(self: Any) -> Any:
+        full = self._parameters.get(local)
+        if full is None:
+            full = self._buffers.get(local)
+            if full is None:
+                if local in self._parameters or local in self._buffers:
+                    return None
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {local!r}")
+        entry = self._elastify
+        if entry.active is None and not entry.transforms:
+            return full
+        try:
+            return entry.value(self, self._elastify_names[local], full)
+        except AttributeError as error:
+            raise RuntimeError(f"the active value of {local!r} cannot be computed: {error}") from error
+
+    def refuse(self: Any, value: Any) -> None:
+        raise ElastifyError(
+            f"{local!r} of an elastic {type(self).__name__} is a registered tensor", fix="assign a Parameter or a buffer"
+        )
+
+    return property(get, refuse)
+
+
+def _refuse_active(self: Any, name: str, names: frozenset[str], verb: str) -> None:
+    entry = self.__dict__.get("_elastify")
+    if name in names and entry is not None and entry.active is not None:
+        raise ElastifyError(
+            f"{name!r} cannot be {verb} while a subnet is active", fix="activate(model, None), then change it"
+        )
+
+
+def _common_members(base: type, names: frozenset[str]) -> dict[str, Any]:
+    """Registration, deletion, replication and pickling of a rewritten module."""
+
+    def register_parameter(self: Any, name: str, param: Any) -> None:
+        _refuse_active(self, name, names, "replaced")
+        base.register_parameter(self, name, param)
+
+    def register_buffer(self: Any, name: str, tensor: Any, persistent: bool = True) -> None:
+        _refuse_active(self, name, names, "replaced")
+        base.register_buffer(self, name, tensor, persistent)
+
+    def __delattr__(self: Any, name: str) -> None:
+        _refuse_active(self, name, names, "deleted")
+        if name in names and sys._getframe(1).f_globals.get("__name__") == "torch.nn.utils.parametrize":
+            raise ElastifyError(f"{name!r} is elastic already", fix="register the parametrization before elastify(model)")
+        base.__delattr__(self, name)
+
+    def _replicate_for_data_parallel(self: Any) -> Any:
+        raise ElastifyError("nn.DataParallel copies modules into threads", fix="use DistributedDataParallel")
+
+    def __reduce_ex__(self: Any, protocol: Any) -> Any:
+        make, args, *rest = base.__reduce_ex__(self, protocol)
+        if make is copyreg.__newobj__ and "_elastify_base" in args[0].__dict__:
+            return (_revive, (args[0]._elastify_base, args[0]._elastify_spec_, *args[1:]), *rest)
+        return (make, args, *rest)
+
+    members: dict[str, Any] = {"_replicate_for_data_parallel": _replicate_for_data_parallel, "__reduce_ex__": __reduce_ex__}
+    if names:
+        members["register_parameter"] = register_parameter
+        members["register_buffer"] = register_buffer
+        members["__delattr__"] = __delattr__
+    return members
+
+
+def _revive(base: type, spec: Spec, *args: Any) -> Any:
+    cls = generate(base, spec)
+    return cls.__new__(cls, *args)
