@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from elastify._adapters import auxiliary_outputs
 from elastify._capture_record import Recorder, short_path
 from elastify._capture_state import Convert, prepared
 from elastify._errors import ElastifyError
@@ -149,7 +150,9 @@ class _Session:
             run_recorded(self.model, args, kwargs)
         graph.guards = list(recorder.guards)
         root = next((call for call in graph.modules if call.path == ""), None)
-        graph.outputs = list(values(root.out)) if root else []
+        out = root.out if root else ()
+        hidden = auxiliary_outputs(self.model) if isinstance(out, dict) else ()
+        graph.outputs = list(values({k: v for k, v in out.items() if k not in hidden} if hidden else out))
         return graph
 
     def name_tensors(self, recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -168,10 +171,13 @@ class _Session:
         """The fake of a tensor; meta tensors become fakes on the CPU, where the inputs are."""
         found = self.fakes.get(id(tensor))
         if found is None:
-            if tensor.is_meta and not isinstance(tensor, FakeTensor):
-                with self.mode:
-                    made = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cpu")
-                made = nn.Parameter(made, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else made
+            if type(tensor) in (Tensor, nn.Parameter) and tensor.layout is torch.strided:
+                # what from_tensor does, without its care for views and subclasses: a third of the whole time
+                size, device = tensor.shape, torch.device("cpu") if tensor.is_meta else tensor.device
+                empty = torch.empty_strided(size, tensor.stride(), dtype=tensor.dtype, device="meta")
+                made: Tensor = FakeTensor(self.mode, empty.requires_grad_(tensor.requires_grad), device)
+                if isinstance(tensor, nn.Parameter):
+                    made._is_param = True  # type: ignore[attr-defined]
             else:
                 made = self.mode.from_tensor(tensor)
             found = self.fakes[id(tensor)] = (tensor, made)

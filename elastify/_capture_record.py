@@ -227,7 +227,19 @@ class Recorder(TorchFunctionMode):
         return value
 
 
-_LEAVES = (int, float, complex, str, bytes, torch.dtype, torch.device, torch.layout, torch.memory_format, type(...), type)
+_LEAVES = (
+    int,
+    float,
+    complex,
+    str,
+    bytes,
+    torch.dtype,
+    torch.device,
+    torch.layout,
+    torch.memory_format,
+    type(...),
+    type,
+)
 
 
 def tensors(item: Any) -> Iterator[Tensor]:
@@ -250,7 +262,7 @@ def source_line() -> str:
         file = frame.f_code.co_filename
         if file.startswith(_TORCH):
             if not fallback and "overrides" not in file:
-                fallback = f"torch/{file[len(_TORCH):]}:{frame.f_lineno}"
+                fallback = f"torch/{file[len(_TORCH) :]}:{frame.f_lineno}"
         elif not file.startswith(_OWN):
             return f"{short_path(file, frame.f_globals.get('__name__', ''))}:{frame.f_lineno}"
         elif frame.f_code.co_name == "run_recorded":

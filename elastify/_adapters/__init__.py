@@ -1,0 +1,41 @@
+"""What elastify knows about other libraries, and nothing elsewhere does.
+
+Each adapter is a module that answers for models of one library: which example inputs fit, which outputs are
+interface. A library is recognised by the classes that a model inherits from; it is never imported here (a
+model of it can only exist where it has been imported).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from elastify._adapters import timm, torchvision, transformers
+
+Inputs = tuple[tuple[Any, ...], dict[str, Any]]
+_ADAPTERS = {"timm": timm, "torchvision": torchvision, "transformers": transformers}
+
+
+def library_of(model: nn.Module) -> str | None:
+    """Which of the known libraries a model's class comes from, subclasses in user code included."""
+    homes = [cls.__module__.partition(".")[0] for cls in type(model).__mro__]
+    return next((home for home in homes if home in _ADAPTERS), None)
+
+
+def infer_example_inputs(model: nn.Module) -> Inputs | None:
+    """(args, kwargs) for a forward pass at the model's usual size and a batch of 2; None if unknown."""
+    library = library_of(model)
+    found = _ADAPTERS[library].example_inputs(model) if library else None
+    if found is None:
+        return None
+    args, kwargs = found
+    device = next((p.device for p in model.parameters() if not p.is_meta), torch.device("cpu"))
+    kwargs = {key: item.to(device) if isinstance(item, Tensor) else item for key, item in kwargs.items()}
+    return tuple(item.to(device) for item in args), kwargs
+
+
+def auxiliary_outputs(model: nn.Module) -> frozenset[str]:
+    """Keys of a model's output that expose its inside, not its interface (caches, hidden states)."""
+    return transformers.AUXILIARY_OUTPUTS if library_of(model) == "transformers" else frozenset()
