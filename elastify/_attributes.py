@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -22,7 +23,7 @@ from elastify._slicing import Ruler
 
 
 class Source(NamedTuple):
-    """Where a number of a torch.nn module comes from: size of `dim` of `tensor`, times attribute `times`, over `over`."""
+    """A number of a torch.nn module: the size of `dim` of `tensor`, times its attribute `times`, divided by `over`."""
 
     tensor: str
     dim: int
@@ -112,13 +113,10 @@ def resolve(root: nn.Module, path: str) -> Any:
     >>> resolve(nn.Sequential(nn.Linear(2, 3)), "0").out_features
     3
     """
-    found: Any = root
-    for name in path.split(".") if path else ():
-        try:
-            found = getattr(found, name)
-        except AttributeError:
-            raise ElastifyError(f"the model has no {path!r}", why=f"{type(found).__name__} has no {name!r}") from None
-    return found
+    try:
+        return reduce(getattr, path.split("."), root) if path else root
+    except AttributeError as error:
+        raise ElastifyError(f"the model has no {path!r}", why=str(error)) from None
 
 
 def holder(owner: Any, name: str) -> MutableMapping[str, Any]:
@@ -196,11 +194,11 @@ class Setters:
 
 
 def compile_setters(
-    root: nn.Module, plan: Plan, ruler: Callable[[Any], Ruler], originals: dict[Attr, Any], sites: Mapping[str, nn.Module]
+    root: nn.Module, plan: Plan, ruler: Callable[[Layout], Ruler], originals: dict[Attr, Any]
 ) -> Setters:
-    """Resolve the attributes of `plan` in `root`. `originals` is filled on first use and obeyed afterwards.
+    """Resolve the attributes of `plan` in `root`, and the numbers that torch.nn modules show of their tensors.
 
-    `sites` maps tensor names to the modules that own them; their torch.nn numbers are kept right too.
+    `originals` is filled on first use and obeyed afterwards.
     """
     setters: list[Setter] = []
     for attr, layout in plan.attributes.items():
@@ -213,7 +211,7 @@ def compile_setters(
         where, original = _original(root, attr, originals)
         setters.append(Setter(attr, where, original, _scale(ruler(layout), power, original)))
     known = {setter.attr for setter in setters}
-    setters += [setter for setter in _nn_setters(plan, ruler, originals, root, sites) if setter.attr not in known]
+    setters += [setter for setter in _nn_setters(plan, ruler, originals, root) if setter.attr not in known]
     return Setters([s for s in setters if not s.attr.index], [s for s in setters if s.attr.index])
 
 
@@ -223,7 +221,7 @@ def _original(root: nn.Module, attr: Attr, originals: dict[Attr, Any]) -> tuple[
         try:
             originals[attr] = get_in(where[attr.name], attr.index)
         except (AttributeError, KeyError, IndexError, TypeError):
-            raise ElastifyError(f"the model has no attribute {attr}", fix="this plan belongs to another model") from None
+            raise ElastifyError(f"the model has no attribute {attr}", why="the plan is of another model") from None
     return where, originals[attr]
 
 
@@ -240,14 +238,10 @@ def _scale(measure: Ruler, power: float, original: float) -> Callable[[Mapping[i
 
 
 def _nn_setters(
-    plan: Plan,
-    ruler: Callable[[Any], Ruler],
-    originals: dict[Attr, Any],
-    root: nn.Module,
-    sites: Mapping[str, nn.Module],
+    plan: Plan, ruler: Callable[[Layout], Ruler], originals: dict[Attr, Any], root: nn.Module
 ) -> Iterator[Setter]:
     seen: set[str] = set()
-    for tensor in sites:
+    for tensor in (*plan.tensors, *plan.aliases):
         # "a.weight" is shown by a; so are "a.parametrizations.weight.original" and, in attention, "a.out_proj.weight"
         path = tensor.rpartition(".")[0]
         for owner in (path, tensor.partition(".parametrizations.")[0], path.rpartition(".")[0]):

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import operator
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from functools import wraps
 from typing import Any
 
 from torch import Tensor, nn
 
+from elastify._attributes import resolve
 from elastify._errors import ElastifyError
+from elastify._ints import Attr
 
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
@@ -32,24 +34,53 @@ def shown(module: nn.Module) -> dict[str, nn.Module]:
     return {name: child for name, child in module._modules.items() if name not in out}
 
 
+def renumbered(model: nn.Module, gone: Mapping[str, Collection[str]]) -> dict[str, dict[str, str]]:
+    """New name of every child that stays, by container path: numbered containers close their gaps."""
+    result: dict[str, dict[str, str]] = {}
+    for path, names in gone.items():
+        container = resolve(model, path)
+        if not isinstance(container, CONTAINERS):
+            continue
+        children = list(container._modules)
+        numbered = not isinstance(container, nn.ModuleDict) and children == [str(i) for i in range(len(children))]
+        kept = [name for name in children if name not in names]
+        result[path] = {name: str(i) if numbered else name for i, name in enumerate(kept)}
+    return result
+
+
+def close_gaps(model: nn.Module, gone: Mapping[str, Collection[str]]) -> dict[Attr, int]:
+    """Tell blocks after a gap, which caches know by their place (`layer_idx`), the new one; returns the old ones."""
+    old_places: dict[Attr, int] = {}
+    for path, names in renumbered(model, gone).items():
+        for old, new in names.items():
+            if old == new:
+                continue
+            block = f"{path}.{old}" if path else old
+            for inner, module in resolve(model, block).named_modules(prefix=block):
+                if module.__dict__.get("layer_idx") == int(old):
+                    module.__dict__["layer_idx"] = int(new)
+                    old_places[Attr(inner, "layer_idx")] = int(old)
+    return old_places
+
+
 def container_members(base: type[nn.Module]) -> dict[str, Any]:
     """Methods of the subclass of a container; each leaves the full configuration to `base`."""
     keyed = issubclass(base, nn.ModuleDict)
 
-    def __iter__(self: Any) -> Iterator[Any]:
+    def iterate(self: Any) -> Iterator[Any]:
         if not hidden(self):
             return base.__iter__(self)
         return iter(shown(self) if keyed else shown(self).values())
 
-    def __len__(self: Any) -> int:
+    def length(self: Any) -> int:
         return len(self._modules) - len(hidden(self))
 
-    def __contains__(self: Any, item: Any) -> bool:
+    def contains(self: Any, key: Any) -> bool:
         if keyed:
-            return item in shown(self)
-        return any(item is child for child in shown(self).values())
+            return key in shown(self)
+        return any(key is child for child in shown(self).values())
 
-    def __getitem__(self: Any, index: Any) -> Any:
+    def item(self: Any, index: Any) -> Any:
         if not hidden(self):
             return _plain_slice(self, base, index) if isinstance(index, slice) else base.__getitem__(self, index)
         if keyed:
@@ -63,10 +94,10 @@ def container_members(base: type[nn.Module]) -> dict[str, Any]:
         return children[index]
 
     members: dict[str, Any] = {
-        "__iter__": __iter__,
-        "__len__": __len__,
-        "__contains__": __contains__,
-        "__getitem__": __getitem__,
+        "__iter__": iterate,
+        "__len__": length,
+        "__contains__": contains,
+        "__getitem__": item,
     }
     if keyed:
         members["keys"] = lambda self: shown(self).keys()

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from elastify._adapters.saved import describe
 from elastify._attributes import resolve
-from elastify._blocks import CONTAINERS
+from elastify._blocks import renumbered
 from elastify._record import Record
 from elastify._rewrite import record, set_active, strip
 
@@ -39,7 +39,8 @@ def materialise(model: nn.Module, sizes: Mapping[int, int], blocks: Mapping[str,
         removed = sorted(entry.active.skipped) if entry.active else []
         assert entry.setters is not None
         changed = [[a.owner, a.name, list(a.index), v] for a, v in entry.setters.changed()]
-        small = plain_copy(model, _active_tensors(model))
+        changed += [[a.owner, a.name, [], resolve(model, a.owner).__dict__[a.name]] for a in entry.moved]
+        small = plain_copy(model, _active_tensors(model), removed)
         drop_blocks(small, removed)
     finally:
         set_active(model, before.sizes if before else {}, before.blocks if before else {})
@@ -79,12 +80,10 @@ def own(value: Tensor, like: Tensor) -> Tensor:
     return made
 
 
-def plain_copy(model: nn.Module, pairs: Collection[tuple[Tensor, Tensor]], skip: Collection[str] | None = None) -> nn.Module:
+def plain_copy(model: nn.Module, pairs: Collection[tuple[Tensor, Tensor]], skip: Collection[str]) -> nn.Module:
     """A deep copy with other tensors and without elastify; blocks at the paths in `skip` become placeholders."""
     memo: dict[int, Any] = {id(old): new for old, new in pairs}
     entry = model.__dict__.get("_elastify")
-    if skip is None:
-        skip = entry.active.skipped if entry is not None and entry.active else ()
     if entry is not None:
         memo[id(entry)] = Record(entry.plan, entry.tables)
     for path in skip:
@@ -97,38 +96,19 @@ def plain_copy(model: nn.Module, pairs: Collection[tuple[Tensor, Tensor]], skip:
 
 def drop_blocks(model: nn.Module, removed: Collection[str]) -> None:
     """Take placeholders out of their containers and number the rest anew; in a plain attribute they stay."""
-    moved = renumbered(model, removed)
+    moved = renumbered(model, children_of(removed))
     parents = {path: resolve(model, path) for path in moved}
     for path, names in moved.items():
         children = parents[path]._modules
-        kept = [(new, children[old], old) for old, new in names.items()]
-        for child in list(children):
-            del children[child]
-        for new, child, old in kept:
-            children[new] = child
-            if new != old:
-                _renumber(child, int(old), int(new))
+        kept = {new: children[old] for old, new in names.items()}
+        children.clear()
+        children.update(kept)
 
 
-def renumbered(model: nn.Module, removed: Collection[str]) -> dict[str, dict[str, str]]:
-    """New name of every child that stays, by container path."""
-    gone: dict[str, set[str]] = {}
-    for path in removed:
+def children_of(paths: Collection[str]) -> dict[str, set[str]]:
+    """Child names by parent path."""
+    grouped: dict[str, set[str]] = {}
+    for path in paths:
         parent, _, child = path.rpartition(".")
-        if isinstance(resolve(model, parent), CONTAINERS):
-            gone.setdefault(parent, set()).add(child)
-    result: dict[str, dict[str, str]] = {}
-    for parent, names in gone.items():
-        module = resolve(model, parent)
-        children = list(module._modules)
-        numbered = not isinstance(module, nn.ModuleDict) and children == [str(i) for i in range(len(children))]
-        kept = [name for name in children if name not in names]
-        result[parent] = {name: str(i) if numbered else name for i, name in enumerate(kept)}
-    return result
-
-
-def _renumber(block: nn.Module, old: int, new: int) -> None:
-    """Blocks that know their own place (caches are indexed by it) learn the new one."""
-    for module in block.modules():
-        if module.__dict__.get("layer_idx") == old:
-            module.__dict__["layer_idx"] = new
+        grouped.setdefault(parent, set()).add(child)
+    return grouped

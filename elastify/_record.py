@@ -20,7 +20,7 @@ from elastify._errors import ElastifyError
 from elastify._ints import Attr
 from elastify._layout import Layout
 from elastify._plan import Plan, Stage
-from elastify._slicing import Cut, Ruler, apply_cuts
+from elastify._slicing import Ruler, Slice
 
 Key = tuple[frozenset[tuple[int, int]], frozenset[tuple[str, tuple[int, ...]]]]
 Transform = Callable[[Tensor], Tensor]
@@ -42,6 +42,11 @@ class Tables:
             found = self._rulers[layout] = Ruler(layout)
         return found
 
+    def slice(self, name: str, sizes: Mapping[int, int]) -> Slice:
+        """How a configuration slices a tensor."""
+        rulers = self.tensors[name]
+        return Slice([ruler.full for ruler in rulers], [ruler.cut(sizes) for ruler in rulers])
+
 
 class Active:
     """The configuration in force. `hidden` names children by container path, `skipped` paths of blocks elsewhere."""
@@ -50,7 +55,7 @@ class Active:
         self.sizes, self.blocks = sizes, blocks
         self.key: Key = (frozenset(sizes.items()), frozenset(blocks.items()))
         self.thread = threading.get_ident()
-        self.cuts: dict[str, tuple[Cut | None, ...]] = {}
+        self.slices: dict[str, Slice] = {}
         self.hidden: dict[str, frozenset[str]] = {}
         self.skipped: frozenset[str] = frozenset()
         self.scratch: dict[str, Tensor] = {}
@@ -65,6 +70,7 @@ class Record:
         self.transforms: dict[str, Transform] = {}
         self.overlays: dict[Key, dict[str, Tensor]] = {}
         self.originals: dict[Attr, Any] = {}
+        self.moved: dict[Attr, int] = {}
         self.setters: Setters | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Record:
@@ -75,7 +81,7 @@ class Record:
             twin.active.hidden, twin.active.skipped = self.active.hidden, self.active.skipped
         twin.transforms = copy.deepcopy(self.transforms, memo)
         twin.overlays = copy.deepcopy(self.overlays, memo)
-        twin.originals = copy.deepcopy(self.originals, memo)
+        twin.originals, twin.moved = copy.deepcopy(self.originals, memo), dict(self.moved)
         return twin  # its setters are resolved anew: they hold dictionaries of the modules they belong to
 
     def __getstate__(self) -> dict[str, Any]:
@@ -94,15 +100,14 @@ class Record:
             check_thread()
         if name in self.plan.statistics:
             return self._statistic(module, name, full)
-        return apply_cuts(full, self.cuts(active, name))
+        return self.slice(active, name)(full)
 
-    def cuts(self, active: Active, name: str) -> tuple[Cut | None, ...]:
+    def slice(self, active: Active, name: str) -> Slice:
         """How the active configuration slices a tensor."""
-        cuts = active.cuts.get(name)
-        if cuts is None:
-            sizes = active.sizes
-            cuts = active.cuts[name] = tuple([ruler.cut(sizes) for ruler in self.tables.tensors[name]])
-        return cuts
+        found = active.slices.get(name)
+        if found is None:
+            found = active.slices[name] = self.tables.slice(name, active.sizes)
+        return found
 
     def _statistic(self, module: nn.Module, name: str, full: Tensor) -> Tensor:
         """Running statistics: those stored for the configuration, else a part of the full ones, never to be updated."""
@@ -112,9 +117,9 @@ class Record:
         if stored is not None and name in stored:
             return _moved(stored, name, full)
         if not module.training:
-            return apply_cuts(full, self.cuts(active, name)) if name in self.tables.tensors else full
+            return self.slice(active, name)(full) if name in self.tables.tensors else full
         if name not in active.scratch:
-            part = apply_cuts(full, self.cuts(active, name)) if name in self.tables.tensors else full
+            part = self.slice(active, name)(full) if name in self.tables.tensors else full
             active.scratch[name] = part.detach().clone()
         return _moved(active.scratch, name, full)
 
@@ -135,9 +140,3 @@ def check_thread() -> None:
             why="one model has one active configuration",
             fix="use one copy.deepcopy(model) per thread, or extract(model, config)",
         )
-
-
-def is_full(record: Record, sizes: Mapping[int, int]) -> bool:
-    """Whether `sizes` keeps every unit."""
-    full = record.tables.full
-    return all(size == full.get(axis, size) for axis, size in sizes.items())

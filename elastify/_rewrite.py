@@ -1,9 +1,9 @@
 """Make a model elastic in place, and choose which subnet it is.
 
 Each module that owns an affected parameter or buffer gets a generated subclass, of the same name, in which these are
-properties: the full configuration returns the tensor itself, any other a slice of it. The tensors stay
-where they were, in `_parameters` and `_buffers`, so optimizers, state_dict, deepcopy, `.to`, DDP and FSDP see an ordinary
-model. `set_active` writes attributes and leaves the slicing to the properties. `install` checks everything before it
+properties: the full configuration returns the tensor itself, any other a slice of it. The tensors stay where they
+were, in `_parameters` and `_buffers`, so optimizers, state_dict, deepcopy, `.to`, DDP and FSDP see an ordinary model.
+`set_active` writes attributes and leaves the slicing to the properties. `install` checks everything before it
 changes anything. A getter never lets an AttributeError out where the tensor exists: `nn.Module.__getattr__` would then
 silently return the full tensor.
 """
@@ -16,11 +16,10 @@ import types
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from elastify._attributes import compile_setters, resolve
-from elastify._blocks import CONTAINERS, block_members, container_members
+from elastify._blocks import CONTAINERS, block_members, close_gaps, container_members
 from elastify._errors import ElastifyError
 from elastify._plan import Plan
 from elastify._record import Active, Key, Record, Tables
@@ -38,7 +37,7 @@ def is_elastic(model: nn.Module) -> bool:
 def record(model: nn.Module) -> Record:
     """The elastic record of a model."""
     if not is_elastic(model):
-        raise ElastifyError(f"this {type(model).__name__} is not elastic", fix="model = elastify(model, example_inputs)")
+        raise ElastifyError(f"this {type(model).__name__} is not elastic", fix="elastify(model, example_inputs)")
     return model.__dict__["_elastify"]
 
 
@@ -49,7 +48,7 @@ def install(model: nn.Module, plan: Plan) -> None:
     tables = Tables(plan)
     entry = Record(plan, tables)
     sites = _sites(model, plan, tables)
-    entry.setters = _setters(model, entry, sites)
+    entry.setters = compile_setters(model, plan, tables.ruler, entry.originals)
     paths: dict[int, str] = {}
     containers, loose = _block_owners(model, plan)
     changes: dict[int, tuple[nn.Module, dict[str, str], bool, bool]] = {id(model): (model, {}, False, False)}
@@ -160,19 +159,18 @@ def _block_owners(model: nn.Module, plan: Plan) -> tuple[list[str], list[str]]:
     return list(containers), list(loose)
 
 
-def _setters(model: nn.Module, entry: Record, sites: Mapping[str, nn.Module]) -> Any:
-    return compile_setters(model, entry.plan, entry.tables.ruler, entry.originals, sites)
-
-
 def set_active(model: nn.Module, sizes: Mapping[int, int], blocks: Mapping[str, tuple[int, ...]]) -> None:
     """Choose the subnet: kept units per axis id, kept block indices per stage; what is missing is kept whole."""
     entry = record(model)
     setters = entry.setters
     if setters is None:  # a copy: its modules are others
-        setters = entry.setters = _setters(model, entry, dict.fromkeys((*entry.plan.tensors, *entry.plan.aliases), model))
+        setters = entry.setters = compile_setters(model, entry.plan, entry.tables.ruler, entry.originals)
     active = _active(entry, sizes, blocks)
+    for attr, place in entry.moved.items():
+        resolve(model, attr.owner).__dict__[attr.name] = place
     setters.apply(active.sizes if active else {})
     entry.active = active
+    entry.moved = close_gaps(model, active.hidden) if active is not None and active.hidden else {}
 
 
 def _active(entry: Record, sizes: Mapping[int, int], blocks: Mapping[str, tuple[int, ...]]) -> Active | None:
@@ -203,7 +201,7 @@ def normalised(
         small = {axis: size for axis, size in sizes.items() if size != full[axis]}
         fewer = {name: tuple(kept) for name, kept in blocks.items() if len(kept) != len(stages[name].blocks)}
     except KeyError as error:
-        raise ElastifyError(f"no axis or stage {error.args[0]!r}", why="the configuration is of another model") from None
+        raise ElastifyError(f"no axis or stage {error}", why="the configuration is of another model") from None
     for axis, size in small.items():
         if not 0 < size < full[axis]:
             raise ElastifyError(f"axis {axis} cannot keep {size} units", why=f"it has {full[axis]}")
@@ -282,7 +280,8 @@ def _tensor_property(local: str) -> property:
 
     def refuse(self: Any, value: Any) -> None:
         raise ElastifyError(
-            f"{local!r} of an elastic {type(self).__name__} is a registered tensor", fix="assign a Parameter or a buffer"
+            f"{local!r} of this elastic {type(self).__name__} must be a registered tensor",
+            fix="assign a Parameter or register a buffer",
         )
 
     return property(get, refuse)
@@ -307,26 +306,29 @@ def _common_members(base: type, names: frozenset[str]) -> dict[str, Any]:
         _refuse_active(self, name, names, "replaced")
         base.register_buffer(self, name, tensor, persistent)
 
-    def __delattr__(self: Any, name: str) -> None:
+    def delete(self: Any, name: str) -> None:
         _refuse_active(self, name, names, "deleted")
         if name in names and sys._getframe(1).f_globals.get("__name__") == "torch.nn.utils.parametrize":
-            raise ElastifyError(f"{name!r} is elastic already", fix="register the parametrization before elastify(model)")
+            raise ElastifyError(f"{name!r} is elastic already", fix="register parametrizations before elastify(model)")
         base.__delattr__(self, name)
 
     def _replicate_for_data_parallel(self: Any) -> Any:
         raise ElastifyError("nn.DataParallel copies modules into threads", fix="use DistributedDataParallel")
 
-    def __reduce_ex__(self: Any, protocol: Any) -> Any:
+    def reduce(self: Any, protocol: Any) -> Any:
         make, args, *rest = base.__reduce_ex__(self, protocol)
         if make is copyreg.__newobj__ and "_elastify_base" in args[0].__dict__:
             return (_revive, (args[0]._elastify_base, args[0]._elastify_spec_, *args[1:]), *rest)
         return (make, args, *rest)
 
-    members: dict[str, Any] = {"_replicate_for_data_parallel": _replicate_for_data_parallel, "__reduce_ex__": __reduce_ex__}
+    members: dict[str, Any] = {
+        "_replicate_for_data_parallel": _replicate_for_data_parallel,
+        "__reduce_ex__": reduce,
+    }
     if names:
         members["register_parameter"] = register_parameter
         members["register_buffer"] = register_buffer
-        members["__delattr__"] = __delattr__
+        members["__delattr__"] = delete
     return members
 
 

@@ -1,7 +1,7 @@
 """Extracted models on disk: safetensors for the tensors, JSON for everything else, never pickle.
 
-A folder holds `elastify.json` (what was done to which full-size model: changed numbers, left-out blocks; shape, dtype and
-checksum of every tensor; ties) and `model.safetensors`. Loading repeats the same on a copy of a full-size model whose
+A folder holds `elastify.json` (what was done to which full-size model: changed numbers, left-out blocks; shape, dtype
+and checksum of every tensor; ties) and `model.safetensors`. Loading repeats the same on a copy of a full-size model whose
 weights are not even looked at. The file never names code to import: class names are text for error messages, paths
 are only looked up in the model at hand, numbers only replace numbers.
 """
@@ -24,8 +24,9 @@ from torch import Tensor, nn
 
 from elastify._adapters.saved import build_like
 from elastify._attributes import get_in, holder, put_in, resolve
+from elastify._blocks import renumbered
 from elastify._errors import ElastifyError
-from elastify._extract import FORMAT, SPEC, drop_blocks, own, plain_copy, renumbered
+from elastify._extract import FORMAT, SPEC, children_of, drop_blocks, own, plain_copy
 
 JSON_NAME, WEIGHTS_NAME = "elastify.json", "model.safetensors"
 
@@ -131,8 +132,6 @@ def _version() -> str:
         return "unknown"
 
 
-# --- reading -----------------------------------------------------------------------------------------------------------
-
 _FIELDS: dict[str, type] = {
     "class": dict,
     "attributes": list,
@@ -209,9 +208,10 @@ def _read_tensors(folder: Path, spec: Mapping[str, Any]) -> dict[str, Tensor]:
         raise _damaged(folder, f"{WEIGHTS_NAME}: {error}") from None
     for name, tensor in tensors.items():
         noted = spec["tensors"][name]
-        if not isinstance(noted, dict) or noted.get("shape") != list(tensor.shape) or noted.get("dtype") != _dtype(tensor):
-            raise _damaged(folder, f"{name} is {_dtype(tensor)} {list(tensor.shape)}, {JSON_NAME} says otherwise")
-        if noted.get("crc32") != _checksum(tensor):
+        found = _entry(tensor)
+        if not isinstance(noted, dict) or any(noted.get(key) != found[key] for key in ("shape", "dtype")):
+            raise _damaged(folder, f"{name} is {found['dtype']} {found['shape']}, {JSON_NAME} says otherwise")
+        if noted.get("crc32") != found["crc32"]:
             raise _damaged(folder, f"the checksum of {name} is wrong")
     return tensors
 
@@ -230,7 +230,7 @@ def _full_size(folder: Path, spec: Mapping[str, Any], like: nn.Module | Callable
         return full
     full = like if isinstance(like, nn.Module) else like()
     if not isinstance(full, nn.Module):
-        raise ElastifyError("`like` gives no model", why=f"it is a {type(full).__name__}", fix="pass a module or a factory")
+        raise ElastifyError("`like` gives no model", why=f"it is a {type(full).__name__}", fix="pass a module")
     return full
 
 
@@ -293,7 +293,7 @@ def _set_number(
 
 def _new_names(full: nn.Module, removed: list[str]) -> dict[str, str]:
     """Name in the small model of every tensor of the full one that stays."""
-    moved = renumbered(full, removed)
+    moved = renumbered(full, children_of(removed))
     gone = tuple(f"{path}." for path in removed)
     names: dict[str, str] = {}
     for name in _named(full):

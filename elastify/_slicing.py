@@ -1,61 +1,56 @@
 """From layouts to slices.
 
 Keeping a prefix of the units of each axis keeps a set of positions of a dimension: a list of runs `(start, length)`,
-found by recursion over the layout and merged where they touch. The list becomes one `Cut`, the cheapest that the
-pattern allows: nothing (all kept), a narrow (one run: a view), a grid (the dimension viewed as several, each narrowed:
-heads and head_dim of a fused qkv, gates of an LSTM), pieces (split once, cat once: long concats), or an index.
-All are ordinary differentiable operations, so gradients of what was left out are exact zeros.
+found by recursion over the layout and merged where they touch. The list becomes one `Cut`, the cheapest that its
+pattern allows: nothing (all is kept), a grid (the dimension viewed as several, one run kept of each: heads and head_dim of
+a fused qkv, gates of an LSTM; a single run is the grid of one), or an index. A `Slice` joins the cuts of a tensor's
+dimensions: the grids into one crop, a single differentiable operation whose backward writes the gradient once.
+Gradients of what was left out are exact zeros.
 
 A `Ruler` is a layout with its axis ids and its caches.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from elastify._layout import Axis, Concat, Layout, Product, active_size, axes_of
 
 Run = tuple[int, int]
-MAX_PIECES = 128
 MAX_CACHE = 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Narrow:
-    """Keep `length` positions from `start`."""
-
-    start: int
-    length: int
-
-
-@dataclass(frozen=True, slots=True)
 class Grid:
-    """View the dimension as `shape`, narrow each part (None: kept whole), flatten again."""
+    """View the dimension as `shape`, keep one run of each part (None: all of it), flatten again."""
 
     shape: tuple[int, ...]
     keep: tuple[Run | None, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Pieces:
-    """Split into pieces of these lengths and join those numbered by `keep`."""
-
-    lengths: tuple[int, ...]
-    keep: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Index:
-    """Keep these positions."""
+    """Keep these positions; the tensor of them is made once per device."""
 
-    positions: tuple[int, ...]
+    def __init__(self, positions: Sequence[int]) -> None:
+        self.positions = list(positions)
+        self._tensors: dict[torch.device, Tensor] = {}
+
+    def select(self, tensor: Tensor, dim: int) -> Tensor:
+        """The kept positions of `tensor` along `dim`."""
+        if isinstance(tensor, FakeTensor):  # a fake tensor wants a fake index, which nobody else may ever see
+            return tensor.index_select(dim, torch.tensor(self.positions, device=tensor.device))
+        index = self._tensors.get(tensor.device)
+        if index is None:
+            index = self._tensors[tensor.device] = torch.tensor(self.positions, device=tensor.device)
+        return tensor.index_select(dim, index)
 
 
-Cut = Narrow | Grid | Pieces | Index
+Cut = Grid | Index
 
 
 def runs(layout: Layout, sizes: Mapping[int, int]) -> list[Run]:
@@ -102,8 +97,12 @@ def cut_of(layout: Layout, sizes: Mapping[int, int]) -> Cut | None:
     if found == [(0, size)]:
         return None
     if len(found) == 1:
-        return Narrow(*found[0])
-    return _grid(layout, sizes) or _periodic(size, found) or _pieces(size, found)
+        return Grid((size,), (found[0],))
+    return (
+        _grid(layout, sizes)
+        or _periodic(size, found)
+        or Index([i for start, length in found for i in range(start, start + length)])
+    )
 
 
 def _grid(layout: Layout, sizes: Mapping[int, int]) -> Grid | None:
@@ -137,50 +136,56 @@ def _periodic(size: int, found: list[Run]) -> Grid | None:
     return Grid((count, period), (None, (start, length)))
 
 
-def _pieces(size: int, found: list[Run]) -> Pieces | Index:
-    if len(found) > MAX_PIECES:
-        return Index(tuple(i for start, length in found for i in range(start, start + length)))
-    lengths: list[int] = []
-    keep: list[int] = []
-    end = 0
-    for start, length in found:
-        if start > end:
-            lengths.append(start - end)
-        keep.append(len(lengths))
-        lengths.append(length)
-        end = start + length
-    if end < size:
-        lengths.append(size - end)
-    return Pieces(tuple(lengths), tuple(keep))
+class Slice:
+    """The cuts of all dimensions of a tensor of shape `full`, ready to apply.
+
+    >>> Slice((6, 4), (Grid((3, 2), (None, (0, 1))), Grid((4,), ((1, 2),))))(torch.arange(24).view(6, 4))
+    tensor([[ 1,  2],
+            [ 9, 10],
+            [17, 18]])
+    """
+
+    __slots__ = ("indices", "pads", "runs", "shape", "view")
+
+    def __init__(self, full: Sequence[int], cuts: Sequence[Cut | None]) -> None:
+        view: list[int] = []
+        shape: list[int] = []
+        keep: list[Run | None] = []
+        for size, cut in zip(full, cuts, strict=True):
+            grid = cut if isinstance(cut, Grid) else Grid((size,), (None,))
+            view += grid.shape
+            keep += grid.keep
+            kept = 1
+            for part, run in zip(grid.shape, grid.keep, strict=True):
+                kept *= run[1] if run else part
+            shape.append(kept)
+        self.indices = tuple((dim, cut) for dim, cut in enumerate(cuts) if isinstance(cut, Index))
+        self.runs = tuple((dim, *run) for dim, run in enumerate(keep) if run)
+        self.view = tuple(view) if len(view) > len(shape) else None
+        self.shape = tuple(shape)
+        # a crop is padding by negative amounts, listed from the last dimension to the first
+        self.pads = [n for size, run in zip(view[::-1], keep[::-1], strict=True) for n in _padding(size, run)]
+
+    def __call__(self, tensor: Tensor) -> Tensor:
+        if self.runs:
+            tensor = self._crop(tensor)
+        for dim, index in self.indices:
+            tensor = index.select(tensor, dim)
+        return tensor
+
+    def _crop(self, tensor: Tensor) -> Tensor:
+        parts = tensor.view(self.view) if self.view else tensor
+        if len(self.runs) > 1 and tensor.requires_grad and torch.is_grad_enabled():
+            # one operation, where a narrow per dimension would write a gradient per dimension
+            parts = torch.constant_pad_nd(parts, self.pads)
+        else:
+            for dim, start, length in self.runs:
+                parts = parts.narrow(dim, start, length)
+        return parts.reshape(self.shape) if self.view else parts
 
 
-def apply_cuts(tensor: Tensor, cuts: tuple[Cut | None, ...]) -> Tensor:
-    """Slice every dimension by its cut: views first, so that copies are small."""
-    copies = False
-    for dim, cut in enumerate(cuts):
-        if isinstance(cut, Narrow):
-            tensor = tensor.narrow(dim, cut.start, cut.length)
-        elif cut is not None:
-            copies = True
-    if copies:
-        for dim, cut in enumerate(cuts):
-            if cut is not None and not isinstance(cut, Narrow):
-                tensor = _copy_cut(tensor, dim, cut)
-    return tensor
-
-
-def _copy_cut(tensor: Tensor, dim: int, cut: Grid | Pieces | Index) -> Tensor:
-    if isinstance(cut, Grid):
-        parts = tensor.unflatten(dim, cut.shape)
-        for i, run in enumerate(cut.keep):
-            if run is not None:
-                parts = parts.narrow(dim + i, *run)
-        return parts.flatten(dim, dim + len(cut.shape) - 1)
-    if isinstance(cut, Pieces):
-        parts = tensor.split_with_sizes(cut.lengths, dim)
-        return torch.cat([parts[i] for i in cut.keep], dim)
-    # a tensor of indices made here, not kept: under fake tensors or on another device it must be of that kind
-    return tensor.index_select(dim, torch.tensor(cut.positions, device=tensor.device))
+def _padding(size: int, run: Run | None) -> Run:
+    return (-run[0], run[0] + run[1] - size) if run else (0, 0)
 
 
 class Ruler:
@@ -217,4 +222,3 @@ class Ruler:
                 self._cuts.clear()
             cut = self._cuts[key] = cut_of(self.layout, sizes)
             return cut
-

@@ -1,7 +1,7 @@
 """How to build the full-size model that a saved folder came from, when the user does not hand it over.
 
-`describe` notes, as plain data, which library model a full-size model is; `build_like` builds it again. Names from a file
-are only ever looked up in the library's own registry, never imported.
+`describe` notes, as plain data, which library model a full-size model is; `build_like` builds it again. Names from a
+file are only ever looked up in the library's own registry, never imported.
 """
 
 from __future__ import annotations
