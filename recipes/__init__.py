@@ -1,0 +1,1 @@
+"""Recipes: whole training jobs written with elastify's public names only."""
