@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -26,6 +27,7 @@ _FINE_ROLES = frozenset({"heads", "depth"})
 _COARSE_FROM = 64
 _COARSE_STEP = 8
 _FORMAT = 1
+_NUMBER = re.compile(r"(?<![\w:])\d+(?=\.)|(?<=\.)\d+(?!\w)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +51,8 @@ class SubnetConfig:
     ) -> SubnetConfig:
         """From mappings; `space` is the fingerprint of the search space that it belongs to."""
         return cls(
-            tuple(sorted((name, int(size)) for name, size in sizes.items())),
-            tuple(sorted((name, tuple(int(block) for block in kept)) for name, kept in (depths or {}).items())),
+            tuple(sorted(((name, int(size)) for name, size in sizes.items()), key=_natural)),
+            tuple(sorted(((name, tuple(map(int, kept))) for name, kept in (depths or {}).items()), key=_natural)),
             space,
         )
 
@@ -91,11 +93,27 @@ class SubnetConfig:
         return cls.of(sizes, depths, space)
 
     def __repr__(self) -> str:
-        parts = [f"{name}={size}" for name, size in self.size_items]
+        groups: dict[str, list[tuple[str, int]]] = {}
+        for name, size in self.size_items:
+            groups.setdefault(pattern(name), []).append((name, size))
+        parts = []
+        for shared, items in groups.items():
+            sizes = [size for _, size in items]
+            same = len(set(sizes)) == 1
+            parts.append(f"{items[0][0] if len(items) == 1 else shared}={sizes[0] if same else sizes}")
         for name, kept in self.depth_items:
             prefix = kept == tuple(range(len(kept)))
             parts.append(f"{name}={len(kept)} blocks" if prefix else f"{name}=blocks {list(kept)}")
         return f"SubnetConfig({', '.join(parts)})"
+
+
+def pattern(name: str) -> str:
+    """A dotted name, or a text with such names, with the numbers in it replaced.
+
+    >>> pattern("blocks.11.mlp.fc1"), pattern("layers.3"), pattern("layer1.0.conv2 at net.py:12")
+    ('blocks.*.mlp.fc1', 'layers.*', 'layer1.*.conv2 at net.py:12')
+    """
+    return _NUMBER.sub("*", name)
 
 
 def fingerprint(plan: Plan) -> str:
@@ -170,6 +188,11 @@ def _explicit_size(value: Any, size: int, name: str) -> int:
     raise ElastifyError(
         f"{value!r} is neither a size nor a ratio", where=name, fix="choices={'pattern': [64, 128, 0.75]}"
     )
+
+
+def _natural(item: tuple[str, Any]) -> list[tuple[int, str]]:
+    """Numbers in names sort as numbers: blocks.2 before blocks.10."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", item[0])]
 
 
 def _is_int(value: Any) -> bool:

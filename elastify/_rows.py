@@ -1,0 +1,244 @@
+"""Legal configurations as rows of integers: a size per axis, then the number of kept blocks per stage.
+
+A request is a row of targets. Sizes are first snapped down to their choices, derived axes computed, and relations
+checked for all rows at once; only components of related axes that fail go to the exact solver of `_relations`.
+Relations without a table are met by trying. Sizes that only skipped blocks use are set to a canonical value
+(the full size where legal), so that equal subnetworks are equal rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+
+import numpy as np
+
+from elastify._plan import Plan
+from elastify._relations import Relations, Step
+
+_ABOVE = 1e4
+_FOLLOWS = 1e-3
+_TRIES = 200
+
+Kept = Sequence[frozenset[int]]
+
+
+class Rows:
+    """The rows of a plan."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.n_axes = len(plan.axes)
+        self.full = np.array([axis.size for axis in plan.axes] + [s.choices[-1] for s in plan.stages], np.int64)
+
+    @cached_property
+    def relations(self) -> Relations:
+        """The relations between sizes, compiled on first use."""
+        return Relations(self.plan)
+
+    @cached_property
+    def choices(self) -> list[np.ndarray]:
+        """Legal values per column."""
+        return [*self.relations.domains, *(np.array(stage.choices, np.int64) for stage in self.plan.stages)]
+
+    @cached_property
+    def weights(self) -> np.ndarray:
+        """How much a target matters per axis: derived axes follow, where nobody asks for them."""
+        return np.where([axis.derived is not None for axis in self.plan.axes], _FOLLOWS, 1.0)
+
+    @cached_property
+    def least(self) -> np.ndarray:
+        """The smallest row: every size as small as the relations allow."""
+        return self.fit(np.array([[choices[0] for choices in self.choices]], float))[0]
+
+    @cached_property
+    def homes(self) -> dict[int, list[tuple[tuple[int, int], ...]]]:
+        """Per column the blocks (stage, index) around each of its members, for axes that blocks own alone."""
+        stages = enumerate(self.plan.stages)
+        blocks = [(path, s, b) for s, stage in stages for b, path in enumerate(stage.blocks) if b > 0]
+        others: dict[str, list[str]] = {}
+        for alias, name in self.plan.aliases.items():
+            others.setdefault(name, []).append(alias)
+        found: dict[int, list[tuple[tuple[int, int], ...]]] = {}
+        for column, axis in enumerate(self.plan.axes):
+            tensors = {name for member, _ in axis.members for name in (member, *others.get(member, ()))}
+            around = {tuple((s, b) for path, s, b in blocks if name.startswith(path + ".")) for name in tensors}
+            if tensors and () not in around:
+                found[column] = sorted(around)
+        return found
+
+    def sample(self, rng: np.random.Generator) -> np.ndarray:
+        """A random legal row, before normalisation."""
+        relations, row = self.relations, self.full.copy()
+        for column in relations.lone:
+            row[column] = rng.choice(relations.domains[column])
+        for column in range(self.n_axes, len(row)):
+            row[column] = rng.choice(self.choices[column])
+        self._draw(row, [column for component in relations.components for column in component.columns], rng)
+        for relation in relations.loose:
+            for _ in range(_TRIES):
+                if relations.satisfied(relation, row[None])[0]:
+                    break
+                self._draw(row, relation.scope, rng)
+        if not relations.legal(row[None, : self.n_axes])[0]:
+            row[: self.n_axes] = self.full[: self.n_axes]
+        return row
+
+    def _draw(self, row: np.ndarray, columns: Iterable[int], rng: np.random.Generator) -> None:
+        """Draw the sizes in some columns again, together with what tables link to them."""
+        relations, wanted = self.relations, set(columns)
+        for column in sorted(wanted.intersection(relations.lone)):
+            row[column] = rng.choice(relations.domains[column])
+        for component in relations.components:
+            if wanted.intersection(component.columns):
+                drawn = relations.read_back(self._trails[component.columns], lambda line: _any_finite(line, rng))
+                for column, size in drawn.items():
+                    row[column] = size
+
+    @cached_property
+    def _trails(self) -> dict[tuple[int, ...], list[Step]]:
+        """Each component's elimination without preferences, to draw from."""
+        relations, trails = self.relations, {}
+        for component in relations.components:
+            even = {column: np.zeros(len(relations.domains[column])) for column in component.columns}
+            trail = relations.eliminate(component, even)
+            assert trail is not None  # the full network is legal
+            trails[component.columns] = trail
+        return trails
+
+    def nested(self, n: int, low: np.ndarray | None = None, high: np.ndarray | None = None) -> np.ndarray:
+        """`n` legal rows between two legal ones (the smallest and the full by default), no size ever shrinking."""
+        low = self.least if low is None else low
+        high = self.full if high is None else high
+        steps = np.linspace(0, 1, n)[:, None] if n > 1 else np.ones((1, 1))
+        rows = self.fit(low + steps * (high - low))
+        rows[-1] = high
+        for number in range(1, n - 1):
+            if (rows[number] < rows[number - 1]).any():
+                rows[number] = self.fit(rows[number][None], lower=rows[number - 1])[0]
+        return rows
+
+    def fit(self, targets: np.ndarray, lower: np.ndarray | None = None) -> np.ndarray:
+        """The legal row nearest to each target row, not above it where possible and never below the row `lower`."""
+        rows = self.fit_wishes(targets, lower=lower)
+        assert rows is not None  # nothing is pinned and the full network is legal
+        return rows
+
+    def grow(self, row: np.ndarray) -> np.ndarray:
+        """Rows that enlarge one free size or depth of a row by one choice, others only as relations demand."""
+        targets = []
+        for column, domain in enumerate(self.choices):
+            larger = domain[domain > row[column]]
+            if len(larger) and column not in self.relations.derived:
+                targets.append(np.where(np.arange(len(row)) == column, larger[0], row))
+        if not targets:
+            return np.empty((0, len(row)), np.int64)
+        rows = self.fit(np.array(targets, float), lower=row)
+        return rows[(rows > row).any(axis=1)]
+
+    def fit_wishes(
+        self,
+        targets: np.ndarray,
+        *,
+        weights: np.ndarray | None = None,
+        pins: np.ndarray | None = None,
+        lower: np.ndarray | None = None,
+        solve: bool = False,
+    ) -> np.ndarray | None:
+        """As `fit`, with weights and pins (sizes that must be met exactly) per axis; None where pins contradict.
+        `solve` goes to the solver at once: for wishes about derived axes."""
+        relations, n_axes = self.relations, self.n_axes
+        weights = self.weights if weights is None else weights
+        pins = np.zeros(n_axes, bool) if pins is None else pins
+        rows = np.empty(targets.shape, np.int64)
+        for column, domain in enumerate(self.choices):
+            at = np.searchsorted(domain, targets[:, column] * (1 + 1e-12), side="right") - 1
+            rows[:, column] = domain[np.maximum(at, 0)]
+        if lower is not None:
+            rows = np.maximum(rows, lower)
+        sizes = relations.derive(rows[:, :n_axes])
+        for component in relations.components:
+            columns = list(component.columns)
+            good = relations.legal_part(sizes, columns)
+            for column in columns:
+                good &= ~pins[column] | (sizes[:, column] == targets[:, column])
+                good &= True if lower is None else sizes[:, column] >= lower[column]
+            for number in range(len(sizes)) if solve else np.flatnonzero(~good):
+                unary = {c: self._distance(c, targets[number, c], weights[c], pins[c], lower) for c in columns}
+                solved = relations.solve(component, unary)
+                if solved is None:
+                    if lower is None:
+                        return None
+                    solved = {column: int(lower[column]) for column in columns}
+                for column, size in solved.items():
+                    sizes[number, column] = size
+        rows[:, :n_axes] = sizes
+        return self._settle_loose(rows, targets, lower, pins)
+
+    def _distance(self, column: int, target: float, weight: float, pin: bool, lower: np.ndarray | None) -> np.ndarray:
+        """Cost of each choice: how far it is from the target, in logarithms; above it is worse than anything below."""
+        domain = self.relations.domains[column]
+        apart = np.log(max(target, 1e-9) / domain)
+        cost = weight * np.abs(apart)
+        if weight > _FOLLOWS:
+            cost[apart < -1e-12] += weight * _ABOVE
+        if pin:
+            cost[domain != target] = np.inf
+        if lower is not None:
+            cost[domain < lower[column]] = np.inf
+        return cost
+
+    def _settle_loose(
+        self, rows: np.ndarray, targets: np.ndarray, lower: np.ndarray | None, pins: np.ndarray
+    ) -> np.ndarray | None:
+        """Rows that break a relation without a table try random parts below the target, then the lower or full row."""
+        relations, n_axes = self.relations, self.n_axes
+        if not relations.loose:
+            return rows
+        for number in np.flatnonzero(~relations.legal(rows[:, :n_axes])):
+            rng, best = np.random.default_rng(0), None
+            for _ in range(_TRIES):
+                trial = self.sample(rng)
+                trial[n_axes:] = rows[number, n_axes:]
+                allowed = (trial[:n_axes] <= targets[number, :n_axes]) & (~pins | (trial[:n_axes] == targets[number, :n_axes]))
+                if allowed.all() and (lower is None or (trial >= lower).all()):
+                    gap = np.log(targets[number, :n_axes] / trial[:n_axes]).sum()
+                    best = (gap, trial) if best is None or gap < best[0] else best
+            if best is None and pins.any():
+                return None
+            fallback = self.full if lower is None else lower
+            rows[number, :n_axes] = (best[1] if best else fallback)[:n_axes]
+        return rows
+
+    def normalise(self, rows: np.ndarray, kept: Kept | None = None) -> np.ndarray:
+        """Rows with canonical sizes for what skipped blocks alone use. `kept` gives the blocks of each stage where
+        they are not a prefix."""
+        rows = rows.copy()
+        if not self.homes:
+            return rows
+        dead = np.zeros((len(rows), self.n_axes), bool)
+        for column, members in self.homes.items():
+            dead[:, column] = np.logical_and.reduce(
+                [np.logical_or.reduce([self._skipped(rows, s, b, kept) for s, b in around]) for around in members]
+            )
+        before = rows[:, : self.n_axes]
+        after = self.relations.derive(np.where(dead, self.full[: self.n_axes], before))
+        changed = dead.any(axis=1)
+        good = self.relations.legal(after) & ((after == before) | dead).all(axis=1)
+        rows[changed & good, : self.n_axes] = after[changed & good]
+        for number in np.flatnonzero(changed & ~good):
+            targets = np.where(dead[number], self.full[: self.n_axes], before[number])
+            targets = np.concatenate([targets, rows[number, self.n_axes :]]).astype(float)
+            solved = self.fit_wishes(targets[None], pins=~dead[number], solve=True)
+            if solved is not None:
+                rows[number] = solved[0]
+        return rows
+
+    def _skipped(self, rows: np.ndarray, stage: int, block: int, kept: Kept | None) -> np.ndarray:
+        if kept is not None:
+            return np.full(len(rows), block not in kept[stage])
+        return rows[:, self.n_axes + stage] <= block
+
+
+def _any_finite(line: np.ndarray, rng: np.random.Generator) -> int:
+    return int(rng.choice(np.flatnonzero(np.isfinite(line))))
