@@ -1,0 +1,42 @@
+"""The Python code of the README, CONTRIBUTING and the documentation runs, each page as one program."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def program(text: str) -> str:
+    """All Python blocks of a page at their own line numbers, so that an error names the page's line."""
+    lines = [""] * (text.count("\n") + 1)
+    for block in re.finditer(r"^```python\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE):
+        first = text.count("\n", 0, block.start(1))
+        for offset, line in enumerate(block[1].splitlines()):
+            lines[first + offset] = line
+    return "\n".join(lines)
+
+
+WITH_CODE = [page for page in PAGES if program(page.read_text(encoding="utf-8")).strip()]
+
+
+def test_pages_with_code_are_found() -> None:
+    names = {page.name for page in WITH_CODE}
+    assert {"README.md", "CONTRIBUTING.md", "how-to.md", "concepts.md"} <= names
+
+
+@pytest.mark.parametrize("page", WITH_CODE, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_code_runs(page: Path, tmp_path: Path) -> None:
+    # Its own process: a page may register rules. Under the page's line numbers, and outside the checkout.
+    script = tmp_path / f"{page.stem}.py"
+    script.write_text(program(page.read_text(encoding="utf-8")), encoding="utf-8")
+    code = f"import runpy, sys; sys.path.insert(0, {str(ROOT)!r}); runpy.run_path({str(script)!r})"
+    command = [sys.executable, "-c", code]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    assert run.returncode == 0, f"{page.name}:\n{run.stderr}"
