@@ -7,7 +7,7 @@ module, because what cannot be seen cannot be proven.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 from elastify._equations import Lookup, Solver
@@ -42,9 +42,16 @@ class Analysis:
 
 
 def analyse(
-    graphs: list[Graph], lookup: Lookup, interface: Callable[[Graph], Iterable[Value]] = lambda graph: graph.outputs
+    graphs: list[Graph],
+    lookup: Lookup,
+    parameters: Collection[str],
+    interface: Callable[[Graph], Iterable[Value]] = lambda graph: graph.outputs,
 ) -> Analysis:
-    """Layouts from captured graphs; `lookup` gives attribute values, `interface` the outputs that must not move."""
+    """Layouts from captured graphs.
+
+    `lookup` gives attribute values, `parameters` the names of the tensors that are parameters, `interface` the outputs
+    that must not move.
+    """
     facts = Facts(Terms())
     shared: dict[str, list[Term]] = {}
     dims: list[dict[int, list[Term]]] = []
@@ -71,15 +78,17 @@ def analyse(
         by_id = {v.id: n for n, v in graph.tensors.items()}
         used |= {by_id[v.id] for call in graph.calls for v in values((call.args, call.kwargs)) if v.id in by_id}
         dims.append(facts.finish())
-    _freeze_unseen(facts, graphs[0], dims[0], used)
+    _freeze_unseen(facts, graphs[0], dims[0], used, parameters)
     return Analysis(facts, graphs, dims, guards, frozenset(facts.terms.by_id(i).id for i in batch))
 
 
-def _freeze_unseen(facts: Facts, graph: Graph, dims: dict[int, list[Term]], used: set[str]) -> None:
+def _freeze_unseen(
+    facts: Facts, graph: Graph, dims: dict[int, list[Term]], used: set[str], parameters: Collection[str]
+) -> None:
     seen_ids = {graph.tensors[name].id for name in used}
-    modules = {n.rpartition(".")[0] for n, v in graph.tensors.items() if v.id not in seen_ids and sum(v.shape) > 1}
+    modules = {n.rpartition(".")[0] for n in parameters if graph.tensors[n].id not in seen_ids}
     for name, value in graph.tensors.items():
         if name.rpartition(".")[0] in modules:
             facts.why = Why("unused", name.rpartition(".")[0])
             for term in dims[value.id]:
-                facts.freeze(term, "its module has a parameter or buffer that no captured run used")
+                facts.freeze(term, "its module has a parameter that no captured run used")

@@ -15,6 +15,7 @@ import inspect
 import threading
 import traceback
 import warnings
+import weakref
 from contextlib import ExitStack
 from typing import Any
 
@@ -24,11 +25,13 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from elastify._adapters import auxiliary_outputs
-from elastify._capture_record import Recorder, short_path
+from elastify._capture_leaks import release
+from elastify._capture_record import Recorder, is_python, short_path
 from elastify._capture_state import Convert, prepared
 from elastify._errors import ElastifyError
 from elastify._graph import Graph, values
 from elastify._ints import guard_log
+from elastify._quiet import recording
 
 _lock = threading.RLock()
 _INPUTS = "example inputs are a tensor, a tuple of positional arguments or a dict of keyword arguments"
@@ -51,7 +54,13 @@ def capture(
 def capture_all(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Graph]:
     """Records of an evaluation and a training run: some parameters are used in one of them only."""
     session = _Session(model, args, kwargs)
-    return [session.run(training=False), session.run(training=True)]
+    graphs = [session.run(training=False)]
+    try:
+        graphs.append(session.run(training=True))
+    except ElastifyError as error:
+        reason = f"{error.where}: {error.why}"
+        warnings.warn(f"training mode was not captured, what only it uses stays as it is: {reason}", stacklevel=2)
+    return graphs
 
 
 def prepare_inputs(args: Any, kwargs: dict[str, Any] | None = None) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -146,11 +155,18 @@ class _Session:
             stack.enter_context(_watching(self.mode, recorder) if fake else _Watch(recorder))
             stack.enter_context(recorder.modules())
             stack.enter_context(guard_log(recorder.guard))
+            stack.enter_context(recording(recorder))
             stack.enter_context(recorder)
             run_recorded(self.model, args, kwargs)
+        del args, kwargs
+        if fake:
+            owned = {id(made) for _, made in self.fakes.values()}
+            made = [weakref.ref(t) for t, _ in recorder.known.values() if id(t) not in owned and type(t) is FakeTensor]
+            recorder.known.clear()
+            release(made)
         graph.guards = list(recorder.guards)
         root = next((call for call in graph.modules if call.path == ""), None)
-        out = root.out if root else ()
+        out: Any = root.out if root else ()
         hidden = auxiliary_outputs(self.model) if isinstance(out, dict) else ()
         graph.outputs = list(values({k: v for k, v in out.items() if k not in hidden} if hidden else out))
         return graph
@@ -193,8 +209,9 @@ class _Session:
         found = ""
         for frame, line in self.frames(error):
             module = frame.f_globals.get("__name__", "")
-            if module.partition(".")[0] != "torch" and not module.startswith("elastify._"):
-                found = f"{short_path(frame.f_code.co_filename, module)}:{line}"
+            file = frame.f_code.co_filename
+            if module.partition(".")[0] != "torch" and not module.startswith("elastify._") and not is_python(file):
+                found = f"{short_path(file, module)}:{line}"
         return found
 
     def failure(self, what: str, error: BaseException) -> ElastifyError:
@@ -215,7 +232,7 @@ class _Session:
         try:
             with torch.no_grad(), prepared(self.model, _clone, training=training, tag=False):
                 self.model(*_map(self.args, _clone), **_map(self.kwargs, _clone))
-        except Exception as plain:
+        except Exception as plain:  # noqa: BLE001 - whatever it is, it is the reason
             return self.failure("the model does not run on the example inputs", plain)
         return self.failure("the model cannot be captured", error)
 
@@ -297,7 +314,7 @@ def _tensors(tree: Any) -> Any:
             yield from _tensors(item)
 
 
-def _named(arguments: dict[str, Any], signature: inspect.Signature | None = None, prefix: str = "") -> Any:
+def _named(arguments: dict[Any, Any], signature: inspect.Signature | None = None, prefix: str = "") -> Any:
     """(name, tensor) of every input: its parameter, then keys and positions inside it."""
     for key, item in arguments.items():
         name = f"{prefix}.{key}" if prefix else str(key)

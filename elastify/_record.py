@@ -20,6 +20,7 @@ from elastify._errors import ElastifyError
 from elastify._ints import Attr
 from elastify._layout import Layout
 from elastify._plan import Plan, Stage
+from elastify._quiet import recorders, unrecorded
 from elastify._slicing import Ruler, Slice
 
 Key = tuple[frozenset[tuple[int, int]], frozenset[tuple[str, tuple[int, ...]]]]
@@ -89,6 +90,12 @@ class Record:
 
     def value(self, module: nn.Module, name: str, full: Tensor) -> Tensor:
         """The active value of a tensor whose own value is `full`."""
+        if not recorders:
+            return self._value(module, name, full)
+        with unrecorded():
+            return self._value(module, name, full)
+
+    def _value(self, module: nn.Module, name: str, full: Tensor) -> Tensor:
         active = self.active
         if self.transforms:
             transform = self.transforms.get(name)

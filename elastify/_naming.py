@@ -1,0 +1,90 @@
+"""Names of axes that a person can read and that stay the same from run to run.
+
+An axis is named after the module that encloses all its members and its role there: `blocks.3.attn.heads`,
+`blocks.3.mlp.hidden`, `width`. The role comes from the attribute that holds its size if there is one, from its
+place in a product, or from how far it reaches. Where two axes would share a name, the module that makes the
+units is used instead, then a number.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class Draft:
+    """What is known of an axis before it has a name: members in order, attribute names, place in products."""
+
+    id: int
+    size: int
+    members: list[tuple[str, int]] = field(default_factory=list)
+    attributes: set[str] = field(default_factory=set)
+    inner_of_heads: bool = False
+    spans_blocks: bool = False
+
+
+def role_of(draft: Draft) -> str:
+    """heads, head_dim, groups, width or hidden."""
+    for name in sorted(draft.attributes):
+        text = name.lower()
+        if "head" in text and ("dim" in text or "size" in text):
+            return "head_dim"
+        if "head" in text:
+            return "heads"
+        if "group" in text and draft.size > 1 and len(draft.attributes) == 1:
+            return "groups" if not draft.spans_blocks else "width"
+    if draft.inner_of_heads:
+        return "head_dim"
+    return "width" if draft.spans_blocks else "hidden"
+
+
+def enclosing(paths: Sequence[str]) -> str:
+    """The longest module path that all paths begin with."""
+    split = [path.split(".") if path else [] for path in paths]
+    common: list[str] = []
+    for parts in zip(*split, strict=False):
+        if len(set(parts)) > 1:
+            break
+        common.append(parts[0])
+    return ".".join(common)
+
+
+def _owner(tensor: str) -> str:
+    return tensor.rpartition(".")[0]
+
+
+def name_axes(drafts: Sequence[Draft]) -> Mapping[int, tuple[str, str]]:
+    """(name, role) of each axis by id."""
+    roles = {draft.id: role_of(draft) for draft in drafts}
+    names: dict[int, str] = {}
+    for draft in drafts:
+        home = enclosing([_owner(tensor) for tensor, _ in draft.members])
+        names[draft.id] = _join(home, roles[draft.id])
+    _spread(drafts, names, lambda draft: _join(_producer(draft), roles[draft.id]))
+    _spread(drafts, names, None)
+    return {ident: (name, roles[ident]) for ident, name in names.items()}
+
+
+def _producer(draft: Draft) -> str:
+    """The first module that has the axis among its output dimensions."""
+    return _owner(next((tensor for tensor, dim in draft.members if dim == 0), draft.members[0][0]))
+
+
+def _join(path: str, role: str) -> str:
+    return f"{path}.{role}" if path else role
+
+
+def _spread(drafts: Sequence[Draft], names: dict[int, str], rename) -> None:  # noqa: ANN001 - an optional callable
+    counts = Counter(names.values())
+    seen: Counter[str] = Counter()
+    for draft in drafts:
+        name = names[draft.id]
+        if counts[name] == 1:
+            continue
+        if rename is not None:
+            names[draft.id] = rename(draft)
+        else:
+            names[draft.id] = f"{name}{seen[name]}"
+            seen[name] += 1

@@ -1,0 +1,326 @@
+"""From an analysis to a plan: which axes are elastic, what they are called, what follows them.
+
+An axis is a leaf of the analysis that nothing froze and that at least one parameter has. Everything that such
+an axis reaches goes into the plan: tensors to slice, integer attributes to set, float scales that are a root of a
+size, blocks that may be left out, comparisons that must keep their answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any
+
+from torch import nn
+
+from elastify._analysis import Analysis
+from elastify._attributes import get_in, resolve
+from elastify._config import build_choices
+from elastify._depth import Run, find_runs
+from elastify._equations import constraints
+from elastify._errors import ElastifyError
+from elastify._graph import Graph
+from elastify._ints import Attr, Dim
+from elastify._layout import Axis, Layout, Product, axes_of
+from elastify._naming import Draft, name_axes
+from elastify._plan import Constraint, ElasticAxis, FrozenDim, Plan, Stage
+from elastify._terms import Term
+
+_SCALED = frozenset("mul div scaled_dot_product_attention baddbmm matmul pow".split())
+_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the user asked for; see `elastify.elastify`."""
+
+    freeze: tuple[str, ...] = ()
+    choices: Mapping[str, Sequence[int | float]] | None = None
+    min_ratio: float | Mapping[str, float] = 0.25
+    multiple_of: int | None = None
+    depth: bool = True
+
+
+def attribute_value(model: nn.Module, attr: Attr) -> int:
+    """The integer that an attribute holds in the full model."""
+    return int(get_in(getattr(resolve(model, attr.owner), attr.name), attr.index))
+
+
+def matches(pattern: str, *names: str) -> bool:
+    """Whether a glob fits a name or a module path above it.
+
+    >>> matches("blocks.0", "blocks.0.mlp.hidden"), matches("*.heads", "blocks.0.attn.heads")
+    (True, True)
+    """
+    return any(fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*") for name in names)
+
+
+def containers(model: nn.Module) -> dict[str, list[str]]:
+    """Paths of the containers of a model and of their children in order."""
+    found = {}
+    for path, module in model.named_modules():
+        if isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict)):
+            found[path] = [f"{path}.{name}" if path else name for name, _ in module.named_children()]
+    return found
+
+
+@dataclass(slots=True)
+class Planner:
+    """Builds the plan of one model; `excluded` axes (demoted by verification) stay fixed."""
+
+    model: nn.Module
+    analysis: Analysis
+    options: Options
+    excluded: Mapping[int, str] = field(default_factory=dict)
+    excluded_runs: frozenset[str] = frozenset()
+
+    def plan(self) -> Plan:
+        runs = self.runs()
+        drafts = self.drafts(runs)
+        names = name_axes(drafts)
+        axes = self.axes(drafts, names)
+        elastic = {axis.id for axis in axes}
+        attributes = {
+            attr: layout
+            for attr, layout in self.attributes().items()
+            if any(axis.id in elastic for axis in axes_of(layout))
+        }
+        return Plan(
+            axes=axes,
+            stages=self.stages(runs),
+            tensors=self.tensors(elastic),
+            aliases=self.aliases(elastic),
+            attributes=attributes,
+            scales=self.scales(attributes, elastic),
+            constraints=self.constraints(axes),
+            statistics=self.statistics(),
+            frozen=self.frozen(elastic),
+        )
+
+    # -- tensors -----------------------------------------------------------------------------------------
+
+    @property
+    def graph(self) -> Graph:
+        return self.analysis.graphs[0]
+
+    def canonical(self) -> dict[int, str]:
+        """The first name of every parameter and buffer, by value."""
+        names: dict[int, str] = {}
+        for name, value in self.graph.tensors.items():
+            names.setdefault(value.id, name)
+        return names
+
+    def layouts(self, name: str) -> tuple[Layout, ...]:
+        return tuple(self.analysis.terms.resolve(term) for term in self.analysis.tensor(name))
+
+    def tensors(self, elastic: set[int]) -> dict[str, tuple[Layout, ...]]:
+        found = {}
+        for name in self.canonical().values():
+            layouts = self.layouts(name)
+            if any(axis.id in elastic for layout in layouts for axis in axes_of(layout)):
+                found[name] = layouts
+        return found
+
+    def aliases(self, elastic: set[int]) -> dict[str, str]:
+        canonical, affected = self.canonical(), self.tensors(elastic)
+        pairs = ((name, canonical[value.id]) for name, value in self.graph.tensors.items())
+        return {name: first for name, first in pairs if name != first and first in affected}
+
+    def statistics(self) -> frozenset[str]:
+        return frozenset(n for n, _ in self.model.named_buffers() if n.rpartition(".")[2] in _STATISTICS)
+
+    # -- axes --------------------------------------------------------------------------------------------
+
+    def drafts(self, runs: Sequence[Run]) -> list[Draft]:
+        """Elastic leaves with their members, in the order in which the model owns them."""
+        terms = self.analysis.terms
+        parameters = {name for name, _ in self.model.named_parameters(remove_duplicate=False)}
+        drafts: dict[int, Draft] = {}
+        real: set[int] = set()
+        for name in self.canonical().values():
+            for dim, term in enumerate(self.analysis.tensor(name)):
+                for leaf in dict.fromkeys(terms.leaves(term)):
+                    if leaf.frozen is None and leaf.size > 1 and leaf.id not in self.excluded:
+                        draft = drafts.setdefault(leaf.id, Draft(leaf.id, leaf.size))
+                        draft.members.append((name, dim))
+                        if name in parameters:
+                            real.add(leaf.id)
+        for attr, term in self.analysis.facts.attributes.items():
+            root = terms.find(term)
+            if root.id in drafts:
+                drafts[root.id].attributes.add(attr.name)
+        self._mark(drafts, runs)
+        return [draft for draft in drafts.values() if draft.id in real]
+
+    def _mark(self, drafts: dict[int, Draft], runs: Sequence[Run]) -> None:
+        for name in self.canonical().values():
+            for layout in self.layouts(name):
+                for part in _products(layout):
+                    if isinstance(part.parts[0], Axis) and part.parts[0].id in drafts:
+                        for axis in axes_of(part.parts[-1]):
+                            if axis.id in drafts:
+                                drafts[axis.id].inner_of_heads = True
+        for draft in drafts.values():
+            touched = {
+                block
+                for run in runs
+                for block in run.blocks
+                for tensor, _ in draft.members
+                if tensor.startswith(f"{block}.")
+            }
+            draft.spans_blocks = len(touched) > 1
+
+    def axes(self, drafts: Sequence[Draft], names: Mapping[int, tuple[str, str]]) -> tuple[ElasticAxis, ...]:
+        options, axes = self.options, []
+        for draft in drafts:
+            name, role = names[draft.id]
+            owners = [tensor.rpartition(".")[0] for tensor, _ in draft.members]
+            if any(matches(pattern, name, *owners) for pattern in options.freeze):
+                continue
+            explicit = _last_match(options.choices, name)
+            ratio = options.min_ratio
+            if isinstance(ratio, Mapping):
+                found = _last_match(ratio, name)
+                ratio = 0.25 if found is None else found
+            choices = build_choices(draft.size, role, ratio, options.multiple_of, explicit, name=name)
+            if len(choices) > 1:
+                axes.append(ElasticAxis(draft.id, name, draft.size, choices, role, tuple(draft.members)))
+        return tuple(axes)
+
+    # -- what follows the axes ---------------------------------------------------------------------------
+
+    def attributes(self) -> dict[Attr, Layout]:
+        terms = self.analysis.terms
+        return {attr: terms.resolve(term) for attr, term in self.analysis.facts.attributes.items()}
+
+    def scales(self, attributes: Mapping[Attr, Layout], elastic: set[int]) -> dict[Attr, tuple[Layout, float]]:
+        """Float attributes used in a product that are a size to the power of one half, up or down."""
+        found: dict[Attr, tuple[Layout, float]] = {}
+        used, sizes = self._used_floats(), self._sizes_by_module(elastic)
+        for attr, layout in attributes.items():
+            sizes.setdefault(attr.owner, {}).setdefault(layout.size, {})[layout] = 2
+        for path, module in self.model.named_modules():
+            for name, value in vars(module).items():
+                if type(value) is not float or value <= 0 or value not in used.get(path, ()):
+                    continue
+                for power in (-0.5, 0.5):
+                    size = round(value ** (1 / power))
+                    if size > 1 and abs(size**power - value) < 1e-9 * value:
+                        ranked = sizes.get(path, {}).get(size, {})
+                        best = [layout for layout, rank in ranked.items() if rank == max(ranked.values())]
+                        if len(best) == 1:
+                            found[Attr(path, name)] = (best[0], power)
+        return found
+
+    def _used_floats(self) -> dict[str, set[float]]:
+        used: dict[str, set[float]] = {}
+        for graph in self.analysis.graphs:
+            for call in graph.calls:
+                if call.op in _SCALED:
+                    numbers = (*call.args, *call.kwargs.values())
+                    used.setdefault(call.where, set()).update(n for n in numbers if isinstance(n, float))
+        return used
+
+    def _sizes_by_module(self, elastic: set[int]) -> dict[str, dict[int, dict[Layout, int]]]:
+        """Elastic layouts of the dimensions that each module computes with, by size."""
+        terms, sizes = self.analysis.terms, {}
+        for index, graph in enumerate(self.analysis.graphs):
+            for call in graph.calls:
+                for value in call.inputs():
+                    for term in self.analysis.dims[index].get(value.id, ())[-1:]:
+                        layout = terms.resolve(term)
+                        if any(axis.id in elastic for axis in axes_of(layout)):
+                            sizes.setdefault(call.where, {}).setdefault(layout.size, {})[layout] = 1
+        return sizes
+
+    def constraints(self, axes: Sequence[ElasticAxis]) -> tuple[Constraint, ...]:
+        smallest = {axis.id: axis.choices[0] for axis in axes}
+        found: dict[Constraint, None] = {}
+        for index, guards in enumerate(self.analysis.guards):
+            facts = self.analysis.enter(index)
+
+            def layout(leaf: Attr | Dim) -> Layout:
+                size = 0 if isinstance(leaf, Dim) else attribute_value(self.model, leaf)
+                return self.analysis.terms.resolve(facts.size_of(leaf, size))  # noqa: B023 - used in this round only
+
+            found.update(dict.fromkeys(constraints(guards, layout, smallest)))
+        return tuple(found)
+
+    def runs(self) -> list[Run]:
+        if not self.options.depth:
+            return []
+
+        def kind(path: str) -> type:
+            return type(self.model.get_submodule(path))
+
+        found = find_runs(self.analysis, containers(self.model), kind)
+        return [
+            run
+            for run in found
+            if run.container not in self.excluded_runs
+            and not any(matches(p, run.container, *run.blocks) for p in self.options.freeze)
+        ]
+
+    def stages(self, runs: Sequence[Run]) -> tuple[Stage, ...]:
+        stages = []
+        for run in runs:
+            name = run.container or "blocks"
+            name = name if sum(r.container == run.container for r in runs) == 1 else run.blocks[0]
+            ratio = self.options.min_ratio
+            if isinstance(ratio, Mapping):
+                found = _last_match(ratio, name)
+                ratio = 0.25 if found is None else found
+            explicit = _last_match(self.options.choices, name)
+            choices = build_choices(len(run.blocks), "depth", ratio, None, explicit, name=name)
+            stages.append(Stage(name, run.container, run.blocks, choices))
+        return tuple(stages)
+
+    def frozen(self, elastic: set[int]) -> tuple[FrozenDim, ...]:
+        result = []
+        for name in self.canonical().values():
+            for dim, term in enumerate(self.analysis.tensor(name)):
+                leaves = list(self.analysis.terms.leaves(term))
+                if term.size > 1 and leaves and not any(leaf.id in elastic for leaf in leaves):
+                    result.append(FrozenDim(name, dim, term.size, self._reason(leaves)))
+        return tuple(result)
+
+    def _reason(self, leaves: Sequence[Term]) -> str:
+        for leaf in leaves:
+            if leaf.id in self.excluded:
+                return self.excluded[leaf.id]
+            if leaf.frozen is not None:
+                why = leaf.frozen
+                return f"{why[0]}: {why[1]}" if isinstance(why, tuple) else str(why)
+        return "kept by request, or too small to shrink"
+
+
+def _products(layout: Layout) -> list[Product]:
+    if isinstance(layout, Axis):
+        return []
+    inner = [product for part in layout.parts for product in _products(part)]
+    return [layout, *inner] if isinstance(layout, Product) else inner
+
+
+def _last_match(table: Mapping[str, Any] | None, name: str) -> Any:
+    found = None
+    for pattern, value in (table or {}).items():
+        if fnmatchcase(name, pattern):
+            found = value
+    return found
+
+
+def check_patterns(options: Options, names: Sequence[str], paths: Sequence[str]) -> None:
+    """Every pattern that the user gave must fit something."""
+    asked = [("freeze", p, [*names, *paths]) for p in options.freeze]
+    asked += [("choices", p, list(names)) for p in options.choices or ()]
+    if isinstance(options.min_ratio, Mapping):
+        asked += [("min_ratio", p, list(names)) for p in options.min_ratio]
+    for argument, pattern, candidates in asked:
+        if not any(matches(pattern, name) for name in candidates):
+            raise ElastifyError(
+                f"{argument} pattern {pattern!r} fits no axis, stage or module",
+                where="elastify",
+                why=f"axes and stages are called {', '.join(list(names)[:6])} …",
+                fix="print(space(model)) after elastify without it shows all names",
+            )

@@ -1,0 +1,110 @@
+"""The proof of sizes: a reduced network, captured again, must be the plan's network.
+
+The permutation test cannot see an attribute that was left at its old value: activated and extracted would agree
+and both be wrong. So reduced configurations are activated and captured on fake tensors, and every operation must be
+the same and every dimension of every result must have the size of its layout. What fails is narrowed down to
+the axes and stages responsible.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from elastify._analysis import Analysis
+from elastify._errors import ElastifyError
+from elastify._graph import Call, Graph
+from elastify._layout import active_size
+from elastify._plan import Plan
+
+Sizes = Mapping[int, int]
+Blocks = Mapping[str, tuple[int, ...]]
+Capture = Callable[[Sizes, Blocks], Graph]
+
+
+@dataclass(frozen=True, slots=True)
+class Mismatch:
+    """Where a reduced network differs from the plan."""
+
+    text: str
+
+
+def compare(analysis: Analysis, plan: Plan, reduced: Graph, sizes: Sizes, blocks: Blocks) -> Mismatch | None:
+    """The first difference between a captured subnet and what the plan says it is."""
+    skipped = tuple(
+        f"{block}."
+        for stage in plan.stages
+        for index, block in enumerate(stage.blocks)
+        if index not in blocks.get(stage.name, range(len(stage.blocks)))
+    )
+    full = [call for call in analysis.graphs[0].calls if not (call.where + ".").startswith(skipped or ("\0",))]
+    if len(full) != len(reduced.calls):
+        at = next((i for i, (a, b) in enumerate(zip(full, reduced.calls, strict=False)) if a.op != b.op), -1)
+        return Mismatch(f"{len(reduced.calls)} operations instead of {len(full)}; the first other one is {full[at].op} "
+                        f"in {full[at].where} ({full[at].source})")
+    for a, b in zip(full, reduced.calls, strict=True):
+        found = _compare_call(analysis, a, b, sizes)
+        if found:
+            return Mismatch(f"{found} in {a.where or 'the model'} ({a.source})")
+    return None
+
+
+def _compare_call(analysis: Analysis, full: Call, reduced: Call, sizes: Sizes) -> str:
+    if full.op != reduced.op:
+        return f"{reduced.op} runs in place of {full.op}"
+    for a, b in zip(full.outputs(), reduced.outputs(), strict=True):
+        terms = analysis.dims[0].get(a.id)
+        if terms is None:
+            continue
+        expected = tuple(active_size(analysis.terms.resolve(term), sizes) for term in terms)
+        if expected != tuple(b.shape):
+            return f"{full.op} gives {list(b.shape)} and not {list(expected)}"
+    return ""
+
+
+def failing(
+    analysis: Analysis, plan: Plan, capture: Capture, configurations: Sequence[tuple[Sizes, Blocks]]
+) -> tuple[dict[int, str], dict[str, str]]:
+    """Axes (by id) and stages (by name) whose reduced networks are not the plan's, with the difference."""
+    axes: dict[int, str] = {}
+    stages: dict[str, str] = {}
+
+    def wrong(sizes: Sizes, blocks: Blocks) -> str:
+        try:
+            found = compare(analysis, plan, capture(sizes, blocks), sizes, blocks)
+        except ElastifyError as error:
+            return f"the smaller network does not run: {error.why or error.what}"
+        return found.text if found else ""
+
+    def narrow(items: list[Any], sizes: Sizes, blocks: Blocks, text: str) -> None:
+        if len(items) == 1:
+            (axes if isinstance(items[0], int) else stages)[items[0]] = text
+            return
+        half = len(items) // 2
+        blamed = False
+        for part in (items[:half], items[half:]):
+            some = wrong({i: sizes[i] for i in part if isinstance(i, int)}, {n: blocks[n] for n in part if isinstance(n, str)})
+            if some:
+                blamed = True
+                narrow(part, sizes, blocks, some)
+        if not blamed:  # only together: keep the first half, give up the other
+            for item in items[half:]:
+                (axes if isinstance(item, int) else stages)[item] = text
+
+    for sizes, blocks in configurations:
+        while True:
+            sizes = {i: n for i, n in sizes.items() if i not in axes}
+            blocks = {n: b for n, b in blocks.items() if n not in stages}
+            if not sizes and not blocks:
+                break
+            text = wrong(sizes, blocks)
+            if not text:
+                break
+            before = len(axes) + len(stages)
+            narrow([*sizes, *blocks], sizes, blocks, text)
+            if len(axes) + len(stages) == before:
+                break
+    return axes, stages
+
+
