@@ -123,17 +123,14 @@ class _Session:
     def run(self, *, training: bool, fake: bool = True) -> Graph:
         with _lock:
             if not fake or self.real_only:
-                return self.record(training, fake=False)
+                return self.on_real_tensors(training)
             try:
                 return self.record(training, fake=True)
             except Exception as error:
                 if not self.real:
                     raise self.failure("the model cannot be captured", error) from error
                 line = self.line(error)
-                try:
-                    graph = self.record(training, fake=False)
-                except Exception as second:
-                    raise self.explain(second, training) from second
+                graph = self.on_real_tensors(training)
                 self.real_only = line
                 warnings.warn(
                     f"{type(self.model).__name__} depends on the values of tensors at {line} "
@@ -141,6 +138,12 @@ class _Session:
                     stacklevel=4,
                 )
                 return graph
+
+    def on_real_tensors(self, training: bool) -> Graph:
+        try:
+            return self.record(training, fake=False)
+        except Exception as error:
+            raise self.explain(error, training) from error
 
     def record(self, training: bool, fake: bool) -> Graph:
         graph = Graph(training=training)

@@ -75,9 +75,8 @@ _REFLECTED = {
     "ror": "bitwise_or",
     "rxor": "bitwise_xor",
 }
-_INPLACE = frozenset(
-    "iadd isub imul itruediv idiv ifloordiv imod ipow imatmul iand ior ixor ilshift irshift setitem".split()
-)
+_OPERATORS = ("add", "sub", "mul", "truediv", "div", "floordiv", "mod", "pow", "matmul", "and", "or", "xor", "lshift")
+_INPLACE = frozenset([f"i{name}" for name in (*_OPERATORS, "rshift")] + ["setitem"])
 # In form in place, but only about metadata.
 _METADATA = frozenset({"requires_grad_", "retain_grad", "share_memory_", "rename_"})
 _names: dict[Any, OpName] = {}
@@ -87,8 +86,8 @@ def op_name(func: Any) -> OpName:
     """The canonical name of anything that a torch-function mode is handed.
 
     >>> import torch
-    >>> op_name(torch.Tensor.__iadd__), op_name(torch.ops.aten.relu_)
-    (OpName(op='add', inplace=True, reflected=False, kind='call'), OpName(op='relu', inplace=True, reflected=False, kind='call'))
+    >>> op_name(torch.Tensor.__iadd__)
+    OpName(op='add', inplace=True, reflected=False, kind='call')
     """
     try:
         found = _names.get(func)

@@ -8,8 +8,10 @@ reach the dispatcher outside any recorded call come from code that the mode cann
 
 from __future__ import annotations
 
+import operator
 import os
 import sys
+import sysconfig
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
@@ -21,11 +23,13 @@ from torch.overrides import TorchFunctionMode
 
 from elastify._capture_names import IDENTITY, OpName, op_name
 from elastify._graph import Call, Graph, ModuleCall, Value
-from elastify._ints import Dim, Guard, Int
+from elastify._ints import Dim, Guard, Int, leaves
 
-_TORCH = os.path.dirname(torch.__file__) + os.sep
+_TORCH = os.path.dirname(str(torch.__file__)) + os.sep
 _OWN = tuple(os.path.join(os.path.dirname(__file__), name) for name in ("_capture", "_ints"))
+_PYTHON = sysconfig.get_path("stdlib") + os.sep
 _NO_FUNCTION = torch._C.DisableTorchFunction
+_vmap_level = torch._C._functorch.maybe_current_level  # type: ignore[attr-defined]
 _dtype_names: dict[torch.dtype, str] = {}
 
 
@@ -39,6 +43,7 @@ class Recorder(TorchFunctionMode):
         self.known: dict[int, tuple[Tensor, Value]] = {}
         self.before: dict[int, Value] = {}  # value id -> what the tensor was before the change in place
         self.sizes: dict[int, torch.Size] = {}
+        self.dims: dict[int, Dim] = {}
         self.stack: list[tuple[nn.Module, str, ModuleCall | None, int]] = []  # the last: number of values on entry
         self.guards: dict[Guard, None] = {}
 
@@ -67,10 +72,13 @@ class Recorder(TorchFunctionMode):
         of = of or self.value
         if isinstance(item, Tensor):
             return of(item)
+        if type(item) is Int:
+            return item if self.current(item) else int(item)
         if item is None or isinstance(item, _LEAVES):
             return item
         if isinstance(item, tuple):
-            return item if isinstance(item, torch.Size) else tuple(self.tree(x, of) for x in item)
+            items = [self.tree(x, of) for x in item]
+            return torch.Size(items) if isinstance(item, torch.Size) else tuple(items)
         if isinstance(item, list):
             return [self.tree(x, of) for x in item]
         if isinstance(item, dict):
@@ -79,13 +87,22 @@ class Recorder(TorchFunctionMode):
             return slice(self.tree(item.start, of), self.tree(item.stop, of), self.tree(item.step, of))
         if is_dataclass(item) and not isinstance(item, type):
             return {field.name: self.tree(getattr(item, field.name, None), of) for field in fields(item)}
-        return int(item) if hasattr(item, "__index__") else type(item)
+        try:
+            return operator.index(item)  # type: ignore[arg-type] - numpy integers
+        except TypeError:
+            return type(item)
+
+    def current(self, number: Int) -> bool:
+        """False for a size of an earlier run that some cache outside the model has kept."""
+        return all(id(leaf) in self.dims for leaf in leaves(number.expr) if isinstance(leaf, Dim))
 
     def shape(self, tensor: Tensor) -> torch.Size:
         value = self.value(tensor)
         size = self.sizes.get(value.id)
         if size is None:
-            size = torch.Size([Int(n, Dim(value.id, i)) for i, n in enumerate(value.shape)])
+            dims = [Dim(value.id, i) for i in range(len(value.shape))]
+            self.dims.update((id(dim), dim) for dim in dims)
+            size = torch.Size([Int(n, dim) for n, dim in zip(value.shape, dims, strict=True)])
             self.sizes[value.id] = size
         return size
 
@@ -93,7 +110,7 @@ class Recorder(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if self.busy or torch._C._functorch.maybe_current_level() is not None:
+        if self.busy or _vmap_level() is not None:
             return func(*args, **kwargs)  # inside vmap the tensors are wrappers: `unseen` records what they wrap
         name = op_name(func)
         self.busy += 1
@@ -172,7 +189,8 @@ class Recorder(TorchFunctionMode):
         self.graph.calls.append(call)
 
     def guard(self, fn: str, args: tuple[Any, ...], result: Any) -> None:
-        if not self.busy:
+        dims = [leaf for arg in args for leaf in leaves(arg) if isinstance(leaf, Dim)]
+        if not self.busy and all(id(dim) in self.dims for dim in dims):
             self.guards[Guard(fn, args, result, source_line())] = None
 
     # -- modules -----------------------------------------------------------------------------------------------
@@ -263,12 +281,17 @@ def source_line() -> str:
         if file.startswith(_TORCH):
             if not fallback and "overrides" not in file:
                 fallback = f"torch/{file[len(_TORCH) :]}:{frame.f_lineno}"
-        elif not file.startswith(_OWN):
+        elif not (file.startswith(_OWN) or is_python(file)):
             return f"{short_path(file, frame.f_globals.get('__name__', ''))}:{frame.f_lineno}"
         elif frame.f_code.co_name == "run_recorded":
             return fallback
         frame = frame.f_back
     return fallback
+
+
+def is_python(file: str) -> bool:
+    """A file of Python itself."""
+    return file.startswith(_PYTHON) and "site-packages" not in file
 
 
 _short: dict[str, str] = {}

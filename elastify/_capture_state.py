@@ -14,24 +14,29 @@ the innermost builtins, with the very integers that the model passed.
 from __future__ import annotations
 
 import enum
+import gc
+import logging
 import random
 import sys
 import threading
 import types
+import warnings
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from elastify._adapters import uncached
 from elastify._ints import Attr, Int
 
 Convert = Callable[[Tensor], Tensor]
 _BASE = frozenset(nn.Module().__dict__)
 _PLAIN = (type, types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.ModuleType, enum.Enum, nn.Module)
 _MAX_DEPTH = 4
+_MAX_ITEMS = 4096  # longer lists and dicts are data, not architecture
 
 
 @contextmanager
@@ -41,29 +46,71 @@ def prepared(model: nn.Module, convert: Convert, *, training: bool, tag: bool = 
     `tag=False` leaves integers and override checks alone.
     """
     swap = _Swap(convert, tag)
-    numpy = sys.modules.get("numpy")
-    states = (torch.get_rng_state(), random.getstate(), numpy.random.get_state() if numpy else None)
-    fast = torch.backends.mha.get_fastpath_enabled()
-    checks = list(_override_checks()) if tag else []
-    owner = threading.get_ident()
     try:
-        swap.model(model, training)
-        torch.backends.mha.set_fastpath_enabled(False)
-        for module, name, check in checks:
-            setattr(module, name, _unless(owner, check))
-        yield
+        with _generators(), _patched(_override_checks() if tag else []), _eager(), _quiet():
+            swap.model(model, training)
+            yield
     finally:
         try:
-            for module, name, check in checks:
-                setattr(module, name, check)
-            torch.backends.mha.set_fastpath_enabled(fast)
             swap.restore()
         finally:
             swap.restore()  # again where the first was interrupted; nothing is left to do where it was not
-            torch.set_rng_state(states[0])
-            random.setstate(states[1])
-            if numpy:
-                numpy.random.set_state(states[2])
+
+
+@contextmanager
+def _generators() -> Iterator[None]:
+    """Random states of torch, Python and numpy, put back afterwards."""
+    numpy = sys.modules.get("numpy")
+    states = torch.get_rng_state(), random.getstate(), numpy.random.get_state() if numpy else None
+    try:
+        yield
+    finally:
+        torch.set_rng_state(states[0])
+        random.setstate(states[1])
+        if numpy:
+            numpy.random.set_state(states[2])
+
+
+@contextmanager
+def _patched(changes: Iterable[tuple[Any, str, Any, Any]]) -> Iterator[None]:
+    """(object, attribute, old, new): new inside the block, old after it."""
+    changes = list(changes)
+    try:
+        for target, name, _, new in changes:
+            setattr(target, name, new)
+        yield
+    finally:
+        for target, name, old, _ in changes:
+            setattr(target, name, old)
+
+
+@contextmanager
+def _eager() -> Iterator[None]:
+    """No fused attention kernel of nn.TransformerEncoderLayer, no compiled code: each would hide what happens."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    with ExitStack() as stack:
+        stack.callback(torch.backends.mha.set_fastpath_enabled, fast)
+        torch.backends.mha.set_fastpath_enabled(False)
+        if "torch._dynamo.eval_frame" in sys.modules:
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        yield
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No warnings and logs of a run that is not the user's, and no garbage collection in the middle of it."""
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    disabled, collecting = log.disabled, gc.isenabled()
+    try:
+        log.disabled = True
+        gc.disable()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.disabled = disabled
+        if collecting:
+            gc.enable()
 
 
 def _unless(owner: int, check: Callable[..., bool]) -> Callable[..., bool]:
@@ -71,17 +118,18 @@ def _unless(owner: int, check: Callable[..., bool]) -> Callable[..., bool]:
     return lambda *args: False if threading.get_ident() == owner else check(*args)
 
 
-def _override_checks() -> Iterator[tuple[types.ModuleType, str, Callable[..., bool]]]:
+def _override_checks() -> Iterator[tuple[Any, str, Any, Any]]:
     names = ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic")
     checks = {name: getattr(torch.overrides, name) for name in names}
+    owner = threading.get_ident()
     for key, module in list(sys.modules.items()):
         # torch.overrides keeps its own: nn.TransformerEncoderLayer asks it whether the fused path is allowed
-        if key.startswith("torch.") or key == "torch":
+        if key.partition(".")[0] == "torch" and key not in ("torch.overrides", "torch._C"):
             space = getattr(module, "__dict__", {})
-            if key not in ("torch.overrides", "torch._C"):
-                for name, check in checks.items():
-                    if space.get(name) is check:
-                        yield module, name, check
+            for name, check in checks.items():
+                if space.get(name) is check:
+                    yield module, name, check, _unless(owner, check)
+    yield from uncached()
 
 
 class _Swap:
@@ -94,6 +142,8 @@ class _Swap:
 
     def model(self, model: nn.Module, training: bool) -> None:
         for path, module in model.named_modules():
+            if isinstance(module, torch.jit.ScriptModule):
+                continue  # lives in C++: nothing here to replace, and nothing that a fake run could change
             space = module.__dict__
             self.saved.append((space, dict(space)))
             for name, value in list(space.items()):
@@ -104,6 +154,8 @@ class _Swap:
                 elif name not in _BASE:
                     space[name] = self.value(value, path, name, (), 0)
             space["training"] = training
+            if space.get("_compiled_call_impl") is not None:
+                space["_compiled_call_impl"] = None
 
     def restore(self) -> None:
         while self.saved:
@@ -147,7 +199,7 @@ class _Swap:
         if id(value) not in self.copies:
             new = self.once(value, copy)
             for key, item in items:
-                if isinstance(key, (int, str)):
+                if isinstance(key, (int, str)) and len(new) <= _MAX_ITEMS:
                     new[key] = self.value(item, owner, name, (*index, key), depth + 1)
         return self.copies[id(value)][1]
 
@@ -155,13 +207,15 @@ class _Swap:
         """Swap the attributes of an ordinary Python object (config, cache, helper) that a module holds."""
         space = getattr(value, "__dict__", None)
         home = type(value).__module__.partition(".")[0]
-        if type(space) is not dict or not space or index or depth > 1 or id(value) in self.copies or home in _FOREIGN:
+        if type(space) is not dict or not space or id(value) in self.copies or home in _FOREIGN:
             return
         self.copies[id(value)] = (value, value)
         self.saved.append((space, dict(space)))
         path = f"{owner}.{name}" if owner else name
         for key, item in list(space.items()):
-            space[key] = self.value(item, path, key, (), depth + 1)
+            # an integer of an object inside a list has no name that leads to it
+            if not (index and type(item) is int):
+                space[key] = self.value(item, path, key, index, depth + 1)
 
 
 _FOREIGN = frozenset(

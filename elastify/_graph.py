@@ -33,9 +33,10 @@ class Call:
     """One operation: `out` has the structure of what it returned, tensors replaced by values.
 
     `op` is the canonical lower-case name: a method, a functional and an operator of one meaning share it
-    (`x + y`, `x.add(y)`, `torch.add(x, y)`: `add`); in-place forms keep their trailing underscore off (`relu_` is
-    `relu`) and are marked by `inplace`; the tensor changed in place is a new value from then on. ATen operations that
-    ran behind the back of the recorder (scripted functions, vmap) are `unseen:aten.name`. `where` is the module path, `source` the file:line of the caller.
+    (`x + y`, `x.add(y)`, `torch.add(x, y)`: `add`). In-place forms lose their trailing underscore (`relu_` is
+    `relu`) and are marked by `inplace`; the tensor changed in place is a new value from then on. ATen operations
+    that ran behind the back of the recorder (scripted functions, vmap) are `unseen:aten.name`, calls with `out=`
+    end in `.out`. `where` is the module path, `source` the file:line of the caller.
     """
 
     op: str

@@ -128,13 +128,20 @@ class Int(int):
     __hash__ = int.__hash__
 
 
+_NEUTRAL = {"add": 0, "sub": 0, "mul": 1, "floordiv": 1, "pow": 1}
+_ONE_WAY = ("sub", "floordiv")
+
+
 def _arithmetic(name: str, fn: str, *, reflected: bool = False) -> None:
     plain = getattr(int, name)
+    neutral = _NEUTRAL.get(fn)
 
     def method(self: Int, *others: Any) -> Any:
         result = plain(self, *others)
         if type(result) is not int or not all(isinstance(other, int) for other in others):
             return result
+        if others and type(others[0]) is int and others[0] == neutral and not (reflected and fn in _ONE_WAY):
+            return Int(result, self.expr)
         args = (self.expr, *map(expr_of, others))
         return Int(result, Op(fn, args[::-1] if reflected else args))
 
@@ -145,7 +152,7 @@ def _comparison(name: str, fn: str) -> None:
     plain = getattr(int, name)
 
     def method(self: Int, other: Any) -> Any:
-        result = plain(self, other)
+        result = getattr(float, name)(float(self), other) if isinstance(other, float) else plain(self, other)
         log = _guards.get()
         if log is not None and result is not NotImplemented:
             log(fn, (self.expr, expr_of(other)), bool(result))

@@ -7,12 +7,13 @@ model of it can only exist where it has been imported).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from elastify._adapters import timm, torchvision, transformers
+from elastify._adapters import einops, timm, torchvision, transformers
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 _ADAPTERS = {"timm": timm, "torchvision": torchvision, "transformers": transformers}
@@ -39,3 +40,8 @@ def infer_example_inputs(model: nn.Module) -> Inputs | None:
 def auxiliary_outputs(model: nn.Module) -> frozenset[str]:
     """Keys of a model's output that expose its inside, not its interface (caches, hidden states)."""
     return transformers.AUXILIARY_OUTPUTS if library_of(model) == "transformers" else frozenset()
+
+
+def uncached() -> Iterator[tuple[Any, str, Any, Any]]:
+    """(object, attribute, cached, uncached) of functions whose cache would mix up the sizes of different runs."""
+    yield from einops.uncached()

@@ -17,8 +17,7 @@ def example_inputs(model: nn.Module) -> tuple[tuple[Any, ...], dict[str, Any]] |
     built = getattr(getattr(model, "patch_embed", None), "img_size", None)
     if isinstance(built, (tuple, list)) and len(built) == 2:
         size = [int(n) for n in built]
-    first = config.get("first_conv")
-    first = first[0] if isinstance(first, (tuple, list)) and first else first
-    stem = dict(model.named_modules()).get(first or "")
+    first = config.get("first_conv") or ""
+    stem = dict(model.named_modules()).get(first if isinstance(first, str) else first[0])
     channels = int(getattr(stem, "in_channels", channels))
     return (noise(2, channels, *size),), {}

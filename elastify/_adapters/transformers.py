@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from elastify._adapters._noise import noise
 
+_HIDDEN = ("hidden_states", "attentions")
 AUXILIARY_OUTPUTS = frozenset(
-    "past_key_values encoder_last_hidden_state hidden_states attentions cross_attentions encoder_hidden_states "
-    "encoder_attentions decoder_hidden_states decoder_attentions vision_hidden_states image_hidden_states".split()
+    ["past_key_values", "encoder_last_hidden_state", "cross_attentions", *_HIDDEN]
+    + [f"{part}_{name}" for part in ("encoder", "decoder", "vision", "image") for name in _HIDDEN]
 )
 _TOKENS = 128
 _POSITIONS = ("max_position_embeddings", "n_positions", "max_target_positions", "seq_length", "max_seq_len")
@@ -46,11 +47,15 @@ def example_inputs(model: nn.Module) -> tuple[tuple[Any, ...], dict[str, Any]] |
 def _tokens(model: Any, config: Any) -> Tensor:
     text = config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
     positions = [getattr(text, name) for name in _POSITIONS if isinstance(getattr(text, name, None), int)]
-    # some models start counting positions after the padding index
-    room = min([p - 2 if p < _TOKENS + 2 and p > 2 else p for p in positions if p > 0], default=_TOKENS)
-    length = min(_TOKENS, room)
+    length = min([_TOKENS, *(n - _first_position(model) for n in positions if n > 0)])
     vocabulary = int(getattr(text, "vocab_size", 0) or model.get_input_embeddings().num_embeddings)
     return (torch.arange(2 * length) % max(vocabulary - 3, 1) + min(3, vocabulary - 1)).view(2, length)
+
+
+def _first_position(model: nn.Module) -> int:
+    """Some models count positions from the one after the padding index."""
+    tables = (m for name, m in model.named_modules() if name.endswith("position_embeddings"))
+    return next((m.padding_idx + 1 for m in tables if getattr(m, "padding_idx", None) is not None), 0)
 
 
 def _picture(model: Any, config: Any) -> Tensor:

@@ -1,0 +1,63 @@
+"""Fake tensors must not outlive the capture.
+
+What a module stores is put back by `_capture_state`. But a function under `functools.lru_cache`, or a dict at
+module level, may have kept a tensor of the run, and would hand a tensor without data to the next real one. So
+after a run every tensor made in it should be gone; where one is not, the caches that hold it are emptied.
+"""
+
+from __future__ import annotations
+
+import functools
+import gc
+import warnings
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+_LRU = type(functools.lru_cache(len))
+_MAX_DEPTH = 4
+
+
+def release(made: Sequence[weakref.ref[Any]]) -> None:
+    """Empty whatever still holds one of the tensors; warn where that is not possible."""
+    if not any(ref() is not None for ref in made):
+        return
+    gc.collect()
+    alive = [tensor for ref in made if (tensor := ref()) is not None]
+    if alive:
+        _empty_holders(alive)
+        del alive
+        if any(ref() is not None for ref in made):
+            warnings.warn(
+                "the model keeps tensors of its forward pass outside its modules, and still holds one without data "
+                "from the capture: clear that cache before running the model",
+                stacklevel=2,
+            )
+
+
+def _empty_holders(alive: list[Any]) -> None:
+    held: list[Any] = alive
+    seen = {id(alive)}
+    for _ in range(_MAX_DEPTH):
+        ids = {id(x) for x in held}
+        # only containers can be a cache or a part of one; frames and this function's own lists are neither
+        holders = [h for h in gc.get_referrers(*held) if isinstance(h, (_LRU, dict, list, tuple)) and h is not held]
+        held = []
+        for holder in holders:
+            if id(holder) in seen:
+                continue
+            seen.add(id(holder))
+            if isinstance(holder, _LRU):
+                holder.cache_clear()
+            else:
+                held.append(holder)
+                if type(holder) is dict and not _is_namespace(holder):
+                    for key in [k for k, v in holder.items() if id(v) in ids]:
+                        del holder[key]
+        seen.add(id(held))
+        if not held:
+            return
+
+
+def _is_namespace(space: dict[Any, Any]) -> bool:
+    return "__name__" in space or any(getattr(h, "__dict__", None) is space for h in gc.get_referrers(space))
