@@ -1,0 +1,25 @@
+"""Training of elastic models: strategies, a trainer, and what comes before (`sort_channels`) and after (`recalibrate`).
+
+A strategy turns one batch into several passes, one per subnet, and leaves the sum of their gradients. It works in any
+loop of your own; `fit` is a loop with progress, mixed precision, checkpoints and resume.
+"""
+
+from elastify.train._distill import soft_cross_entropy
+from elastify.train._fit import History, fit
+from elastify.train._full_plus_random import FullPlusRandom
+from elastify.train._recalibrate import recalibrate
+from elastify.train._sandwich import Sandwich
+from elastify.train._sort import sort_channels
+from elastify.train._strategy import Losses, Strategy
+
+__all__ = [
+    "FullPlusRandom",
+    "History",
+    "Losses",
+    "Sandwich",
+    "Strategy",
+    "fit",
+    "recalibrate",
+    "soft_cross_entropy",
+    "sort_channels",
+]

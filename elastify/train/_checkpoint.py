@@ -1,0 +1,171 @@
+"""Checkpoints: nested state as safetensors and JSON, written so that a reader finds a whole one or none.
+
+Tensors in the state become entries of `step-N.safetensors`; everything else, with their names in their places, becomes
+`checkpoint.json`, which also holds the name, size and checksum of the tensor file. The tensor file is written first,
+under a new name; renaming the JSON text over the old one is the moment at which the new checkpoint begins to exist.
+Older tensor files are removed afterwards. Reading runs no code of the file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from elastify._errors import ElastifyError
+
+JSON_NAME = "checkpoint.json"
+FORMAT = 1
+_WEIGHTS = re.compile(r"step-\d+\.safetensors")
+_TAG = "$"
+
+
+def write_checkpoint(folder: Path, step: int, state: Mapping[str, Any]) -> None:
+    """Replace the checkpoint of a folder. ElastifyError for a state that is not numbers, text and tensors."""
+    if folder.exists() and not folder.is_dir():
+        raise ElastifyError("a checkpoint needs a folder", where=str(folder), why="there is a file of that name")
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors: dict[str, Tensor] = {}
+    packed = pack(state, tensors)
+    name = f"step-{step:08d}.safetensors"
+    _atomic(folder / name, lambda path: save_file(tensors, path))
+    notes = {
+        "elastify_checkpoint": FORMAT,
+        "step": step,
+        "weights": name,
+        "bytes": (folder / name).stat().st_size,
+        "crc32": _checksum(folder / name),
+        "state": packed,
+    }
+    text = json.dumps(notes)
+    _atomic(folder / JSON_NAME, lambda path: Path(path).write_text(text, encoding="utf-8"))
+    for old in folder.iterdir():
+        if _WEIGHTS.fullmatch(old.name) and old.name != name:
+            old.unlink(missing_ok=True)
+
+
+def read_checkpoint(folder: Path) -> dict[str, Any] | None:
+    """The state that `write_checkpoint` wrote there; None where there is none yet."""
+    path = folder / JSON_NAME
+    if not path.exists():
+        return None
+    try:
+        notes = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise damaged(folder, f"{JSON_NAME}: {error}") from None
+    if not isinstance(notes, dict) or type(notes.get("elastify_checkpoint")) is not int:
+        raise damaged(folder, f"{JSON_NAME} was not written by elastify")
+    if notes["elastify_checkpoint"] > FORMAT:
+        raise ElastifyError(
+            f"the checkpoint has format {notes['elastify_checkpoint']}, newer than {FORMAT}",
+            where=str(folder),
+            fix="pip install --upgrade elastify",
+        )
+    name = notes.get("weights")
+    if not isinstance(name, str) or not _WEIGHTS.fullmatch(name) or not (folder / name).is_file():
+        raise damaged(folder, f"its tensors, {name!r}, are missing")
+    weights = folder / name
+    if weights.stat().st_size != notes.get("bytes"):
+        raise damaged(folder, f"{name} has {weights.stat().st_size} bytes instead of {notes.get('bytes')}")
+    if _checksum(weights) != notes.get("crc32"):
+        raise damaged(folder, f"the checksum of {name} is wrong")
+    try:
+        state = unpack(notes.get("state"), load_file(weights))
+    except (SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise damaged(folder, f"{name}: {error}") from None
+    if not isinstance(state, dict):
+        raise damaged(folder, f"{JSON_NAME} holds no state")
+    return state
+
+
+def damaged(folder: Path, why: str) -> ElastifyError:
+    """The error for a checkpoint that cannot be read."""
+    return ElastifyError(
+        "the checkpoint is damaged or not one of elastify",
+        where=str(folder),
+        why=why,
+        fix="resume=False to begin anew, or another folder",
+    )
+
+
+def pack(value: Any, tensors: dict[str, Tensor], path: str = "") -> Any:
+    """JSON data for a nested value; tensors go into `tensors` under the path at which they stand.
+
+    >>> pack({"a": (1, 2.5), 3: None}, {})
+    {'$': 'dict', 'items': [['a', {'$': 'tuple', 'items': [1, 2.5]}], [3, None]]}
+    """
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, Tensor):
+        name = path or "tensor"
+        tensors[name] = value.detach().to("cpu", copy=True).contiguous()
+        return {_TAG: "tensor", "name": name}
+    if isinstance(value, Mapping):
+        items = {key: pack(item, tensors, f"{path}/{key}") for key, item in value.items()}
+        if all(isinstance(key, str) and key != _TAG for key in items):
+            return items
+        return {_TAG: "dict", "items": [[pack(key, tensors, path), item] for key, item in items.items()]}
+    if isinstance(value, (list, tuple)):
+        parts = [pack(item, tensors, f"{path}/{number}") for number, item in enumerate(value)]
+        return parts if isinstance(value, list) else {_TAG: "tuple", "items": parts}
+    if hasattr(value, "item") and getattr(value, "ndim", None) == 0:  # a number of numpy
+        return value.item()
+    raise ElastifyError(
+        f"a {type(value).__name__} cannot be stored in a checkpoint",
+        where=path,
+        why="checkpoints hold numbers, text and tensors, never code",
+        fix="leave it out of state_dict(), or train without checkpoint=",
+    )
+
+
+def unpack(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """The nested value that `pack` was given."""
+    if isinstance(value, list):
+        return [unpack(item, tensors) for item in value]
+    if not isinstance(value, dict):
+        return value
+    kind = value.get(_TAG)
+    if kind is None:
+        return {key: unpack(item, tensors) for key, item in value.items()}
+    if kind == "tensor":
+        return tensors[value["name"]]
+    if kind == "tuple":
+        return tuple(unpack(item, tensors) for item in value["items"])
+    if kind == "dict":
+        return {unpack(key, tensors): unpack(item, tensors) for key, item in value["items"]}
+    raise ValueError(f"unknown kind {kind!r}")
+
+
+def _atomic(path: Path, write: Callable[[str], Any]) -> None:
+    """Write beside `path`, then rename."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _checksum(path: Path) -> int:
+    value = 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            value = zlib.crc32(block, value)
+    return value
+
+
+def describe_tensors(state: Mapping[str, Any]) -> dict[str, list[int]]:
+    """Shapes of the tensors of a state dict, by name."""
+    return {name: list(tensor.shape) for name, tensor in state.items() if isinstance(tensor, torch.Tensor)}

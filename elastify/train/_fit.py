@@ -1,0 +1,161 @@
+"""A trainer: epochs of steps with a strategy, a progress bar, mixed precision, clipping, checkpoints and resume.
+
+`fit` looks at its arguments, makes what is missing, and leaves the rest to a `Run`. Whatever ends the run, training
+flags and global random generators are as before, and an elastic model is the full network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from elastify._elastic import activate
+from elastify._errors import ElastifyError
+from elastify._rewrite import is_elastic
+from elastify.train._batches import ForwardFn, batch_count, random_state, set_random_state
+from elastify.train._checkpoint import read_checkpoint
+from elastify.train._plain import Plain
+from elastify.train._run import Run
+from elastify.train._schedule import Limits, make_schedule
+from elastify.train._strategy import Distill, Losses, Strategy
+
+_AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What `fit` did: the losses of every step, also those before a resume, and the seconds they took."""
+
+    losses: tuple[Losses, ...]
+    seconds: float
+    interrupted: bool = False
+
+    @property
+    def steps(self) -> int:
+        """Number of optimizer steps."""
+        return len(self.losses)
+
+
+def fit(
+    model: nn.Module,
+    data: Iterable[Any],
+    loss: Callable[[Any, Any], Tensor],
+    *,
+    strategy: Strategy | None = None,
+    epochs: int | None = None,
+    steps: int | None = None,
+    minutes: float | None = None,
+    optimizer: Optimizer | Callable[[list[nn.Parameter]], Optimizer] | None = None,
+    scheduler: Any = None,
+    clip: float | None = None,
+    amp: str | None = None,
+    device: str | torch.device | None = None,
+    forward_fn: ForwardFn | None = None,
+    distill: Distill | None = None,
+    checkpoint: str | Path | None = None,
+    checkpoint_every: int | None = None,
+    resume: bool = True,
+    seed: int = 0,
+    on_step: Callable[[int, Losses], Any] | Sequence[Callable[[int, Losses], Any]] = (),
+    progress: bool = True,
+) -> History:
+    """Train a model, elastic with a `strategy` or plain without, until the first of the given limits.
+
+    >>> from elastify import elastify
+    >>> from elastify.train import Sandwich
+    >>> model = elastify(nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 3)), torch.randn(2, 4))
+    >>> data = [(torch.randn(8, 4), torch.randint(0, 3, (8,))) for _ in range(5)]
+    >>> fit(model, data, nn.functional.cross_entropy, strategy=Sandwich(model), epochs=2, progress=False).steps
+    10
+
+    `data` is a DataLoader or anything to iterate over once per epoch, of batches `(inputs, targets)` or dicts of
+    arguments; `loss(outputs, targets)` is a scalar (for a dict: `loss(outputs, batch)`). With `forward_fn(model,
+    batch)` for other batches it is `loss(outputs, batch)`. `distill` as in `Sandwich.step`.
+
+    `optimizer` is one, or a function of the parameters (None: AdamW, learning rate 1e-3). `scheduler` is a torch
+    scheduler, a function of the optimizer that makes one, or "cosine" (5 % linear warm-up, then a cosine to zero at
+    the first limit); it steps after every optimizer step. `clip` bounds the norm of the gradient. `amp` is "bf16" or
+    "fp16".
+
+    `checkpoint` is a folder, written every `checkpoint_every` steps (None: every five minutes), at the end and on
+    Ctrl-C; with `resume` a run that finds one there goes on from it, to the same losses (bit-equal on a CPU; a
+    dataset with generators of its own needs `set_epoch(epoch)` for that). A finished one returns at once. `minutes`
+    counts the time before a resume too. The order of the data depends on `seed` and the epoch alone; the global
+    generators are given back.
+
+    `on_step(step, losses)` is called after each step; one that returns True ends the training.
+    Raises ElastifyError for a loss that is not finite, and for a checkpoint that is damaged or another run's.
+    """
+    limits = Limits(epochs, steps, minutes, batch_count(data))
+    if amp not in (None, *_AMP):
+        raise ElastifyError(f"unknown amp {amp!r}", fix='None, "bf16" or "fp16"')
+    if checkpoint_every is not None and (checkpoint is None or checkpoint_every < 1):
+        raise ElastifyError(f"checkpoint_every={checkpoint_every} needs checkpoint='folder/' and at least 1 step")
+    if device is not None:
+        model.to(device)
+    if strategy is None and is_elastic(model):
+        activate(model, None)
+    chosen = Plain(model) if strategy is None else strategy
+    if not any(chosen.model is module for module in model.modules()):
+        raise ElastifyError(
+            f"this {type(chosen).__name__} trains another model",
+            fix=f"{type(chosen).__name__}(model), of the same model",
+        )
+    chosen.prepare()
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if not parameters:
+        raise ElastifyError("nothing to train", why="no parameter requires a gradient")
+    made = _optimizer(optimizer, parameters)
+    run = Run(
+        model=model,
+        strategy=chosen,
+        optimizer=made,
+        schedule=make_schedule(scheduler, made, limits),
+        limits=limits,
+        loss=loss,
+        distill=distill,
+        forward_fn=forward_fn,
+        clip=clip,
+        device=parameters[0].device,
+        dtype=None if amp is None else _AMP[amp],
+        folder=None if checkpoint is None else Path(checkpoint),
+        every=checkpoint_every,
+        hooks=(on_step,) if callable(on_step) else tuple(on_step),
+    )
+    modes = [(module, module.training) for module in model.modules()]
+    outside = random_state()
+    try:
+        stored = read_checkpoint(run.folder) if run.folder and resume else None
+        if stored is not None:
+            run.restore(stored)
+        if not model.training:
+            model.train()
+        run.train(data, seed, progress)
+    finally:
+        set_random_state(outside)
+        for module, mode in modes:
+            module.training = mode
+        for parameter in parameters:
+            parameter.grad = None
+    return History(tuple(run.losses), run.seconds, run.interrupted)
+
+
+def _optimizer(given: Any, parameters: list[nn.Parameter]) -> Optimizer:
+    if given is None:
+        return torch.optim.AdamW(parameters, 1e-3)
+    made = given if isinstance(given, Optimizer) else given(parameters)
+    if not isinstance(made, Optimizer):
+        raise ElastifyError(
+            f"optimizer gives a {type(made).__name__}",
+            fix="optimizer=lambda parameters: torch.optim.AdamW(parameters, 3e-4)",
+        )
+    known = {id(p) for p in parameters}
+    if not any(id(p) in known for group in made.param_groups for p in group["params"]):
+        raise ElastifyError("the optimizer does not train this model", why="it holds none of its parameters")
+    return made

@@ -1,0 +1,232 @@
+"""One training run: step after step between two limits, and its state on disk.
+
+All that a run changes stands in one object: the weights, what the optimizer, scheduler, scaler and strategy remember,
+how far it has come, the losses so far, and the random generators. A checkpoint is exactly that, taken between two
+steps; a resumed run sets it, passes over the batches that the epoch has already used, and goes on to the same losses.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from elastify._errors import ElastifyError
+from elastify.train._batches import ForwardFn, epoch_batches, random_state, run_batch, set_random_state, to_device
+from elastify.train._checkpoint import damaged, describe_tensors, write_checkpoint
+from elastify.train._plain import Plain
+from elastify.train._progress import Bar, catch_interrupt
+from elastify.train._schedule import Limits, Schedule
+from elastify.train._strategy import Distill, Losses, Strategy
+
+_SECONDS_BETWEEN_CHECKPOINTS = 300.0
+_END = object()
+
+
+@dataclass(eq=False)
+class Run:
+    """One training run: what is fixed, and below it what changes."""
+
+    model: nn.Module
+    strategy: Strategy | Plain
+    optimizer: Optimizer
+    schedule: Schedule
+    limits: Limits
+    loss: Callable[[Any, Any], Tensor]
+    distill: Distill | None
+    forward_fn: ForwardFn | None
+    clip: float | None
+    device: torch.device
+    dtype: torch.dtype | None
+    folder: Path | None
+    every: int | None
+    hooks: tuple[Callable[[int, Losses], Any], ...]
+
+    losses: list[Losses] = field(default_factory=list)
+    epoch: int = 0
+    batch: int = 0
+    seconds: float = 0.0
+    interrupted: bool = False
+    _stop: bool = False
+    _random: Mapping[str, Any] | None = None
+    _saved: tuple[int, float] = (-1, 0.0)
+
+    def __post_init__(self) -> None:
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype is torch.float16)
+
+    # -- training ----------------------------------------------------------------------------------------
+
+    def train(self, data: Iterable[Any], seed: int, progress: bool) -> None:
+        """Epoch after epoch until a limit, an interrupt or a hook ends it."""
+        self._saved = (len(self.losses), time.monotonic())
+        with catch_interrupt(self._notice), Bar(*self.limits.total(), shown=progress) as bar:
+            bar.move(len(self.losses), self.seconds)
+            while not self._finished():
+                self._epoch(epoch_batches(data, seed, self.epoch, self.batch), bar)
+            if self.folder and self._saved[0] != len(self.losses):
+                self.save()
+
+    def _notice(self) -> None:
+        self.interrupted = True
+
+    def _epoch(self, batches: Iterator[Any], bar: Bar) -> None:
+        if self._random is not None:  # only now: drawing the order of the epoch has used the generators
+            set_random_state(self._random)
+            self._random = None
+        begun = time.monotonic() - self.seconds
+        while (batch := self._next(batches)) is not _END:
+            losses = self._step(batch)
+            self.batch += 1
+            self.losses.append(losses)
+            self.seconds = time.monotonic() - begun
+            self.schedule.step(self._progress(), losses.max)
+            bar.show(losses)
+            bar.move(len(self.losses), self.seconds)
+            for hook in self.hooks:
+                self._stop = bool(hook(len(self.losses), losses)) or self._stop
+            if self._finished():
+                return
+            if self._due():
+                self.save()
+        if self.batch == 0 and not self.interrupted:
+            raise ElastifyError(
+                "the data gave no batch",
+                where=f"epoch {self.epoch + 1}",
+                why="they are empty, or a generator that can be read only once",
+                fix="pass a DataLoader or a list of batches",
+            )
+        if not self.interrupted:
+            self.epoch, self.batch = self.epoch + 1, 0
+
+    def _next(self, batches: Iterator[Any]) -> Any:
+        """The next batch or `_END`, which it also is when Ctrl-C has ended the worker processes of a loader."""
+        try:
+            return next(batches, _END)
+        except RuntimeError:
+            if self.interrupted:
+                return _END
+            raise
+
+    def _step(self, batch: Any) -> Losses:
+        batch = to_device(batch, self.device)
+        targets: list[Any] = [None]
+
+        def forward() -> Any:
+            with self._autocast():
+                outputs, targets[0] = run_batch(self.model, batch, self.forward_fn)
+                return outputs
+
+        def loss(outputs: Any) -> Tensor:
+            with self._autocast():
+                return self.loss(outputs, targets[0])
+
+        self.optimizer.zero_grad(set_to_none=True)
+        losses = self.strategy.step(
+            forward, loss, distill=self.distill, backward=lambda value: self.scaler.scale(value).backward()
+        )
+        if not math.isfinite(losses.total) and not self.scaler.is_enabled():
+            raise ElastifyError(
+                f"the loss is not finite in step {len(self.losses) + 1}",
+                why=str(losses),
+                fix="a smaller learning rate, clip=1.0, or resume from the last checkpoint with either",
+            )
+        if self.clip is not None:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_((p for g in self.optimizer.param_groups for p in g["params"]), self.clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return losses
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None)
+
+    def _progress(self) -> float:
+        return self.limits.progress(len(self.losses), self.epoch, self.batch, self.seconds)
+
+    def _finished(self) -> bool:
+        return self._stop or self.interrupted or self._progress() >= 1
+
+    def _due(self) -> bool:
+        step, moment = self._saved
+        if self.folder is None:
+            return False
+        if self.every is not None:
+            return len(self.losses) - step >= self.every
+        return time.monotonic() - moment > _SECONDS_BETWEEN_CHECKPOINTS
+
+    # -- checkpoints -------------------------------------------------------------------------------------
+
+    def save(self) -> None:
+        """Write the checkpoint."""
+        assert self.folder is not None
+        width = 2 + max((len(losses.random) for losses in self.losses), default=0)
+        rows = [[x.max, math.nan if x.min is None else x.min, *x.random] for x in self.losses]
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "strategy": self.strategy.state_dict(),
+            "kinds": self._kinds(),
+            "losses": torch.tensor([row + [math.nan] * (width - len(row)) for row in rows], dtype=torch.float64),
+            "epoch": self.epoch,
+            "batch": self.batch,
+            "seconds": self.seconds,
+            "random": random_state(),
+        }
+        write_checkpoint(self.folder, len(self.losses), state)
+        self._saved = (len(self.losses), time.monotonic())
+
+    def _kinds(self) -> dict[str, str]:
+        parts = {"strategy": self.strategy, "optimizer": self.optimizer, "scheduler": self.schedule}
+        return {name: type(part).__name__ for name, part in parts.items()} | {"amp": str(self.dtype)}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint, or say why that cannot be."""
+        assert self.folder is not None
+        try:
+            self._check(state)
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.schedule.load_state_dict(state["schedule"])
+            self.scaler.load_state_dict(state["scaler"])
+            self.strategy.load_state_dict(state["strategy"])
+            rows = state["losses"].tolist()
+            self.losses = [_losses_of(row) for row in rows]
+            self.epoch, self.batch, self.seconds = state["epoch"], state["batch"], state["seconds"]
+            self._random = state["random"]
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise damaged(self.folder, f"{type(error).__name__}: {error}") from error
+
+    def _check(self, state: Mapping[str, Any]) -> None:
+        mine, stored = describe_tensors(self.model.state_dict()), describe_tensors(state["model"])
+        different = [name for name in {**mine, **stored} if mine.get(name) != stored.get(name)]
+        fix = "the same arguments as before, resume=False to begin anew, or another folder"
+        if different:
+            name = different[0]
+            raise ElastifyError(
+                "the checkpoint is of another model",
+                where=str(self.folder),
+                why=f"{name} has shape {mine.get(name)} here, {stored.get(name)} there ({len(different)} differ)",
+                fix=fix,
+            )
+        for name, kind in self._kinds().items():
+            if state["kinds"][name] != kind:
+                raise ElastifyError(
+                    f"the checkpoint is of a run with another {name}",
+                    where=str(self.folder),
+                    why=f"{state['kinds'][name]} there, {kind} here",
+                    fix=fix,
+                )
+
+
+def _losses_of(row: list[float]) -> Losses:
+    full, least, *others = row
+    return Losses(full, None if math.isnan(least) else least, tuple(x for x in others if not math.isnan(x)))

@@ -1,0 +1,124 @@
+"""Sort the units of every elastic axis by importance, at no change of function.
+
+A subnet keeps a prefix of the units of each axis, so the important ones should come first. An elastic axis is a
+symmetry of the network: permuting its units in all the tensors that it runs through leaves the function as it was. A
+unit scores the sum over all these tensors, wherever in a product or concatenation the axis stands in them. All axes
+are sorted at once, tensor by tensor, through the index set that the layout of each dimension gives for the
+permutations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from elastify._elastic import activate, state
+from elastify._errors import ElastifyError
+from elastify._layout import Axis, Concat, Layout, axes_of, indices
+from elastify._plan import Plan
+from elastify._rewrite import record
+
+Importance = Callable[[nn.Parameter], Tensor]
+
+
+def sort_channels(model: nn.Module, importance: str | Importance = "magnitude") -> dict[str, Tensor]:
+    """Put the most important units of every axis first; the full network computes the same as before.
+
+    `"magnitude"` scores a weight by its square. A function gives scores of the same shape for a parameter, for
+    instance `lambda p: (p * p.grad).square()` after a backward. Returns, per axis name, the former positions in their
+    new order. Statistics that `recalibrate` stored are forgotten: they belong to other units now.
+
+    Call it before the optimizer is made: moments that an optimizer already holds would stay in the old order.
+    The full network is active afterwards. (Cai et al., Once-for-all, arXiv 1908.09791, sort channels before training.)
+
+    >>> from elastify import elastify
+    >>> model = elastify(nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 3)), torch.randn(2, 4))
+    >>> order = sort_channels(model)["hidden"]
+    >>> norms = model[0].weight.square().sum(1) + model[0].bias.square() + model[2].weight.square().sum(0)
+    >>> len(order), bool((norms.diff() <= 0).all())
+    (16, True)
+    """
+    plan = state(model).space.plan
+    if importance == "magnitude":
+        score: Importance = torch.square
+    elif callable(importance):
+        score = importance
+    else:
+        raise ElastifyError(f"unknown importance {importance!r}", fix='"magnitude" or a function of a parameter')
+    activate(model, None)
+    tensors: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
+    tensors.update(model.named_buffers(remove_duplicate=False))
+    scores = _scores(plan, tensors, score)
+    orders = {ident: np.argsort(-values, kind="stable") for ident, values in scores.items()}
+    with torch.no_grad():
+        for name, layouts in plan.tensors.items():
+            _permute(tensors[name], layouts, orders)
+    record(model).overlays.clear()
+    return {axis.name: torch.from_numpy(orders[axis.id]) for axis in plan.axes}
+
+
+def _permute(tensor: Tensor, layouts: tuple[Layout, ...], orders: Mapping[int, np.ndarray]) -> None:
+    sorted_tensor = tensor
+    for dim, layout in enumerate(layouts):
+        if any(axis.id in orders for axis in axes_of(layout)):
+            order = torch.from_numpy(indices(layout, orders)).to(tensor.device)
+            sorted_tensor = sorted_tensor.index_select(dim, order)
+    if sorted_tensor is not tensor:
+        tensor.copy_(sorted_tensor)
+
+
+def _scores(plan: Plan, tensors: Mapping[str, Tensor], score: Importance) -> dict[int, np.ndarray]:
+    """Importance of each unit of each elastic axis."""
+    found = {axis.id: np.zeros(axis.size) for axis in plan.axes}
+    for name, layouts in plan.tensors.items():
+        parameter = tensors[name]
+        if not isinstance(parameter, nn.Parameter):
+            continue
+        with torch.no_grad():
+            values = score(parameter)
+        if values.shape != parameter.shape:
+            raise ElastifyError(
+                f"importance of shape {tuple(values.shape)} for {name} of shape {tuple(parameter.shape)}",
+                why="every weight needs a score of its own",
+                fix="importance=lambda p: p.abs()",
+            )
+        values = values.double()
+        if not torch.isfinite(values).all():
+            raise ElastifyError("the importance of a weight is not finite", where=name)
+        for dim, layout in enumerate(layouts):
+            elastic = {axis.id for axis in axes_of(layout)} & found.keys()
+            if elastic:
+                others = [d for d in range(values.dim()) if d != dim]
+                line = (values.sum(others) if others else values).cpu().numpy()
+                for ident in elastic:
+                    for owner in owners(layout, ident):
+                        inside = owner >= 0
+                        np.add.at(found[ident], owner[inside], line[inside])
+    return found
+
+
+def owners(layout: Layout, ident: int) -> Iterator[np.ndarray]:
+    """For each occurrence of an axis: the unit that every position of the dimension belongs to, -1 for none.
+
+    >>> [owner.tolist() for owner in owners(Concat((Axis(0, 2), Axis(1, 3))), 1)]
+    [[-1, -1, 0, 1, 2]]
+    """
+    if isinstance(layout, Axis):
+        if layout.id == ident:
+            yield np.arange(layout.size)
+        return
+    sizes = [part.size for part in layout.parts]
+    for number, part in enumerate(layout.parts):
+        for owner in owners(part, ident):
+            if isinstance(layout, Concat):
+                whole = np.full(sum(sizes), -1)
+                start = sum(sizes[:number])
+                whole[start : start + part.size] = owner
+                yield whole
+            else:
+                shape = [1] * len(sizes)
+                shape[number] = part.size
+                yield np.broadcast_to(owner.reshape(shape), sizes).reshape(-1)

@@ -1,0 +1,110 @@
+"""What all strategies share: one pass per subnet, one graph at a time, gradients left as their sum.
+
+A step runs forward, loss and backward for one subnet after the other, each while it is active (a checkpointed block
+computes again during backward), and drops a graph before the next is made. Whatever happens, the full network is
+active afterwards. Sampling has a random generator of its own, the same on every rank for the same seed, whose state can
+be saved.
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from elastify._config import SubnetConfig
+from elastify._elastic import activate, space
+from elastify._errors import ElastifyError
+
+Forward = Callable[[], Any]
+Loss = Callable[[Any], Tensor]
+Distill = Callable[[Any, Any], Tensor]
+Backward = Callable[[Tensor], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Losses:
+    """Losses of one step: of the full network, of the smallest one (None: not trained), and of the random ones.
+
+    >>> Losses(2.0, 2.5, (2.25, 2.5)).mean_random
+    2.375
+    """
+
+    max: float
+    min: float | None = None
+    random: tuple[float, ...] = ()
+
+    @property
+    def total(self) -> float:
+        """The sum, whose gradient the step leaves."""
+        return self.max + (self.min or 0.0) + sum(self.random)
+
+    @property
+    def mean_random(self) -> float | None:
+        """Mean loss of the random subnets; None where there are none."""
+        return sum(self.random) / len(self.random) if self.random else None
+
+
+@dataclass(frozen=True, eq=False)
+class Strategy(ABC):
+    """How one batch trains the subnets of an elastic model; `seed` is that of the sampled configurations."""
+
+    model: nn.Module
+    seed: int = field(default=0, kw_only=True)
+    _generator: np.random.Generator = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        space(self.model)  # an error for a model that is not elastic
+        object.__setattr__(self, "_generator", np.random.default_rng(self.seed))
+
+    def prepare(self) -> None:  # noqa: B027 - most strategies add nothing
+        """Add the parameters that the strategy needs to the model: call it before making the optimizer."""
+
+    @abstractmethod
+    def step(
+        self, forward: Forward, loss: Loss, *, distill: Distill | None = None, backward: Backward = Tensor.backward
+    ) -> Losses:
+        """Add the gradients of one batch; the optimizer is the caller's."""
+
+    def sample(self) -> SubnetConfig:
+        """A random configuration, the next of the seeded sequence."""
+        return space(self.model).sample(self._generator)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of the sampling, as numbers and text."""
+        return {"generator": copy.deepcopy(self._generator.bit_generator.state)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue sampling where `state_dict` was called."""
+        self._generator.bit_generator.state = state["generator"]
+
+    def _pass(self, config: SubnetConfig | None, forward: Forward, loss: Loss, backward: Backward) -> Tensor:
+        """Gradients of one subnet (None: the full one); its loss without the graph."""
+        activate(self.model, config)
+        try:
+            value = scalar(loss(forward()))
+            backward(value)
+            return value.detach()
+        finally:
+            activate(self.model, None)
+
+
+def scalar(value: Any) -> Tensor:
+    """A loss that can be differentiated, or an error that says what it is instead."""
+    if isinstance(value, Tensor) and value.numel() == 1 and value.requires_grad:
+        return value
+    why = f"it is a {type(value).__name__}"
+    if isinstance(value, Tensor):
+        why = f"its shape is {tuple(value.shape)}" if value.numel() != 1 else "no gradient flows through it"
+    raise ElastifyError("a loss must be one differentiable number", why=why, fix="loss(outputs) -> scalar tensor")
+
+
+def floats(values: list[Tensor]) -> list[float]:
+    """Detached losses as numbers, with one wait for the device."""
+    return torch.stack([value.reshape(()).double() for value in values]).tolist()
