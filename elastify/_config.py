@@ -16,6 +16,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from numbers import Integral, Real
 from types import MappingProxyType
 from typing import Any
@@ -51,8 +52,8 @@ class SubnetConfig:
     ) -> SubnetConfig:
         """From mappings; `space` is the fingerprint of the search space that it belongs to."""
         return cls(
-            tuple(sorted(((name, int(size)) for name, size in sizes.items()), key=_natural)),
-            tuple(sorted(((name, tuple(map(int, kept))) for name, kept in (depths or {}).items()), key=_natural)),
+            tuple(sorted(((name, int(size)) for name, size in sizes.items()), key=lambda item: _natural(item[0]))),
+            tuple(sorted(((name, tuple(map(int, kept))) for name, kept in (depths or {}).items()), key=lambda item: _natural(item[0]))),
             space,
         )
 
@@ -190,9 +191,10 @@ def _explicit_size(value: Any, size: int, name: str) -> int:
     )
 
 
-def _natural(item: tuple[str, Any]) -> list[tuple[int, str]]:
+@lru_cache(maxsize=1 << 14)
+def _natural(name: str) -> tuple[tuple[int, str], ...]:
     """Numbers in names sort as numbers: blocks.2 before blocks.10."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", item[0])]
+    return tuple((int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name))
 
 
 def _is_int(value: Any) -> bool:

@@ -48,21 +48,54 @@ class Table:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Join:
+    """One elimination, planned: the arrays to add over a scope (a slot and how to index it there), which array
+    dimension is the axis itself."""
+
+    column: int
+    scope: tuple[int, ...]
+    inputs: tuple[tuple[int, tuple[Any, ...]], ...]
+    dim: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Component:
-    """Axes that tables link, and the order in which to eliminate them."""
+    """Axes that tables link, the order in which to eliminate them, and the joins which that takes.
+
+    Slots of arrays: first the tables, then one cost per choice of each column, then the results of the joins.
+    """
 
     columns: tuple[int, ...]
     tables: tuple[Table, ...]
-    order: tuple[int, ...]
+    joins: tuple[Join, ...]
+    last: tuple[int, ...]
+
+    @classmethod
+    def plan(cls, columns: tuple[int, ...], tables: Iterable[Table], order: Iterable[int]) -> Component:
+        """Joins for an order of elimination; `last` are the slots that end as single numbers."""
+        tables = tuple(tables)
+        scopes = {slot: table.scope for slot, table in enumerate(tables)}
+        scopes |= {len(tables) + i: (column,) for i, column in enumerate(columns)}
+        joins: list[Join] = []
+        for column in order:
+            slots = [slot for slot, scope in scopes.items() if column in scope]
+            scope = tuple(sorted(set().union(*(scopes[slot] for slot in slots))))
+            inputs = tuple(
+                (slot, tuple(slice(None) if c in scopes[slot] else None for c in scope)) for slot in slots
+            )
+            joins.append(Join(column, scope, inputs, scope.index(column)))
+            for slot in slots:
+                del scopes[slot]
+            scopes[len(tables) + len(columns) + len(joins) - 1] = tuple(c for c in scope if c != column)
+        return cls(columns, tables, tuple(joins), tuple(scopes))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Step:
-    """One elimination: costs of the best completions over the axis and its neighbours, and the sizes it may take."""
+    """A join carried out: costs of the best completions, and the sizes that the axis may take."""
 
-    column: int
-    scope: tuple[int, ...]
-    joint: np.ndarray
+    join: Join
+    costs: np.ndarray
     domain: np.ndarray
 
 
@@ -78,7 +111,17 @@ class Relations:
         tabled = self._tables()
         self.components = self._components(tabled)
         self.lone = tuple(sorted(set(range(len(plan.axes))) - {c for part in self.components for c in part.columns}))
+        self.derived_from = {
+            column: sorted({self.column[a.id] for part in _parts(ratio) for a in axes_of(part) if a.id in self.column})
+            for column, ratio in self.derived.items()
+        }
         self.derive_order = self._derive_order()
+        loose = set(map(id, self.loose))
+        tight = [relation for relation in self.relations if len(relation.scope) > 1 and id(relation) not in loose]
+        self._inside = {
+            part.columns: [relation for relation in tight if set(part.columns).issuperset(relation.scope)]
+            for part in self.components
+        }
 
     # compiling
 
@@ -103,22 +146,35 @@ class Relations:
         return list(found.values())
 
     def _tables(self) -> list[Table]:
-        """Shorten the domains by relations over one axis, then tabulate the others; `loose` keeps what is too large."""
+        """Tables of the relations over several axes, after every choice that one of them rules out is dropped;
+        `loose` keeps those that would be too large."""
         self.loose: list[Relation] = []
-        tables: list[Table] = []
+        tight = []
         for relation in sorted(self.relations, key=lambda r: len(r.scope)):
-            shape = [len(self.domains[column]) for column in relation.scope]
-            if math.prod(shape) > _TABLE_LIMIT:
+            if math.prod(len(self.domains[column]) for column in relation.scope) > _TABLE_LIMIT:
                 self.loose.append(relation)
-                continue
-            grid = np.meshgrid(*(self.domains[column] for column in relation.scope), indexing="ij")
-            allowed = self.satisfied_columns(relation, dict(zip(relation.scope, grid, strict=True)))
-            allowed = np.broadcast_to(allowed, shape)
-            if len(shape) == 1:
-                self.domains[relation.scope[0]] = self.domains[relation.scope[0]][allowed]
-            elif not allowed.all():
-                tables.append(Table(relation.scope, np.where(allowed, 0.0, np.inf)))
-        return tables
+            else:
+                tight.append(relation)
+                self._drop_unsupported(relation)
+        while any([self._drop_unsupported(relation) for relation in tight if len(relation.scope) > 1]):
+            pass
+        allowed = [(relation.scope, self._allowed(relation)) for relation in tight if len(relation.scope) > 1]
+        return [Table(scope, np.where(array, 0.0, np.inf)) for scope, array in allowed if not array.all()]
+
+    def _allowed(self, relation: Relation) -> np.ndarray:
+        grid = np.meshgrid(*(self.domains[column] for column in relation.scope), indexing="ij")
+        allowed = self.satisfied_columns(relation, dict(zip(relation.scope, grid, strict=True)))
+        return np.broadcast_to(allowed, grid[0].shape)
+
+    def _drop_unsupported(self, relation: Relation) -> bool:
+        """Remove choices that no combination allows; whether there were any."""
+        allowed, dropped = self._allowed(relation), False
+        for dim, column in enumerate(relation.scope):
+            supported = allowed.any(axis=tuple(other for other in range(allowed.ndim) if other != dim))
+            if not supported.all():
+                self.domains[column], dropped = self.domains[column][supported], True
+                allowed = allowed.compress(supported, axis=dim)
+        return dropped
 
     def _components(self, tables: list[Table]) -> list[Component]:
         parts: list[Component] = []
@@ -127,7 +183,7 @@ class Relations:
                 columns = tuple(sorted({column for table in group for column in table.scope}))
                 order, largest = self._elimination_order(columns, group)
                 if largest <= _JOINT_LIMIT:
-                    parts.append(Component(columns, tuple(group), order))
+                    parts.append(Component.plan(columns, group, order))
                     break
                 widest = max(group, key=lambda table: (len(table.scope), table.values.size))
                 self.loose += [r for r in self.relations if r.scope == widest.scope]
@@ -153,12 +209,12 @@ class Relations:
 
     def _derive_order(self) -> tuple[int, ...]:
         order: list[int] = []
-        waiting = dict(self.derived)
+        waiting = dict.fromkeys(self.derived)
         while waiting:
             ready = [
                 column
-                for column, ratio in waiting.items()
-                if not any(self.column.get(a.id) in waiting for part in _parts(ratio) for a in axes_of(part))
+                for column in waiting
+                if not waiting.keys() & self.derived_from[column]
             ]
             if not ready:
                 raise ElastifyError("derived axes of the plan depend on each other in a circle")
@@ -185,16 +241,13 @@ class Relations:
         at = np.minimum(np.searchsorted(domain, rows[:, column]), len(domain) - 1)
         return domain[at] == rows[:, column]
 
-    def legal_part(self, rows: np.ndarray, columns: Iterable[int]) -> np.ndarray:
-        """Rows that are legal as far as the (tabled) relations within a component go."""
-        inside = set(columns)
+    def legal_part(self, rows: np.ndarray, component: Component) -> np.ndarray:
+        """Rows that are legal as far as the tables of a component go."""
         good = np.ones(len(rows), bool)
-        for column in inside:
+        for column in component.columns:
             good &= self.in_domain(rows, column)
-        loose = set(map(id, self.loose))
-        for relation in self.relations:
-            if inside.issuperset(relation.scope) and id(relation) not in loose and len(relation.scope) > 1:
-                good &= self.satisfied(relation, rows)
+        for relation in self._inside[component.columns]:
+            good &= self.satisfied(relation, rows)
         return good
 
     def legal(self, rows: np.ndarray) -> np.ndarray:
@@ -211,7 +264,7 @@ class Relations:
         rows = rows.copy()
         for column in self.derive_order:
             ratio = self.derived[column]
-            sizes = {axis.id: rows[:, c] for c, axis in enumerate(self.plan.axes)}
+            sizes = {self.plan.axes[c].id: rows[:, c] for c in self.derived_from[column]}
             above, below = (_product(parts, sizes) for parts in (ratio.numerator, ratio.denominator))
             with np.errstate(divide="ignore", invalid="ignore"):
                 rows[:, column] = np.where(np.mod(above, below) == 0, np.floor_divide(above, below), 0)
@@ -230,30 +283,32 @@ class Relations:
 
     def eliminate(self, component: Component, unary: Mapping[int, np.ndarray]) -> list[Step] | None:
         """The elimination of a component's axes one by one, or None where nothing legal is left."""
-        left = {column: np.flatnonzero(np.isfinite(unary[column])) for column in component.columns}
-        tables = [Table((c,), unary[c][left[c]]) for c in component.columns]
-        tables += [Table(t.scope, t.values[np.ix_(*(left[c] for c in t.scope))]) for t in component.tables]
+        left: dict[int, np.ndarray] = {}
+        for column in component.columns:
+            allowed = np.isfinite(unary[column])
+            if not allowed.all():
+                left[column] = np.flatnonzero(allowed)
+                if not len(left[column]):
+                    return None
+        arrays = [_restrict(table, left) for table in component.tables]
+        arrays += [unary[c][left[c]] if c in left else unary[c] for c in component.columns]
         trail: list[Step] = []
-        for column in component.order:
-            if len(left[column]) == 0:
-                return None
-            involved = [table for table in tables if column in table.scope]
-            scope = tuple(sorted({column}.union(*(table.scope for table in involved))))
-            joint = reduce(np.add, [_spread(table, scope) for table in involved])
-            trail.append(Step(column, scope, joint, self.domains[column][left[column]]))
-            tables = [table for table in tables if column not in table.scope]
-            rest = tuple(c for c in scope if c != column)
-            tables.append(Table(rest, joint.min(axis=scope.index(column))))
-        return None if any(table.values == np.inf for table in tables) else trail
+        for join in component.joins:
+            costs = reduce(np.add, [arrays[slot][index] for slot, index in join.inputs])
+            domain = self.domains[join.column]
+            trail.append(Step(join, costs, domain[left[join.column]] if join.column in left else domain))
+            arrays.append(costs.min(axis=join.dim))
+        return None if any(arrays[slot] == np.inf for slot in component.last) else trail
 
     def read_back(self, trail: list[Step], choose: Callable[[np.ndarray], Any]) -> dict[int, int]:
         """Sizes per column from an elimination."""
-        picked: dict[int, int] = {}
+        picked: dict[int, Any] = {}
         sizes: dict[int, int] = {}
         for step in reversed(trail):
-            line = step.joint[tuple(slice(None) if c == step.column else picked[c] for c in step.scope)]
-            picked[step.column] = int(choose(line))
-            sizes[step.column] = int(step.domain[picked[step.column]])
+            column = step.join.column
+            picked[column] = slice(None)
+            picked[column] = at = int(choose(step.costs[tuple(picked[c] for c in step.join.scope)]))
+            sizes[column] = int(step.domain[at])
         return sizes
 
     def count(self, component: Component, fixed: Mapping[int, np.ndarray] | None = None) -> int | None:
@@ -261,7 +316,7 @@ class Relations:
         exist. None where that takes too large a table."""
         hidden = fixed or {}
         tables = [Table(table.scope, table.values == 0) for table in component.tables]
-        for column in sorted(component.order, key=lambda c: c not in hidden):
+        for column in sorted((join.column for join in component.joins), key=lambda c: c not in hidden):
             involved = [table for table in tables if column in table.scope]
             scope = tuple(sorted({column}.union(*(table.scope for table in involved))))
             if math.prod(len(self.domains[c]) for c in scope) > _JOINT_LIMIT:
@@ -289,7 +344,7 @@ def _text(what: Any, names: Mapping[int, str]) -> str:
         return str(what)
     if isinstance(what, SizeRatio):
         above, below = (" * ".join(_text(part, names) for part in parts) for parts in (what.numerator, what.denominator))
-        return f"{above or 1} / ({below})" if below else above
+        return f"{above or 1} / {below if len(what.denominator) == 1 else f'({below})'}" if below else above
     if isinstance(what, (Op, Constraint)):
         sign = _SIGNS.get(what.fn)
         args = [_text(arg, names) for arg in what.args]
@@ -356,6 +411,14 @@ def _linked(tables: list[Table]) -> list[list[Table]]:
     for table in tables:
         groups.setdefault(find(table.scope[0]), []).append(table)
     return [groups[key] for key in sorted(groups)]
+
+
+def _restrict(table: Table, left: Mapping[int, np.ndarray]) -> np.ndarray:
+    values = table.values
+    for dim, column in enumerate(table.scope):
+        if column in left:
+            values = values.take(left[column], axis=dim)
+    return values
 
 
 def _spread(table: Table, scope: tuple[int, ...]) -> np.ndarray:

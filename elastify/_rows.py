@@ -18,7 +18,7 @@ from elastify._relations import Relations, Step
 
 _ABOVE = 1e4
 _FOLLOWS = 1e-3
-_TRIES = 200
+_TRIES = 512
 
 Kept = Sequence[frozenset[int]]
 
@@ -75,14 +75,21 @@ class Rows:
         for column in range(self.n_axes, len(row)):
             row[column] = rng.choice(self.choices[column])
         self._draw(row, [column for component in relations.components for column in component.columns], rng)
-        for relation in relations.loose:
-            for _ in range(_TRIES):
-                if relations.satisfied(relation, row[None])[0]:
-                    break
-                self._draw(row, relation.scope, rng)
         if not relations.legal(row[None, : self.n_axes])[0]:
-            row[: self.n_axes] = self.full[: self.n_axes]
+            drawn = self._tries(row, rng, self.full)
+            row[: self.n_axes] = drawn[0, : self.n_axes] if len(drawn) else self.full[: self.n_axes]
         return row
+
+    def _tries(self, row: np.ndarray, rng: np.random.Generator, upper: np.ndarray) -> np.ndarray:
+        """Legal rows like this one, but for random sizes up to `upper` of the axes of loose relations."""
+        relations = self.relations
+        rows = np.repeat(row[None], _TRIES, axis=0)
+        for column in sorted({column for relation in relations.loose for column in relation.scope}):
+            below = relations.domains[column][relations.domains[column] <= upper[column]]
+            if len(below) and column not in relations.derived:
+                rows[:, column] = rng.choice(below, _TRIES)
+        rows[:, : self.n_axes] = relations.derive(rows[:, : self.n_axes])
+        return rows[relations.legal(rows[:, : self.n_axes])]
 
     def _draw(self, row: np.ndarray, columns: Iterable[int], rng: np.random.Generator) -> None:
         """Draw the sizes in some columns again, together with what tables link to them."""
@@ -125,16 +132,15 @@ class Rows:
         return rows
 
     def grow(self, row: np.ndarray) -> np.ndarray:
-        """Rows that enlarge one free size or depth of a row by one choice, others only as relations demand."""
-        targets = []
-        for column, domain in enumerate(self.choices):
-            larger = domain[domain > row[column]]
-            if len(larger) and column not in self.relations.derived:
-                targets.append(np.where(np.arange(len(row)) == column, larger[0], row))
-        if not targets:
-            return np.empty((0, len(row)), np.int64)
-        rows = self.fit(np.array(targets, float), lower=row)
-        return rows[(rows > row).any(axis=1)]
+        """Legal rows that enlarge one free size in use, or one depth, by one choice, and nothing else but derived sizes."""
+        grown, dead = [], self._dead(row[None])[0]
+        for column, choices in enumerate(self.choices):
+            larger = choices[choices > row[column]]
+            if len(larger) and column not in self.relations.derived and not (column < self.n_axes and dead[column]):
+                grown.append(np.where(np.arange(len(row)) == column, larger[0], row))
+        rows = np.array(grown, np.int64).reshape(-1, len(row))
+        rows[:, : self.n_axes] = self.relations.derive(rows[:, : self.n_axes])
+        return rows[(rows >= row).all(axis=1) & self.relations.legal(rows[:, : self.n_axes])]
 
     def fit_wishes(
         self,
@@ -159,7 +165,7 @@ class Rows:
         sizes = relations.derive(rows[:, :n_axes])
         for component in relations.components:
             columns = list(component.columns)
-            good = relations.legal_part(sizes, columns)
+            good = relations.legal_part(sizes, component)
             for column in columns:
                 good &= ~pins[column] | (sizes[:, column] == targets[:, column])
                 good &= True if lower is None else sizes[:, column] >= lower[column]
@@ -175,10 +181,14 @@ class Rows:
         rows[:, :n_axes] = sizes
         return self._settle_loose(rows, targets, lower, pins)
 
+    @cached_property
+    def _logs(self) -> list[np.ndarray]:
+        return [np.log(domain) for domain in self.relations.domains]
+
     def _distance(self, column: int, target: float, weight: float, pin: bool, lower: np.ndarray | None) -> np.ndarray:
         """Cost of each choice: how far it is from the target, in logarithms; above it is worse than anything below."""
         domain = self.relations.domains[column]
-        apart = np.log(max(target, 1e-9) / domain)
+        apart = np.log(max(target, 1e-9)) - self._logs[column]
         cost = weight * np.abs(apart)
         if weight > _FOLLOWS:
             cost[apart < -1e-12] += weight * _ABOVE
@@ -191,23 +201,23 @@ class Rows:
     def _settle_loose(
         self, rows: np.ndarray, targets: np.ndarray, lower: np.ndarray | None, pins: np.ndarray
     ) -> np.ndarray | None:
-        """Rows that break a relation without a table try random parts below the target, then the lower or full row."""
+        """Rows that break a relation without a table become the nearest of random ones below the target, or else the
+        lower or the full row."""
         relations, n_axes = self.relations, self.n_axes
         if not relations.loose:
             return rows
         for number in np.flatnonzero(~relations.legal(rows[:, :n_axes])):
-            rng, best = np.random.default_rng(0), None
-            for _ in range(_TRIES):
-                trial = self.sample(rng)
-                trial[n_axes:] = rows[number, n_axes:]
-                allowed = (trial[:n_axes] <= targets[number, :n_axes]) & (~pins | (trial[:n_axes] == targets[number, :n_axes]))
-                if allowed.all() and (lower is None or (trial >= lower).all()):
-                    gap = np.log(targets[number, :n_axes] / trial[:n_axes]).sum()
-                    best = (gap, trial) if best is None or gap < best[0] else best
-            if best is None and pins.any():
+            target = targets[number, :n_axes]
+            tries = self._tries(rows[number], np.random.default_rng(0), targets[number])[:, :n_axes]
+            tries = tries[((tries <= target) & (~pins | (tries == target))).all(axis=1)]
+            if lower is not None:
+                tries = tries[(tries >= lower[:n_axes]).all(axis=1)]
+            if len(tries):
+                rows[number, :n_axes] = tries[np.argmin(np.log(target / tries).sum(axis=1))]
+            elif pins.any():
                 return None
-            fallback = self.full if lower is None else lower
-            rows[number, :n_axes] = (best[1] if best else fallback)[:n_axes]
+            else:
+                rows[number, :n_axes] = (self.full if lower is None else lower)[:n_axes]
         return rows
 
     def normalise(self, rows: np.ndarray, kept: Kept | None = None) -> np.ndarray:
@@ -216,11 +226,7 @@ class Rows:
         rows = rows.copy()
         if not self.homes:
             return rows
-        dead = np.zeros((len(rows), self.n_axes), bool)
-        for column, members in self.homes.items():
-            dead[:, column] = np.logical_and.reduce(
-                [np.logical_or.reduce([self._skipped(rows, s, b, kept) for s, b in around]) for around in members]
-            )
+        dead = self._dead(rows, kept)
         before = rows[:, : self.n_axes]
         after = self.relations.derive(np.where(dead, self.full[: self.n_axes], before))
         changed = dead.any(axis=1)
@@ -233,6 +239,15 @@ class Rows:
             if solved is not None:
                 rows[number] = solved[0]
         return rows
+
+    def _dead(self, rows: np.ndarray, kept: Kept | None = None) -> np.ndarray:
+        """Axes `[n, axes]` of which every member lies inside a skipped block."""
+        dead = np.zeros((len(rows), self.n_axes), bool)
+        for column, members in self.homes.items():
+            dead[:, column] = np.logical_and.reduce(
+                [np.logical_or.reduce([self._skipped(rows, s, b, kept) for s, b in around]) for around in members]
+            )
+        return dead
 
     def _skipped(self, rows: np.ndarray, stage: int, block: int, kept: Kept | None) -> np.ndarray:
         if kept is not None:

@@ -23,7 +23,7 @@ from elastify._cost import METRICS, Cost, human
 from elastify._errors import ElastifyError
 from elastify._space import SearchSpace
 
-_GRID = 65
+_HALVINGS = 7
 _GROWTHS = 2000
 
 CostFn = Callable[[np.ndarray], Cost]
@@ -143,10 +143,16 @@ def shrink(space: SearchSpace, budget: Budget, row: np.ndarray, low: np.ndarray 
     smallest of all by default)."""
     if budget.fits(row[None])[0]:
         return row
-    low = space.rows.least if low is None else low
-    rows = space.rows.fit(low + np.linspace(0, 1, _GRID)[:, None] * (row - low))
-    rows[0] = low
-    return rows[np.flatnonzero(budget.fits(rows))[-1]]
+    best = low = space.rows.least if low is None else low
+    inside, outside = 0.0, 1.0
+    for _ in range(_HALVINGS):
+        middle = (inside + outside) / 2
+        between = space.rows.fit(low + middle * (row - low)[None])
+        if budget.fits(between)[0]:
+            inside, best = middle, between[0]
+        else:
+            outside = middle
+    return best
 
 
 def starting_rows(space: SearchSpace, budget: Budget) -> list[np.ndarray]:

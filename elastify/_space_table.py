@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _WIDTH = 120
 _NAME = 44
+_WIDEST = 60
 
 
 def table(space: SearchSpace) -> str:
@@ -89,7 +90,7 @@ def _frozen(space: SearchSpace) -> list[str]:
         lines.append(f"  {text}  {_times(len(dims))}")
         shown = [f"{name} {_times(len(same))}".rstrip() for name, same in list(tensors.items())[:3]]
         more = f", and {len(tensors) - 3} more" if len(tensors) > 3 else ""
-        lines.append(f"      {', '.join(shown)}{more}")
+        lines.append(f"      {_fit(', '.join(shown), _WIDTH - 20)}{more}")
     return lines
 
 
@@ -129,7 +130,7 @@ def _grouped(items: Iterable[Any], key: Callable[[Any], Any]) -> dict[Any, list[
 
 
 def _aligned(rows: list[tuple[str, ...]], right: set[int]) -> list[str]:
-    widths = [min(_NAME, max(len(row[i]) for row in rows)) for i in range(len(rows[0]))]
+    widths = [min(_WIDEST if i else _NAME, max(len(row[i]) for row in rows)) for i in range(len(rows[0]))]
     lines = []
     for row in rows:
         cells = [_fit(cell, widths[i]) if i < len(row) - 1 or i in right else cell for i, cell in enumerate(row)]

@@ -52,6 +52,7 @@ class Study:
         storage: Any,
     ) -> None:
         self.space, self.budget, self.score_fn = space, budget, score_fn
+        self._trials: dict[int, Trial] = {}
         choices = space.rows.choices
         self.free = [c for c in range(len(choices)) if c not in space.rows.relations.derived and len(choices[c]) > 1]
         self.study = self._open(storage, direction, population, seed)
@@ -61,14 +62,10 @@ class Study:
 
     def trials(self) -> list[Trial]:
         """Everything done so far, by this process or others, in the order of the proposals."""
-        records = []
         for trial in self.study.get_trials(deepcopy=False):
-            record = trial.user_attrs.get(_RECORD)
-            if record is not None and trial.state.is_finished():
-                config, cost = SubnetConfig.from_json(record["config"]), Cost(*record["cost"])
-                score = math.nan if record["score"] is None else record["score"]
-                records.append(Trial(trial.number, config, cost, score, record["seconds"], record["state"]))
-        return records
+            if trial.number not in self._trials and _RECORD in trial.user_attrs and trial.state.is_finished():
+                self._trials[trial.number] = _read(trial.number, trial.user_attrs[_RECORD])
+        return [self._trials[number] for number in sorted(self._trials)]
 
     def run(
         self, n_trials: int, *, timeout: float | None, progress: bool, callbacks: Sequence[Callable[[Trial], None]]
@@ -76,8 +73,7 @@ class Study:
         """Make trials until the study has `n_trials`, the time is over, or Ctrl-C."""
         from tqdm import tqdm
 
-        verbosity, started, failures = optuna.logging.get_verbosity(), time.monotonic(), 0
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        started, failures = time.monotonic(), 0
         done = self.trials()
         bar = tqdm(total=n_trials, initial=min(len(done), n_trials), desc="search", unit="trial", disable=not progress)
         try:
@@ -105,7 +101,6 @@ class Study:
             _logger.warning("search interrupted after %d trials: the best so far is returned", len(self.trials()))
         finally:
             bar.close()
-            optuna.logging.set_verbosity(verbosity)
 
     def _one(self, known: dict[SubnetConfig, float]) -> tuple[Trial, str]:
         """Propose, repair, evaluate and record one configuration; the text says what went wrong, if anything did."""
@@ -162,13 +157,18 @@ class Study:
         for other in optuna.get_all_study_names(opened) if opened is not None else ():
             if other.startswith("elastify ") and other.split()[1] != self.space.fingerprint:
                 raise ElastifyError("this study file belongs to another model", where=str(storage), fix="use another path")
-        return optuna.create_study(
-            storage=opened,
-            sampler=_Seeded(population, seed),
-            study_name=name,
-            directions=[direction, "minimize"],
-            load_if_exists=True,
-        )
+        verbosity = optuna.logging.get_verbosity()
+        optuna.logging.set_verbosity(optuna.logging.WARNING)  # "a new study created" is no news here
+        try:
+            return optuna.create_study(
+                storage=opened,
+                sampler=_Seeded(population, seed),
+                study_name=name,
+                directions=[direction, "minimize"],
+                load_if_exists=True,
+            )
+        finally:
+            optuna.logging.set_verbosity(verbosity)
 
 
 class _Seeded(optuna.samplers.BaseSampler):
@@ -213,6 +213,12 @@ def _record(trial: Trial, error: str) -> dict[str, Any]:
         "state": trial.state,
         "error": error,
     }
+
+
+def _read(number: int, record: dict[str, Any]) -> Trial:
+    score = math.nan if record["score"] is None else record["score"]
+    config = SubnetConfig.from_json(record["config"])
+    return Trial(number, config, Cost(*record["cost"]), score, record["seconds"], record["state"])
 
 
 def _storage(study: Any) -> Any:
