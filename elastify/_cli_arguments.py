@@ -1,0 +1,163 @@
+"""What the command line's words mean: models, shapes, patterns with values.
+
+Every function takes the words as typed and gives what the library takes, or raises ElastifyError with the form that
+was expected.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from elastify._adapters.build import LIBRARIES, build
+from elastify._errors import ElastifyError
+
+_SHAPE = re.compile(r"(?:(?P<name>[A-Za-z_]\w*)=)?(?P<shape>\d+(?:[x,]\d+)*)(?::(?P<below>\d+))?")
+_FORMS = "timm:NAME, torchvision:NAME, hf:NAME or package.module:factory"
+
+
+def build_model(word: str) -> tuple[nn.Module, Any]:
+    """The model that a word names, and example inputs if its factory gave some."""
+    home, colon, name = word.partition(":")
+    if not colon or not home or not name:
+        raise ElastifyError(f"{word!r} does not name a model", why=f"the form is {_FORMS}", fix="timm:resnet18")
+    return (build(home, name), None) if home in LIBRARIES else _call_factory(home, name)
+
+
+def _call_factory(module: str, name: str) -> tuple[nn.Module, Any]:
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # as `python -m` does: code in the current folder can be named
+    try:
+        found: Any = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (module == error.name or module.startswith(f"{error.name}.")):
+            raise ElastifyError(f"{module} cannot be imported", why=str(error), fix="install what it needs") from error
+        near = get_close_matches(module, LIBRARIES, 1)
+        raise ElastifyError(
+            f"there is no Python module called {module!r}",
+            why=f"a model is given as {_FORMS}",
+            fix=f"{near[0]}:{name}" if near else "run from the folder that holds it, or install its package",
+        ) from error
+    for part in name.split("."):
+        if not hasattr(found, part):
+            near = get_close_matches(part, dir(found), 3)
+            raise ElastifyError(
+                f"{module} has no {name!r}",
+                fix=f"{module}:{near[0]}" if near else "name a function, a class or a model of that module",
+            )
+        found = getattr(found, part)
+    if not isinstance(found, nn.Module):
+        found = _called(found, f"{module}:{name}")
+    model: Any
+    inputs: Any
+    model, inputs = found if isinstance(found, tuple) and len(found) == 2 else (found, None)
+    if not isinstance(model, nn.Module):
+        raise ElastifyError(
+            f"{module}:{name} gives no torch.nn.Module but {type(model).__name__}",
+            fix="let it return a model, or a pair of a model and its example inputs",
+        )
+    return model.eval(), inputs
+
+
+def _called(factory: Any, word: str) -> Any:
+    if not callable(factory):
+        raise ElastifyError(f"{word} is a {type(factory).__name__}", fix="name a function, a class or a model")
+    try:
+        return factory()
+    except TypeError as error:
+        # Only the call itself is the user's mistake; a TypeError from inside the factory has more frames.
+        if error.__traceback__ is None or error.__traceback__.tb_next is not None:
+            raise
+        raise ElastifyError(
+            f"{word} cannot be called without arguments",
+            why=str(error),
+            fix="write a function without arguments around it",
+        ) from error
+
+
+def read_input(words: Sequence[str]) -> tuple[tuple[Tensor, ...] | None, dict[str, Tensor]]:
+    """Example inputs by position and by name; None where none is positional.
+
+    >>> args, kwargs = read_input(["2x3x8x8", "ids=2x5:10"])
+    >>> args[0].shape, kwargs["ids"].shape, kwargs["ids"].dtype
+    (torch.Size([2, 3, 8, 8]), torch.Size([2, 5]), torch.int64)
+    """
+    generator = torch.Generator().manual_seed(0)
+    positional, named = [], {}
+    for word in words:
+        found = _SHAPE.fullmatch(word.replace(" ", ""))
+        shape = [int(size) for size in re.split("[x,]", found["shape"])] if found else [0]
+        if found is None or 0 in shape or found["below"] == "0":
+            raise ElastifyError(
+                f"--input {word!r} is not a shape",
+                why="the form is [NAME=]SHAPE[:N], with N for integers below N",
+                fix="--input 2x3x224x224, or --input input_ids=2x64:1000",
+            )
+        if found["below"]:
+            tensor = torch.randint(int(found["below"]), shape, generator=generator)
+        else:
+            tensor = torch.randn(shape, generator=generator)
+        if found["name"]:
+            named[found["name"]] = tensor
+        else:
+            positional.append(tensor)
+    return tuple(positional) or None, named
+
+
+def read_pairs(option: str, words: Sequence[str] | None) -> dict[str, int | float]:
+    """Patterns with a size or a ratio each.
+
+    >>> read_pairs("--config", ["*=0.5", "layers=4"])
+    {'*': 0.5, 'layers': 4}
+    """
+    pairs = {}
+    for word in words or ():
+        pattern, equals, value = word.rpartition("=")
+        if not equals or not pattern:
+            raise ElastifyError(f"{option} {word!r} has no value", fix=f'{option} "PATTERN=0.5", or "PATTERN=64"')
+        pairs[pattern] = _number(option, value)
+    return pairs
+
+
+def read_choices(words: Sequence[str] | None) -> dict[str, list[int | float]] | None:
+    """Patterns with a list of sizes and ratios each; None where there are none.
+
+    >>> read_choices(["*.heads=2,4", "*.mlp*=0.25,1.0"])
+    {'*.heads': [2, 4], '*.mlp*': [0.25, 1.0]}
+    """
+    found: dict[str, list[int | float]] = {}
+    for word in words or ():
+        pattern, equals, values = word.rpartition("=")
+        if not equals or not pattern:
+            raise ElastifyError(f"--choices {word!r} has no values", fix='--choices "PATTERN=0.25,0.5,1.0"')
+        found[pattern] = [_number("--choices", value) for value in values.split(",")]
+    return found or None
+
+
+def read_ratio(words: Sequence[str] | None) -> float | dict[str, float]:
+    """The smallest ratio of everything, or of patterns; a plain number counts for whatever no pattern matches.
+
+    >>> read_ratio(["0.5"]), read_ratio(["*.heads=0.5", "0.1"]), read_ratio(None)
+    (0.5, {'*': 0.1, '*.heads': 0.5}, 0.25)
+    """
+    plain = [_number("--min-ratio", word) for word in words or () if "=" not in word]
+    pairs = read_pairs("--min-ratio", [word for word in words or () if "=" in word])
+    smallest = float(plain[-1]) if plain else 0.25
+    return {"*": smallest, **{pattern: float(value) for pattern, value in pairs.items()}} if pairs else smallest
+
+
+def _number(option: str, text: str) -> int | float:
+    text = text.strip()
+    try:
+        return int(text) if re.fullmatch(r"[+-]?\d+", text) else float(text)
+    except ValueError:
+        raise ElastifyError(
+            f"{option}: {text!r} is not a number", fix="a whole number is a size, a number with a point is a ratio"
+        ) from None
