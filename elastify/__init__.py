@@ -2,7 +2,24 @@
 
 from elastify._config import SubnetConfig
 from elastify._cost import Cost
-from elastify._elastic import activate, cost, elastify, extract, space
+from elastify._elastic import activate, cost, elastify, extract, search, space
 from elastify._errors import ElastifyError
+from elastify._save import load, save
+from elastify._search import Result
+from elastify._space import SearchSpace
 
-__all__ = ["Cost", "ElastifyError", "SubnetConfig", "activate", "cost", "elastify", "extract", "space"]
+__all__ = [
+    "Cost",
+    "ElastifyError",
+    "Result",
+    "SearchSpace",
+    "SubnetConfig",
+    "activate",
+    "cost",
+    "elastify",
+    "extract",
+    "load",
+    "save",
+    "search",
+    "space",
+]

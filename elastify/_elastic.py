@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -19,7 +19,7 @@ from elastify import _adapters
 from elastify._analysis import Analysis, analyse
 from elastify._capture import capture, capture_all, prepare_inputs
 from elastify._config import SubnetConfig
-from elastify._cost import Cost, CostModel
+from elastify._cost import Cost, CostModel, parse_budget
 from elastify._errors import ElastifyError
 from elastify._extract import materialise
 from elastify._graph import Graph, Value, values
@@ -27,6 +27,7 @@ from elastify._plan import Plan
 from elastify._planner import Options, Planner, attribute_value, check_patterns
 from elastify._recapture import failing
 from elastify._rewrite import install, is_elastic, remove, set_active
+from elastify._search import Result, run_search
 from elastify._space import SearchSpace
 from elastify._verify import check_finite, failing_axes
 
@@ -179,6 +180,59 @@ def extract(model: nn.Module, config: Any = None) -> nn.Module:
     known = state(model)
     chosen = active_config(model) if config is None else known.space.config(config)
     return materialise(model, *_ids(known.space, chosen))
+
+
+def search(
+    model: nn.Module,
+    budget_macs: float | str | None = None,
+    budget_params: float | str | None = None,
+    budget_bytes: float | str | None = None,
+    *,
+    evaluate: Callable[[nn.Module], float] | None = None,
+    direction: str = "maximize",
+    n_trials: int = 200,
+    population: int = 32,
+    seed: int = 0,
+    study: Any = None,
+    timeout: float | None = None,
+    progress: bool = True,
+) -> Result:
+    """The best subnet within a budget, extracted: `result.model`, with `.config`, `.cost`, `.score`, `.pareto`, `.history`.
+
+    Budgets are per sample, as numbers or with a suffix ("350M", "1.2G"); several must all hold. `evaluate(model)`
+    is called with each candidate active and returns a score; None returns the largest nested subnet. The algorithm
+    is NSGA-II from Optuna (`pip install elastify[search]`), over score and the first budget given; every candidate
+    is repaired into the budget before it is evaluated. `study` names a file with which a search can be resumed.
+
+    Raises ElastifyError for an impossible budget, naming the smallest cost that can be reached.
+
+    >>> model = elastify(nn.Sequential(nn.Linear(4, 64), nn.ReLU(), nn.Linear(64, 3)), torch.zeros(2, 4))
+    >>> search(model, budget_macs=250).model[0]
+    Linear(in_features=4, out_features=32, bias=True)
+    """
+    known = state(model)
+    full = known.costs.of()
+    asked = {"macs": budget_macs, "params": budget_params, "bytes": budget_bytes}
+    budgets = {name: parse_budget(value, getattr(full, name)) for name, value in asked.items() if value is not None}
+
+    def score(config: SubnetConfig) -> float:
+        with activate(model, config):
+            return float(evaluate(model))  # type: ignore[misc] - only called where it is not None
+
+    result = run_search(
+        known.space,
+        known.costs,
+        budgets,
+        score if evaluate else None,
+        direction=direction,
+        n_trials=n_trials,
+        population=population,
+        seed=seed,
+        study=study,
+        timeout=timeout,
+        progress=progress,
+    )
+    return replace(result, model=extract(model, result.config))
 
 
 def state(model: nn.Module) -> State:

@@ -15,29 +15,44 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class Draft:
-    """What is known of an axis before it has a name: members in order, attribute names, place in products."""
+    """What is known of an axis before it has a name.
+
+    Its members in order, the names of attributes that hold its size, the axes that it stands `inside` of in a product
+    (it is a `factor` if there is one on either side).
+    """
 
     id: int
     size: int
     members: list[tuple[str, int]] = field(default_factory=list)
     attributes: set[str] = field(default_factory=set)
-    inner_of_heads: bool = False
+    inside: set[int] = field(default_factory=set)
+    factor: bool = False
     spans_blocks: bool = False
 
 
 def role_of(draft: Draft) -> str:
-    """heads, head_dim, groups, width or hidden."""
+    """heads, head_dim, groups, width or hidden, from the attribute that holds the size, else from the reach."""
     for name in sorted(draft.attributes):
         text = name.lower()
-        if "head" in text and ("dim" in text or "size" in text):
+        if ("head" in text or "key_value" in text or "kv" in text) and ("dim" in text or "size" in text):
             return "head_dim"
         if "head" in text:
             return "heads"
-        if "group" in text and draft.size > 1 and len(draft.attributes) == 1:
-            return "groups" if not draft.spans_blocks else "width"
-    if draft.inner_of_heads:
-        return "head_dim"
-    return "width" if draft.spans_blocks else "hidden"
+        if "group" in text and draft.factor:
+            return "groups"
+    return "width" if draft.spans_blocks and not draft.factor else "hidden"
+
+
+def roles_of(drafts: Sequence[Draft]) -> dict[int, str]:
+    """Roles of all axes: of two factors of a product without a role of their own, one is heads and one head_dim."""
+    roles = {draft.id: role_of(draft) for draft in drafts}
+    for draft in drafts:
+        for outer in draft.inside & set(roles):
+            if roles[outer] == "hidden" and roles[draft.id] in ("hidden", "head_dim"):
+                roles[outer] = "heads"
+            if roles[outer] == "heads" and roles[draft.id] == "hidden":
+                roles[draft.id] = "head_dim"
+    return roles
 
 
 def enclosing(paths: Sequence[str]) -> str:
@@ -57,7 +72,7 @@ def _owner(tensor: str) -> str:
 
 def name_axes(drafts: Sequence[Draft]) -> Mapping[int, tuple[str, str]]:
     """(name, role) of each axis by id."""
-    roles = {draft.id: role_of(draft) for draft in drafts}
+    roles = roles_of(drafts)
     names: dict[int, str] = {}
     for draft in drafts:
         home = enclosing([_owner(tensor) for tensor, _ in draft.members])

@@ -147,9 +147,9 @@ class Planner:
                         if name in parameters:
                             real.add(leaf.id)
         for attr, term in self.analysis.facts.attributes.items():
-            root = terms.find(term)
-            if root.id in drafts:
-                drafts[root.id].attributes.add(attr.name)
+            inner = {leaf.id for leaf in terms.leaves(term)}  # one axis, perhaps several times (rotary halves)
+            if len(inner) == 1 and terms.find(term).kind != "product" and inner <= set(drafts):
+                drafts[inner.pop()].attributes.add(attr.name)
         self._mark(drafts, runs)
         return [draft for draft in drafts.values() if draft.id in real]
 
@@ -157,10 +157,12 @@ class Planner:
         for name in self.canonical().values():
             for layout in self.layouts(name):
                 for part in _products(layout):
-                    if isinstance(part.parts[0], Axis) and part.parts[0].id in drafts:
-                        for axis in axes_of(part.parts[-1]):
-                            if axis.id in drafts:
-                                drafts[axis.id].inner_of_heads = True
+                    outer = {f.id for f in part.parts[:-1] if isinstance(f, Axis) and f.id in drafts}
+                    for axis in axes_of(part.parts[-1]):
+                        if axis.id in drafts and outer:
+                            drafts[axis.id].inside |= outer - {axis.id}
+                            for ident in (*outer, axis.id):
+                                drafts[ident].factor = True
         for draft in drafts.values():
             touched = {
                 block

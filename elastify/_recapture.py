@@ -38,16 +38,24 @@ def compare(analysis: Analysis, plan: Plan, reduced: Graph, sizes: Sizes, blocks
         for index, block in enumerate(stage.blocks)
         if index not in blocks.get(stage.name, range(len(stage.blocks)))
     )
-    full = [call for call in analysis.graphs[0].calls if not (call.where + ".").startswith(skipped or ("\0",))]
-    if len(full) != len(reduced.calls):
-        at = next((i for i, (a, b) in enumerate(zip(full, reduced.calls, strict=False)) if a.op != b.op), -1)
-        return Mismatch(f"{len(reduced.calls)} operations instead of {len(full)}; the first other one is {full[at].op} "
-                        f"in {full[at].where} ({full[at].source})")
-    for a, b in zip(full, reduced.calls, strict=True):
+    full = [call for call in _effective(analysis.graphs[0]) if not f"{call.where}.".startswith(skipped)]
+    now = _effective(reduced)
+    if len(full) != len(now):
+        at = next((i for i, (a, b) in enumerate(zip(full, now, strict=False)) if a.op != b.op), -1)
+        return Mismatch(
+            f"{len(now)} operations instead of {len(full)}; the first other one is {full[at].op} "
+            f"in {full[at].where or 'the model'} ({full[at].source})"
+        )
+    for a, b in zip(full, now, strict=True):
         found = _compare_call(analysis, a, b, sizes)
         if found:
             return Mismatch(f"{found} in {a.where or 'the model'} ({a.source})")
     return None
+
+
+def _effective(graph: Graph) -> list[Call]:
+    """Calls that made something: `x.to(x.dtype)` gives back x, and may or may not be recorded."""
+    return [call for call in graph.calls if not {v.id for v in call.outputs()} <= {v.id for v in call.inputs()}]
 
 
 def _compare_call(analysis: Analysis, full: Call, reduced: Call, sizes: Sizes) -> str:

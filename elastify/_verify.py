@@ -25,7 +25,7 @@ from elastify._layout import axes_of, indices
 from elastify._plan import ElasticAxis, Plan
 
 Run = Callable[[nn.Module], list[Tensor]]
-_TOLERANCE = {torch.float64: 1e-7, torch.float32: 1e-3}
+_TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-3}  # a float64 model may compute a norm in float32
 
 
 def failing_axes(

@@ -1,0 +1,251 @@
+"""`check_model`: everything that elastify claims, checked on one model.
+
+Use it on your own network before you trust its subnets:
+
+    from elastify.testing import check_model
+    report = check_model(model, example_inputs)
+    report.assert_passed()
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from elastify._elastic import State, activate, cost, elastify, extract, space, state
+from elastify._errors import ElastifyError
+from elastify._oracle import oracle_macs
+from elastify._verify import quiet, redraw
+
+__all__ = ["Report", "check_model", "oracle_macs"]
+
+
+@dataclass(slots=True)
+class Report:
+    """What `check_model` measured. `failures` is empty where every check passed; shares are of the full network."""
+
+    model: str
+    axes: int = 0
+    stages: int = 0
+    roles: tuple[str, ...] = ()
+    full_macs: int = 0
+    smallest_macs: float = 1.0
+    smallest_params: float = 1.0
+    seconds: float = 0.0
+    worst_error: float = 0.0
+    worst_gradient: float = 0.0
+    failures: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def assert_passed(self) -> None:
+        """Raise AssertionError with every failed check."""
+        if self.failures:
+            raise AssertionError(f"{self.model}:\n  " + "\n  ".join(self.failures))
+
+
+def check_model(
+    model: nn.Module,
+    example_inputs: Any = None,
+    *,
+    example_kwargs: Mapping[str, Any] | None = None,
+    configurations: int = 20,
+    tolerance: float = 1e-5,
+    costs: int = 3,
+    gradients: int = 1,
+    seed: int = 0,
+    **options: Any,
+) -> Report:
+    """Make a copy of `model` elastic and check it.
+
+    The full configuration gives bit-identical outputs and `state_dict`; `configurations` random ones give the same
+    output activated and extracted (relative to the largest output, `tolerance`; with parameters drawn anew); both proofs of `elastify` demote
+    nothing; `costs` of them cost exactly what the kernels count; `gradients` of them have the extracted model's
+    gradients on their entries and none elsewhere; a deep copy and a `state_dict` round trip behave. Other keywords go to
+    `elastify`. The model itself is not changed.
+    """
+    report = Report(type(model).__name__)
+    plain = copy.deepcopy(model).eval()
+    elastic = copy.deepcopy(model).eval()
+    started = time.perf_counter()
+    with _collected(report.warnings):
+        elastify(elastic, example_inputs, example_kwargs=example_kwargs, **options)
+    report.seconds = time.perf_counter() - started
+    known = state(elastic)
+    _describe(report, elastic, known)
+    check = _Check(report, plain, elastic, known, seed, tolerance)
+    check.full()
+    redraw(elastic, seed)  # what initialisation leaves at zero would hide differences
+    plain.load_state_dict(elastic.state_dict())
+    drawn = [known.space.min, *(known.space.sample(seed + i) for i in range(configurations - 1))]
+    for index, config in enumerate(drawn):
+        check.configuration(config, count=index < costs, gradients=index < gradients)
+    check.copies(drawn[-1])
+    return report
+
+
+def _describe(report: Report, model: nn.Module, known: State) -> None:
+    full, least = cost(model), cost(model, known.space.min)
+    report.axes, report.stages = len(known.space.axes), len(known.space.stages)
+    report.roles = tuple(sorted({axis.role for axis in known.space.axes}))
+    report.full_macs = full.macs
+    report.smallest_macs = least.macs / full.macs if full.macs else 1.0
+    report.smallest_params = least.params / full.params
+    report.failures += [f"verification: {text}" for text in report.warnings if text.startswith("verification")]
+
+
+class _Check:
+    def __init__(
+        self, report: Report, plain: nn.Module, elastic: nn.Module, known: State, seed: int, tolerance: float
+    ) -> None:
+        self.report, self.plain, self.elastic, self.known = report, plain, elastic, known
+        self.seed, self.tolerance = seed, tolerance
+
+    def run(self, model: nn.Module) -> list[Tensor]:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            return self.known.outputs(model(*self.known.args, **self.known.kwargs))
+
+    def fail(self, text: str) -> None:
+        self.report.failures.append(text)
+
+    def full(self) -> None:
+        """The full configuration is the original, to the bit."""
+        with torch.no_grad():
+            pairs = zip(self.run(self.plain), self.run(self.elastic), strict=True)
+            if not all(torch.equal(a, b) for a, b in pairs):
+                self.fail("the full configuration is not bit-identical to the original")
+        before, after = self.plain.state_dict(), self.elastic.state_dict()
+        if list(before) != list(after) or not all(torch.equal(before[k], after[k]) for k in before):
+            self.fail("the state_dict has changed")
+
+    def configuration(self, config: Any, *, count: bool, gradients: bool) -> None:
+        try:
+            small = extract(self.elastic, config)
+            with torch.no_grad(), activate(self.elastic, config):
+                active = self.run(self.elastic)
+            with torch.no_grad():
+                error = deviation(active, self.run(small))
+            self.report.worst_error = max(self.report.worst_error, error)
+            if not error <= self.tolerance:
+                self.fail(f"activated and extracted differ by {error:.1e} for {config!r}")
+            if count:
+                self.count(small, config)
+            if gradients:
+                self.gradients(small, config)
+        except (ElastifyError, RuntimeError, ValueError, TypeError, AttributeError, IndexError) as error:
+            self.fail(f"{type(error).__name__} for {config!r}: {error}")
+            activate(self.elastic, None)
+
+    def count(self, small: nn.Module, config: Any) -> None:
+        """The closed form equals what the kernels count on the extracted model, for one sample."""
+        one = _first_sample(self.known)
+        counted, said = oracle_macs(small, *one), cost(self.elastic, config)
+        if counted != said.macs:
+            self.fail(f"cost says {said.macs} MACs, the kernels count {counted} for {config!r}")
+        params = sum(p.numel() for p in small.parameters())
+        if params != said.params:
+            self.fail(f"cost says {said.params} parameters, the model has {params} for {config!r}")
+
+    def gradients(self, small: nn.Module, config: Any) -> None:
+        """Gradients of the active entries are the extracted model's; the others are zero or None."""
+        elastic, found = copy.deepcopy(self.elastic), {}
+        for model in (elastic, small):
+            model.eval()
+            quiet(model)
+            model.zero_grad(set_to_none=True)
+        with activate(elastic, config):
+            _scalar(self.run(elastic)).backward()
+            record = elastic.__dict__["_elastify"]
+            for name, parameter in elastic.named_parameters():
+                grad = parameter.grad
+                if grad is None:
+                    continue
+                active = grad
+                if name in record.plan.tensors and record.active is not None:
+                    active = record.slice(record.active, name)(grad)
+                outside = float(grad.abs().sum() - active.abs().sum())
+                if outside > 1e-3 * float(grad.abs().sum()) + 1e-12:
+                    self.fail(f"gradient outside the active entries of {name} for {config!r}")
+                found[id(parameter)] = active
+        _scalar(self.run(small)).backward()
+        theirs = [p.grad for p in small.parameters() if p.grad is not None and bool(p.grad.abs().max() > 0)]
+        ours = [g for g in found.values() if bool(g.abs().max() > 0)]
+        if [tuple(g.shape) for g in ours] != [tuple(g.shape) for g in theirs]:
+            return self.fail(f"other parameters have gradients activated than extracted for {config!r}")
+        scale = max((float(g.abs().max()) for g in theirs), default=1.0)
+        worst = max((float((a - b).abs().max()) / scale for a, b in zip(ours, theirs, strict=True)), default=0.0)
+        self.report.worst_gradient = max(self.report.worst_gradient, worst)
+        if not worst <= 10 * self.tolerance:
+            self.fail(f"gradients differ by {worst:.1e} for {config!r}")
+
+    def copies(self, config: Any) -> None:
+        """A deep copy is elastic on its own, and weights go through a state_dict."""
+        twin = copy.deepcopy(self.elastic)
+        with torch.no_grad():
+            with activate(twin, config):
+                theirs = self.run(twin)
+                full = self.run(self.elastic)
+            if not all(torch.equal(a, b) for a, b in zip(full, self.run(self.plain), strict=True)):
+                self.fail("activating a copy has changed the original")
+            with activate(self.elastic, config):
+                if deviation(self.run(self.elastic), theirs) > self.tolerance:
+                    self.fail("a deep copy behaves differently")
+        twin.load_state_dict(self.plain.state_dict())
+        with torch.no_grad():
+            if not all(torch.equal(a, b) for a, b in zip(self.run(twin), self.run(self.plain), strict=True)):
+                self.fail("loading a state_dict does not give the original back")
+
+
+def deviation(a: list[Tensor], b: list[Tensor]) -> float:
+    """Largest difference of two lists of outputs, relative to the largest value of each tensor."""
+    if len(a) != len(b) or any(x.shape != y.shape for x, y in zip(a, b, strict=False)):
+        return float("inf")
+    worst = 0.0
+    for x, y in zip(a, b, strict=True):
+        if not x.is_floating_point() and not x.is_complex():
+            continue
+        scale = float(y.abs().max()) or 1.0
+        worst = max(worst, float((x - y).abs().max()) / scale)
+    return worst
+
+
+def _scalar(outputs: list[Tensor]) -> Tensor:
+    """A number that every output moves, with weights of both signs."""
+    total = torch.zeros(())
+    for out in outputs:
+        if out.is_floating_point():
+            weights = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view(out.shape)
+            total = total + (out * weights).mean()
+    return total
+
+
+def _first_sample(known: State) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def first(tree: Any) -> Any:
+        if isinstance(tree, Tensor):
+            return tree[:1] if tree.dim() else tree
+        if isinstance(tree, (tuple, list)):
+            return type(tree)(first(item) for item in tree)
+        if isinstance(tree, dict):
+            return {key: first(item) for key, item in tree.items()}
+        return tree
+
+    return first(known.args), first(known.kwargs)
+
+
+@contextmanager
+def _collected(texts: list[str]) -> Iterator[None]:
+    import warnings
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    texts += [str(w.message) for w in caught if issubclass(w.category, UserWarning)]
+
+
