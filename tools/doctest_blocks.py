@@ -1,4 +1,4 @@
-"""An extension for the API pages: `>>>` examples in docstrings, which Markdown takes for quotations, become code blocks."""
+"""An extension for the API pages: `>>>` examples, which Markdown takes for quotations, become code blocks."""
 
 from __future__ import annotations
 
