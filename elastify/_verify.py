@@ -66,22 +66,24 @@ class _Symmetry:
             for ident in {axis.id for layout in layouts for axis in axes_of(layout)}:
                 self.members.setdefault(ident, []).append(name)
         self.parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
-        for dtype in (torch.float64, torch.float32):
+        # one sample in float64 where the model allows it; some insist on a batch, or on float32 somewhere
+        samples = ((args, kwargs),) if training else (first_sample((args, kwargs)), (args, kwargs))
+        trials = [(dtype, inputs) for dtype in (torch.float64, torch.float32) for inputs in samples]
+        for number, (dtype, inputs) in enumerate(trials, 1):
             self.model = copy.deepcopy(model).train(training)
             quiet(self.model)
-            self.args, self.kwargs = _cast((args, kwargs), dtype)
+            self.args, self.kwargs = _cast(inputs, dtype)
+            self.tolerance = _TOLERANCE[dtype]
             try:
                 self.model.to(dtype)
                 self.tensors = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
                 redraw(self.model, seed)
                 self.original = {name: self.tensors[name].detach().clone() for name in plan.tensors}
                 self.reference = self.outputs()
+                return
             except Exception:
-                if dtype is torch.float32:
+                if number == len(trials):
                     raise
-                continue  # a forward that insists on float32 somewhere
-            self.tolerance = _TOLERANCE[dtype]
-            return
 
     def outputs(self) -> list[Tensor]:
         with torch.no_grad(), _seeded(self.seed):
@@ -190,6 +192,18 @@ def quiet(model: nn.Module) -> None:
     for module in model.modules():
         if not any(True for _ in module.parameters()) and not any(True for _ in module.children()):
             module.eval()
+
+
+def first_sample(tree: Any) -> Any:
+    """The inputs cut down to a batch of one."""
+    if isinstance(tree, Tensor):
+        return tree[:1] if tree.dim() else tree
+    if isinstance(tree, (tuple, list)):
+        items = [first_sample(item) for item in tree]
+        return type(tree)(*items) if hasattr(tree, "_fields") else type(tree)(items)
+    if isinstance(tree, dict):
+        return {key: first_sample(item) for key, item in tree.items()}
+    return tree
 
 
 def _cast(tree: Any, dtype: torch.dtype) -> Any:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from elastify._elastic import State, activate, cost, elastify, extract, space, state
 from elastify._errors import ElastifyError
 from elastify._oracle import oracle_macs
-from elastify._verify import quiet, redraw
+from elastify._verify import first_sample, quiet, redraw
 
 __all__ = ["Report", "check_model", "oracle_macs"]
 
@@ -145,7 +145,7 @@ class _Check:
 
     def count(self, small: nn.Module, config: Any) -> None:
         """The closed form equals what the kernels count on the extracted model, for one sample."""
-        one = _first_sample(self.known)
+        one = first_sample((self.known.args, self.known.kwargs))
         counted, said = oracle_macs(small, *one), cost(self.elastic, config)
         if counted != said.macs:
             self.fail(f"cost says {said.macs} MACs, the kernels count {counted} for {config!r}")
@@ -179,6 +179,8 @@ class _Check:
         ours = [g for g in found.values() if bool(g.abs().max() > 0)]
         if [tuple(g.shape) for g in ours] != [tuple(g.shape) for g in theirs]:
             return self.fail(f"other parameters have gradients activated than extracted for {config!r}")
+        if not theirs:
+            return self.fail("no parameter has a gradient: nothing was compared")
         scale = max((float(g.abs().max()) for g in theirs), default=1.0)
         worst = max((float((a - b).abs().max()) / scale for a, b in zip(ours, theirs, strict=True)), default=0.0)
         self.report.worst_gradient = max(self.report.worst_gradient, worst)
@@ -224,19 +226,6 @@ def _scalar(outputs: list[Tensor]) -> Tensor:
             weights = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view(out.shape)
             total = total + (out * weights).mean()
     return total
-
-
-def _first_sample(known: State) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    def first(tree: Any) -> Any:
-        if isinstance(tree, Tensor):
-            return tree[:1] if tree.dim() else tree
-        if isinstance(tree, (tuple, list)):
-            return type(tree)(first(item) for item in tree)
-        if isinstance(tree, dict):
-            return {key: first(item) for key, item in tree.items()}
-        return tree
-
-    return first(known.args), first(known.kwargs)
 
 
 @contextmanager
