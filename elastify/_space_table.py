@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 _WIDTH = 120
 _NAME = 44
-_WIDEST = 60
 
 
 def table(space: SearchSpace) -> str:
@@ -62,11 +61,10 @@ def _axes(space: SearchSpace) -> list[str]:
         return pattern(axis.name), axis.role, axis.size, tuple(space.rows.choices[column].tolist()), ratio
 
     groups = _grouped(range(len(space.axes)), key)
-    rows = [("axis", "role", "full", "choices", "")]
+    rows = [("axis", "role", "full", "", "choices")]
     for (name, role, size, choices, ratio), columns in groups.items():
         label = space.axes[columns[0]].name if len(columns) == 1 else name
-        note = f"= {ratio}" if ratio else ""
-        rows.append((label, role, str(size), ladder(choices), "  ".join(filter(None, (_times(len(columns)), note)))))
+        rows.append((label, role, str(size), _times(len(columns)), ladder(choices) + (f"  = {ratio}" if ratio else "")))
     return ["", *_aligned(rows, right={2})]
 
 
@@ -130,7 +128,7 @@ def _grouped(items: Iterable[Any], key: Callable[[Any], Any]) -> dict[Any, list[
 
 
 def _aligned(rows: list[tuple[str, ...]], right: set[int]) -> list[str]:
-    widths = [min(_WIDEST if i else _NAME, max(len(row[i]) for row in rows)) for i in range(len(rows[0]))]
+    widths = [min(_NAME, max(len(row[i]) for row in rows)) for i in range(len(rows[0]))]
     lines = []
     for row in rows:
         cells = [_fit(cell, widths[i]) if i < len(row) - 1 or i in right else cell for i, cell in enumerate(row)]

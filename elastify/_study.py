@@ -27,12 +27,14 @@ from elastify._space import SearchSpace
 
 try:
     import optuna
+    from sqlalchemy.exc import SQLAlchemyError
 except ImportError as error:  # an extra; searching without a score does not need it
     raise ElastifyError(
         "searching with evaluate= needs Optuna", why=str(error), fix='pip install "elastify[search]"'
     ) from error
 
 _FAILURES_IN_A_ROW = 3
+_STORAGE_ERRORS = (OSError, json.JSONDecodeError, KeyError, optuna.exceptions.OptunaError, SQLAlchemyError)
 _RECORD = "elastify"
 _logger = logging.getLogger("elastify")
 
@@ -236,5 +238,6 @@ def _storage(study: Any) -> Any:
         from optuna.storages.journal import JournalFileBackend
 
         return optuna.storages.JournalStorage(JournalFileBackend(text))
-    except (OSError, json.JSONDecodeError, KeyError, optuna.exceptions.StorageInternalError) as error:
-        raise ElastifyError("cannot use this study file", where=text, why=f"{type(error).__name__}: {error}") from error
+    except _STORAGE_ERRORS as error:
+        why = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ElastifyError("cannot use this study file", where=text, why=why, fix="use another path") from error
