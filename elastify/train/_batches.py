@@ -95,7 +95,8 @@ def _parts(data: Any) -> list[Any]:
 
 def random_state() -> dict[str, Any]:
     """State of the global generators of Python, numpy and torch (CPU and CUDA)."""
-    kind, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002
+    legacy: Any = np.random.get_state(legacy=True)  # noqa: NPY002
+    kind, keys, *rest = legacy
     state: dict[str, Any] = {
         "python": random.getstate(),
         "numpy": [kind, torch.from_numpy(keys.astype(np.int64)), *rest],

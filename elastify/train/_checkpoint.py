@@ -32,9 +32,7 @@ _TAG = "$"
 
 def write_checkpoint(folder: Path, step: int, state: Mapping[str, Any]) -> None:
     """Replace the checkpoint of a folder. ElastifyError for a state that is not numbers, text and tensors."""
-    if folder.exists() and not folder.is_dir():
-        raise ElastifyError("a checkpoint needs a folder", where=str(folder), why="there is a file of that name")
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     tensors: dict[str, Tensor] = {}
     packed = pack(state, tensors)
     name = f"step-{step:08d}.safetensors"
@@ -52,6 +50,14 @@ def write_checkpoint(folder: Path, step: int, state: Mapping[str, Any]) -> None:
     for old in folder.iterdir():
         if _WEIGHTS.fullmatch(old.name) and old.name != name:
             old.unlink(missing_ok=True)
+
+
+def make_folder(folder: Path) -> None:
+    """The folder of a checkpoint; an error before anything has been computed for it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ElastifyError("a checkpoint needs a folder", where=str(folder), why=str(error.strerror)) from None
 
 
 def read_checkpoint(folder: Path) -> dict[str, Any] | None:

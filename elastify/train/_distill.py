@@ -20,7 +20,9 @@ from torch.utils._pytree import tree_map
 
 from elastify._errors import ElastifyError
 
-_SIGNATURES = {fn: inspect.signature(fn) for fn in (F.cross_entropy, F.binary_cross_entropy_with_logits)}
+_SIGNATURES: dict[Any, inspect.Signature] = {
+    fn: inspect.signature(fn) for fn in (F.cross_entropy, F.binary_cross_entropy_with_logits)
+}
 
 
 def soft_cross_entropy(outputs: Any, teacher_outputs: Any) -> Tensor:
@@ -38,6 +40,23 @@ def soft_cross_entropy(outputs: Any, teacher_outputs: Any) -> Tensor:
             f"{type(outputs).__name__} is neither logits nor has any", fix="distill=lambda outputs, teacher: ..."
         )
     return -(teacher.softmax(-1) * student.log_softmax(-1)).sum(-1).mean()
+
+
+class TeacherOutputs:
+    """A loss for the teacher, and for the students a distance to its outputs."""
+
+    def __init__(self, loss: Callable[[Any], Tensor], distance: Callable[[Any, Any], Tensor]) -> None:
+        self._loss, self._distance = loss, distance
+        self._outputs: Any = None
+
+    def teacher(self, outputs: Any) -> Tensor:
+        """The loss itself; the outputs are kept, without their graph."""
+        self._outputs = detached(outputs)
+        return self._loss(outputs)
+
+    def student(self, outputs: Any) -> Tensor:
+        """The distance to the teacher."""
+        return self._distance(outputs, self._outputs)
 
 
 class TeacherLabels:

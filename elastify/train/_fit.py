@@ -19,7 +19,7 @@ from elastify._elastic import activate
 from elastify._errors import ElastifyError
 from elastify._rewrite import is_elastic
 from elastify.train._batches import ForwardFn, batch_count, random_state, set_random_state
-from elastify.train._checkpoint import read_checkpoint
+from elastify.train._checkpoint import make_folder, read_checkpoint
 from elastify.train._plain import Plain
 from elastify.train._run import Run
 from elastify.train._schedule import Limits, make_schedule
@@ -97,6 +97,8 @@ def fit(
         raise ElastifyError(f"unknown amp {amp!r}", fix='None, "bf16" or "fp16"')
     if checkpoint_every is not None and (checkpoint is None or checkpoint_every < 1):
         raise ElastifyError(f"checkpoint_every={checkpoint_every} needs checkpoint='folder/' and at least 1 step")
+    if checkpoint is not None:
+        make_folder(Path(checkpoint))
     if device is not None:
         model.to(device)
     if strategy is None and is_elastic(model):

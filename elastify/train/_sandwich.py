@@ -8,13 +8,12 @@ between them.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
 from elastify._elastic import space
 from elastify._errors import ElastifyError
-from elastify.train._distill import TeacherLabels, detached
+from elastify.train._distill import TeacherLabels, TeacherOutputs
 from elastify.train._strategy import Backward, Distill, Forward, Loss, Losses, Strategy, floats
 
 
@@ -54,29 +53,15 @@ class Sandwich(Strategy):
         `cross_entropy` and `binary_cross_entropy_with_logits` that it calls; a loss that calls neither (regression,
         waveforms, or one computed inside forward) is taken as it is. `backward(loss)` is for gradient scalers.
         """
-        labels = TeacherLabels(loss)
-        kept: list[Any] = []
-
-        def remember() -> Any:
-            outputs = forward()
-            kept.append(detached(outputs))
-            return outputs
-
-        student: Loss
-        if not self.distill:
-            teach, student = forward, loss
-            values = [self._pass(None, teach, loss, backward)]
-        elif distill is not None:
-            given = distill
-            values = [self._pass(None, remember, loss, backward)]
-
-            def student(outputs: Any) -> Tensor:
-                return given(outputs, kept[0])
-
-        else:
-            values = [self._pass(None, forward, labels.teacher, backward)]
-            student = labels.student
-        values.append(self._pass(space(self.model).min, forward, student, backward))
-        values += [self._pass(self.sample(), forward, student, backward) for _ in range(self.n_random)]
+        teach, learn = loss, loss
+        if distill is not None:
+            outputs = TeacherOutputs(loss, distill)
+            teach, learn = outputs.teacher, outputs.student
+        elif self.distill:
+            labels = TeacherLabels(loss)
+            teach, learn = labels.teacher, labels.student
+        values = [self._pass(None, forward, teach, backward)]
+        values.append(self._pass(space(self.model).min, forward, learn, backward))
+        values += [self._pass(self.sample(), forward, learn, backward) for _ in range(self.n_random)]
         full, least, *others = floats(values)
         return Losses(full, least, tuple(others))

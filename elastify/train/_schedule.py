@@ -65,12 +65,15 @@ class Schedule(Protocol):
 
     def step(self, progress: float, loss: float) -> None:
         """After each optimizer step."""
+        ...
 
     def state_dict(self) -> dict[str, Any]:
         """Numbers to go on from."""
+        ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from them."""
+        ...
 
 
 class Constant:

@@ -1,0 +1,184 @@
+"""Checkpoints on disk: whole or not there, and never read when they are something else."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from elastify import ElastifyError, elastify
+from elastify.train import FullPlusRandom, Sandwich, fit
+from elastify.train._checkpoint import pack, read_checkpoint, unpack, write_checkpoint
+
+X, Y = torch.randn(8, 4), torch.arange(8) % 3
+
+
+def net(width: int = 5) -> nn.Module:
+    return nn.Sequential(nn.Linear(4, width), nn.ReLU(), nn.Linear(width, 3))
+
+
+def run(model: nn.Module, folder: Path, steps: int = 2, **kwargs: object):
+    return fit(model, [(X, Y)], F.cross_entropy, steps=steps, checkpoint=folder, progress=False, **kwargs)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    run(net(), tmp_path / "run")
+    return tmp_path / "run"
+
+
+def weights(folder: Path) -> Path:
+    (path,) = folder.glob("step-*.safetensors")
+    return path
+
+
+def edit(folder: Path, **changes: object) -> None:
+    path = folder / "checkpoint.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def refused(folder: Path, model: nn.Module | None = None, steps: int = 4, **kwargs: object) -> str:
+    made = model or net()
+    before = {name: tensor.clone() for name, tensor in made.state_dict().items()}
+    with pytest.raises(ElastifyError) as caught:
+        run(made, folder, steps, **kwargs)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in made.state_dict().items())
+    assert str(folder) in str(caught.value)
+    return str(caught.value)
+
+
+def test_nested_state_round_trip(tmp_path: Path) -> None:
+    state = {
+        "tensors": [torch.arange(3), (torch.zeros(2, 0), torch.tensor(True)), torch.randn(4, 2).t()],
+        "half": torch.ones(2, dtype=torch.bfloat16),
+        "ints": {0: {"step": torch.tensor(3.0)}, 7: {}},
+        "numbers": (1, 2.5, -0.1, math.inf, 2**127, None, True, "text"),
+        "$": {"$": "tensor"},
+    }
+    write_checkpoint(tmp_path, 3, state)
+    found = read_checkpoint(tmp_path)
+    assert found is not None
+    assert found["numbers"] == state["numbers"]
+    assert found["$"] == state["$"]
+    assert found["ints"].keys() == {0, 7}
+    for stored, given in zip(found["tensors"], state["tensors"], strict=True):
+        for a, b in zip(stored, given, strict=True) if isinstance(given, tuple) else [(stored, given)]:
+            assert torch.equal(a, b)
+            assert a.dtype == b.dtype
+    assert torch.equal(found["half"], state["half"])
+
+
+def test_state_that_is_code_is_refused() -> None:
+    with pytest.raises(ElastifyError, match="a function cannot be stored in a checkpoint") as caught:
+        pack({"a": [1, pack]}, {})
+    assert "where: /a/1" in str(caught.value)
+    with pytest.raises(ValueError, match="unknown kind 'code'"):
+        unpack({"$": "code"}, {})
+
+
+def test_a_failed_write_keeps_the_old_checkpoint(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path, 1, {"a": torch.ones(2)})
+    with pytest.raises(ElastifyError, match="cannot be stored"):
+        write_checkpoint(tmp_path, 2, {"a": torch.zeros(2), "b": object()})
+    found = read_checkpoint(tmp_path)
+    assert found is not None
+    assert torch.equal(found["a"], torch.ones(2))
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_crash_between_the_two_files_keeps_the_old_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_checkpoint(tmp_path, 1, {"a": torch.ones(2)})
+
+    def crash(*args: object, **kwargs: object) -> str:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(json, "dumps", crash)
+    with pytest.raises(OSError, match="disk full"):
+        write_checkpoint(tmp_path, 2, {"a": torch.zeros(2)})
+    monkeypatch.undo()
+    found = read_checkpoint(tmp_path)
+    assert found is not None
+    assert torch.equal(found["a"], torch.ones(2))
+    write_checkpoint(tmp_path, 3, {"a": torch.zeros(2)})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.json", "step-00000003.safetensors"]
+
+
+def test_nothing_there_begins_anew(tmp_path: Path) -> None:
+    assert read_checkpoint(tmp_path / "new") is None
+    assert run(net(), tmp_path / "new").steps == 2
+
+
+def test_a_file_where_the_folder_should_be(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("hello")
+    said = refused(tmp_path / "file")
+    assert "a checkpoint needs a folder" in said
+    assert "File exists" in said
+
+
+class TestDamage:
+    def test_truncated_tensors(self, folder: Path) -> None:
+        data = weights(folder).read_bytes()
+        weights(folder).write_bytes(data[:-10])
+        assert f"has {len(data) - 10} bytes instead of {len(data)}" in refused(folder)
+
+    def test_flipped_bit(self, folder: Path) -> None:
+        data = bytearray(weights(folder).read_bytes())
+        data[-3] ^= 1
+        weights(folder).write_bytes(bytes(data))
+        assert "the checksum of step-00000002.safetensors is wrong" in refused(folder)
+
+    def test_missing_tensors(self, folder: Path) -> None:
+        weights(folder).unlink()
+        assert "its tensors, 'step-00000002.safetensors', are missing" in refused(folder)
+
+    def test_truncated_json(self, folder: Path) -> None:
+        path = folder / "checkpoint.json"
+        path.write_text(path.read_text()[:100])
+        said = refused(folder)
+        assert "the checkpoint is damaged or not one of elastify" in said
+        assert "resume=False to begin anew" in said
+
+    @pytest.mark.parametrize("text", ["[]", "{}", '{"elastify_checkpoint": "1"}', "[" * 100000, "\x00"])
+    def test_foreign_json(self, folder: Path, text: str) -> None:
+        (folder / "checkpoint.json").write_text(text)
+        assert "damaged or not one of elastify" in refused(folder)
+
+    def test_newer_format(self, folder: Path) -> None:
+        edit(folder, elastify_checkpoint=99)
+        assert "the checkpoint has format 99, newer than 1" in refused(folder)
+
+    @pytest.mark.parametrize("name", ["../step-00000002.safetensors", "/etc/passwd", 3, None])
+    def test_paths_out_of_the_folder(self, folder: Path, name: object) -> None:
+        edit(folder, weights=name)
+        assert "are missing" in refused(folder)
+
+    @pytest.mark.parametrize("state", [None, [], {"$": "code"}, {"model": {"$": "tensor", "name": "no"}}, {}])
+    def test_state_of_another_kind(self, folder: Path, state: object) -> None:
+        edit(folder, state=state)
+        assert "damaged or not one of elastify" in refused(folder)
+
+
+class TestForeign:
+    def test_another_model(self, folder: Path) -> None:
+        said = refused(folder, net(6))
+        assert "the checkpoint is of another model" in said
+        assert "0.weight has shape [6, 4] here, [5, 4] there" in said
+
+    def test_another_optimizer_or_scheduler_or_precision(self, folder: Path) -> None:
+        assert "another optimizer" in refused(folder, optimizer=lambda p: torch.optim.SGD(p, 0.1))
+        assert "another scheduler" in refused(folder, scheduler="cosine")
+        assert "another amp" in refused(folder, amp="bf16")
+
+    def test_another_strategy(self, tmp_path: Path) -> None:
+        model = elastify(net(8), torch.randn(2, 4))
+        run(model, tmp_path, strategy=Sandwich(model))
+        said = refused(tmp_path, model, strategy=FullPlusRandom(model))
+        assert "a run with another strategy" in said
+        assert "Sandwich there, FullPlusRandom here" in said
