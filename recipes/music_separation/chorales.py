@@ -10,12 +10,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from .synth import Events, require
 
 STEMS = ("soprano", "alto", "tenor", "bass")
+VERSION = 1  # to be raised when the songs change: prepared data are made again
+BALANCE = True
+TARGET = "soprano"
 # General-MIDI programs, counted from 0.
 PROGRAMS = {"soprano": 68, "alto": 11, "tenor": 60, "bass": 32}
 LICENCE = (
@@ -40,7 +44,7 @@ def scores(seconds: float, folder: Path) -> Iterator[tuple[str, dict[str, Events
             continue
         notes = {voice: _notes(parts[voice]) for voice in STEMS}
         melody = [pitch for _, _, pitch in notes["soprano"]]
-        tune = tuple(b - a for a, b in zip(melody[:10], melody[1:10], strict=False))
+        tune = tuple(b - a for a, b in pairwise(melody[:10]))
         if tune in tunes or not all(notes.values()):
             continue
         tunes.add(tune)

@@ -3,9 +3,10 @@
     root/{train,test}/<song>/{mixture,<stem>...}.wav
 
 `read_songs` looks at the headers of all files and refuses a folder that does not fit together; the samples themselves
-are read when needed, by seeking, and checked then. `Chunks` makes example number i from a random generator
-seeded with (seed, i) alone: each stem comes from the same song and place, or (remix) from one of its own; it is scaled by
-a random gain and left out now and then; one channel is taken, as every channel is a mono example; the stems add up to the mixture.
+are read when needed, by seeking, and checked then. `Chunks` makes example number i from a random generator seeded
+with (seed, i) alone: all stems come from one song and place, or (remix) each from one of its own; each is scaled by a
+random gain and left out now and then; one channel is taken, as every channel is a mono example; the sum of the
+stems is the mixture.
 """
 
 from __future__ import annotations
@@ -46,13 +47,17 @@ class Song:
             wave = file.read(wanted, dtype="float32", always_2d=True).T
         if wave.shape[1] != wanted:
             raise ElastifyError(
-                "an audio file ends early", where=str(path), why=f"{wave.shape[1]} of {wanted} samples could be read",
+                "an audio file ends early",
+                where=str(path),
+                why=f"{wave.shape[1]} of {wanted} samples could be read",
                 fix="the file is truncated: copy it again",
             )
         if not np.isfinite(wave).all():
             bad = start + int(np.argmax(~np.isfinite(wave).all(0)))
             raise ElastifyError(
-                "NaN or infinite samples in an audio file", where=str(path), why=f"first at {bad / self.sample_rate:.3f} s",
+                "NaN or infinite samples in an audio file",
+                where=str(path),
+                why=f"first at {bad / self.sample_rate:.3f} s",
                 fix="write the file again or remove the song",
             )
         return wave
@@ -72,10 +77,16 @@ def read_songs(
     Stem files that are not asked for may be there; the mixture and those asked for must.
     """
     folder = Path(root) / split
-    folders = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")) if folder.is_dir() else []
+    folders = (
+        sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+        if folder.is_dir()
+        else []
+    )
     if not folders:
         raise ElastifyError(
-            f"no songs for {split}", where=str(folder), why="no such folder, or no song folder in it",
+            f"no songs for {split}",
+            where=str(folder),
+            why="no such folder, or no song folder in it",
             fix="lay the data out as ROOT/train/SONG/mixture.wav with one WAV per stem, and ROOT/test in the same way",
         )
     if stems is None:
@@ -95,39 +106,53 @@ def _open(folder: Path, stems: tuple[str, ...], sample_rate: int | None, channel
         if not path.is_file():
             there = ", ".join(sorted(p.stem for p in folder.glob("*.wav"))) or "no WAV file"
             raise ElastifyError(
-                f"the stem {stem!r} is missing", where=str(folder), why=f"found: {there}",
+                f"the stem {stem!r} is missing",
+                where=str(folder),
+                why=f"found: {there}",
                 fix=f"add {stem}.wav (silence where the song lacks it), or name the stems that your songs have",
             )
         try:
             info = soundfile.info(path)
         except soundfile.LibsndfileError as error:
             raise ElastifyError(
-                "an audio file cannot be read", where=str(path), why=str(error.error_string), fix="the file is damaged or no WAV: write it again"
+                "an audio file cannot be read",
+                where=str(path),
+                why=str(error.error_string),
+                fix="the file is damaged or no WAV: write it again",
             ) from error
         if info.frames == 0:
-            raise ElastifyError("an audio file of zero length", where=str(path), fix="remove the song, or write the file again")
+            raise ElastifyError(
+                "an audio file of zero length", where=str(path), fix="remove the song, or write the file again"
+            )
         sample_rate = sample_rate or info.samplerate
         channels = channels or info.channels
         if info.samplerate != sample_rate:
             raise ElastifyError(
-                f"another sample rate: {info.samplerate} Hz where {sample_rate} Hz is expected", where=str(path),
-                why="all files of a data set must have one rate, that of the model", fix=f"resample it: sox IN.wav -r {sample_rate} OUT.wav",
+                f"another sample rate: {info.samplerate} Hz where {sample_rate} Hz is expected",
+                where=str(path),
+                why="all files of a data set must have one rate, that of the model",
+                fix=f"resample it: sox IN.wav -r {sample_rate} OUT.wav",
             )
         if info.channels != channels:
-            kind = {1: "mono", 2: "stereo"}
             raise ElastifyError(
-                f"{kind.get(info.channels, f'{info.channels} channels')} where {kind.get(channels, f'{channels} channels')} is expected",
-                where=str(path), why="all files of a data set must have the same channels",
+                f"{_channels(info.channels)} where {_channels(channels)} is expected",
+                where=str(path),
+                why="all files of a data set must have the same channels",
                 fix="convert all to stereo or all to mono: sox IN.wav -c 2 OUT.wav",
             )
         frames[stem] = info.frames
     if len(set(frames.values())) > 1:
         raise ElastifyError(
-            "the files of a song differ in length", where=str(folder), why=", ".join(f"{stem} {n}" for stem, n in frames.items()) + " samples",
+            "the files of a song differ in length",
+            where=str(folder),
+            why=", ".join(f"{stem} {n}" for stem, n in frames.items()) + " samples",
             fix="a file is truncated or not aligned: write the song again",
         )
-    assert sample_rate and channels
-    return Song(folder, stems, frames["mixture"], sample_rate, channels)
+    return Song(folder, stems, frames["mixture"], sample_rate or 0, channels or 0)
+
+
+def _channels(count: int) -> str:
+    return {1: "mono", 2: "stereo"}.get(count, f"{count} channels")
 
 
 class Chunks(Dataset):

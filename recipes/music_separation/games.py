@@ -1,11 +1,11 @@
 """The music of four free games as multi-track songs: drums, bass, lead and other.
 
-Debian's packages are fetched and unpacked, not installed (`apt-get download`, `dpkg -x`); Freedoom's tracks lie as MIDI
-lumps inside WAD archives. Every MIDI channel of a file goes to one stem: channel 10 to the drums; a channel that mostly plays
-a bass program (32-39, tuba, synth bass and brass 43, 58) to the bass; of the channels with a voice, reed, pipe, brass or
-synth lead program the one that plays one note at a time, high and much, is the lead; all others are other. The excerpt of a
-song is the window in which its quietest stem sounds longest; songs in which a stem hardly sounds are left out.
-The lead is an instrument, not a singer. Songs alternate between the sources, in a fixed shuffled order.
+Debian's packages are fetched and unpacked, not installed (`apt-get download`, `dpkg -x`); Freedoom's tracks lie as
+MIDI lumps inside WAD archives. Every MIDI channel of a file goes to one stem: channel 10 to the drums; a channel that
+mostly plays a bass program (32-39, contrabass 43, tuba 58) to the bass; of the channels with a voice, brass, reed, pipe
+or synth lead program the one that plays one note at a time, high and much, is the lead; all others are other.
+The excerpt of a song is the window in which its rarest stem sounds longest; songs in which a stem hardly sounds are
+left out. The lead is an instrument, not a singer. Songs alternate between the sources, each in a fixed shuffled order.
 """
 
 from __future__ import annotations
@@ -32,6 +32,9 @@ from elastify import ElastifyError
 from .synth import DRUM_CHANNEL, Events, require
 
 STEMS = ("drums", "bass", "lead", "other")
+VERSION = 1  # to be raised when the songs change: prepared data are made again
+BALANCE = False
+TARGET = "drums"
 PACKAGES = {
     "freedoom": "usr/share/games/doom/*.wad",
     "simutrans-data": "usr/share/games/simutrans/music/*.mid",
@@ -98,7 +101,9 @@ def _midi_files(package: str, folder: Path) -> Iterator[tuple[str, bytes]]:
 def _unpack(package: str, root: Path) -> None:
     if not shutil.which("apt-get") or not shutil.which("dpkg"):
         raise ElastifyError(
-            "the game music comes in Debian packages", where=package, why="there is no apt-get here",
+            "the game music comes in Debian packages",
+            where=package,
+            why="there is no apt-get here",
             fix="use the chorales (--data chorales), or give a folder of your own",
         )
     root.parent.mkdir(parents=True, exist_ok=True)
@@ -111,7 +116,9 @@ def _unpack(package: str, root: Path) -> None:
             )
             if done.returncode:
                 raise ElastifyError(
-                    f"{command[0]} failed for {package}", where="prepare", why=done.stderr.strip()[-300:],
+                    f"{command[0]} failed for {package}",
+                    where="prepare",
+                    why=done.stderr.strip()[-300:],
                     fix="run `apt-get update` first and see that the network is there",
                 )
         (Path(partial) / "unpacked").rename(root)

@@ -10,17 +10,20 @@ Nothing here knows about elastic networks: plain PyTorch, with sizes taken from 
 hidden sizes of the LSTMs and of the mask networks, and R can all be made smaller later.
 
 What it took to agree with the published sizes (36.42 M parameters and 73.6 GMAC per second for N=128, R=12, vocals;
-8.02 M and 12.4 for 64, 8; 1.89 M and 1.6 for 32, 4; `tests/recipes/test_music_model.py`): the LSTM has 2N units per direction
-and both of torch's bias vectors; the mask network is N -> 4N -> 4N -> 4G with a GLU to 2G; band edges are rounded down to
-whole bins (100 Hz are 4.6 bins of 21.5 Hz: 4), what is left above goes to the last band, 41 bands in all for vocals. MACs are counted in
-linear layers, convolutions and the LSTM's gates, for 44100 / 512 = 86.13 frames per second: the one frame
-more that centred windows give a short clip is not counted. The STFT, norms, activations and masks count nothing.
+8.02 M and 12.4 for 64, 8; 1.89 M and 1.6 for 32, 4; `tests/recipes/test_music_model.py`): the LSTM has 2N units per
+direction and both of torch's bias vectors; the mask network is N -> 4N -> 4N -> 4G with a GLU to 2G; band edges are
+rounded down to whole bins (100 Hz are 4.6 bins of 21.5 Hz: 4) and what is left above is the last band, 41 in all for
+vocals. MACs are counted in linear layers, convolutions and the LSTM's gates, for 44100 / 512 = 86.13 frames per
+second: the one frame more that centred windows give a clip is not counted. The STFT, norms, activations and the
+masks' products count nothing.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -69,7 +72,7 @@ def generic_bands(count: int, sample_rate: int = 22050, n_fft: int = 1024) -> tu
         edge = round(700 * math.expm1(top * k / count) * n_fft / sample_rate)
         edges.append(min(max(edge, edges[-1] + 2), bins - 2 * (count - k)))
     edges.append(bins)
-    return tuple(high - low for low, high in zip(edges, edges[1:], strict=False))
+    return tuple(high - low for low, high in pairwise(edges))
 
 
 class BandSplit(nn.Module):
@@ -166,9 +169,7 @@ class BSRNN(nn.Module):
 
     def forward(self, wave: Tensor) -> Tensor:
         # Zero padding, unlike reflection, also serves clips shorter than half a window.
-        spectrum = torch.stft(
-            wave, self.n_fft, self.hop, window=self.window, pad_mode="constant", return_complex=True
-        )
+        spectrum = torch.stft(wave, self.n_fft, self.hop, window=self.window, pad_mode="constant", return_complex=True)
         parts = torch.cat([spectrum.real.unsqueeze(1), spectrum.imag.unsqueeze(1)], 1).split(self.bands, 2)
         h = torch.stack([split(part.flatten(1, 2)) for split, part in zip(self.split, parts, strict=True)], 1)
         for block in self.blocks:
@@ -182,12 +183,19 @@ class BSRNN(nn.Module):
         return torch.istft(masked, self.n_fft, self.hop, window=self.window, length=wave.shape[-1])
 
 
-def small_bsrnn(sample_rate: int = 22050, *, bands: int = 24, width: int = 16, depth: int = 2) -> BSRNN:
-    """The demo's network: windows of about 46 ms at any rate, hop a quarter of that.
+def small_settings(sample_rate: int = 22050, *, bands: int = 24, width: int = 16, depth: int = 2) -> dict[str, Any]:
+    """Arguments for the demo's network: windows of about 46 ms at any rate, hop a quarter of that.
 
-    >>> sum(p.numel() for p in small_bsrnn().parameters())
+    >>> sum(p.numel() for p in BSRNN(**small_settings()).parameters())
     334440
     """
     n_fft = 2 ** round(math.log2(sample_rate * 2048 / 44100))
     plan = generic_bands(bands, sample_rate, n_fft)
-    return BSRNN(plan, sample_rate=sample_rate, width=width, depth=depth, n_fft=n_fft, hop=n_fft // 4)
+    return {
+        "bands": plan,
+        "sample_rate": sample_rate,
+        "width": width,
+        "depth": depth,
+        "n_fft": n_fft,
+        "hop": n_fft // 4,
+    }

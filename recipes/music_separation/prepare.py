@@ -5,9 +5,10 @@
 
 `kind` is `chorales` (pip alone: music21 scores, the four voices as stems) or `games` (Debian: the MIDI files of four
 free games, as drums, bass, lead and other). The first songs of the source's fixed order are held out for testing, the
-following ones are for training. A song is rendered into a temporary folder and renamed when complete, so
-that work broken off goes on where it stopped; `key` stands for all the parameters. The stems of a song are scaled together,
-rounded to 16 bit, and added up as integers: the mixture is their sum to the last bit.
+following ones are for training. A song is rendered into a temporary folder and renamed when complete, so that work
+broken off goes on where it stopped; `key` stands for all the parameters. The stems of a song are scaled together,
+rounded to 16 bit, and added up as integers: the mixture is their sum to the last bit. Where the source has no balance
+of its own (a score says nothing about it), its stems are first brought to one loudness.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -38,11 +39,11 @@ SOURCES = {"chorales": chorales, "games": games}
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A data folder: stems in the order of the layout, rate in Hz, and the licence to state with any result."""
+    """A data folder with its stems, the one that a small network learns best, and the licence to state with results."""
 
     root: Path
     stems: tuple[str, ...]
-    sample_rate: int
+    target: str
     licence: str
 
 
@@ -71,7 +72,7 @@ def prepare(
     font = Path(soundfont) if soundfont else default_soundfont()
     settings = {
         "kind": kind,
-        "version": 1,
+        "source": source.VERSION,
         "sample_rate": sample_rate,
         "seconds": seconds,
         "train": train,
@@ -80,7 +81,7 @@ def prepare(
     }
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
     root = (cache or default_cache()) / "music" / f"{kind}-{sample_rate}-{key}"
-    done = Prepared(root, source.STEMS, sample_rate, source.LICENCE)
+    done = Prepared(root, source.STEMS, source.TARGET, source.LICENCE)
     if (root / MARKER).is_file():
         return done
     root.mkdir(parents=True, exist_ok=True)
@@ -89,7 +90,7 @@ def prepare(
         task = progress.add_task(f"preparing {kind}", total=train + test)
         for name, parts in islice(source.scores(seconds, root.parent), train + test):
             split = "test" if len(written) < test else "train"
-            _write_song(root / split / name, parts, seconds, sample_rate, font)
+            _write_song(root / split / name, parts, seconds, sample_rate, font, source.BALANCE)
             written.append(f"{split}/{name}")
             progress.advance(task)
     if len(written) < train + test:
@@ -107,11 +108,13 @@ def _progress(quiet: bool) -> Progress:
 
 
 def _write_song(
-    folder: Path, parts: Mapping[str, Events], seconds: float, sample_rate: int, soundfont: Path
+    folder: Path, parts: Mapping[str, Events], seconds: float, sample_rate: int, soundfont: Path, balance: bool
 ) -> None:
     if folder.is_dir():
         return
     waves = {stem: render(events, seconds, sample_rate, soundfont) for stem, events in parts.items()}
+    if balance:
+        waves = {stem: wave / max(float(np.sqrt(np.mean(wave**2))), 1e-6) for stem, wave in waves.items()}
     loudest = max(float(np.abs(wave).max()) for wave in [*waves.values(), sum(waves.values())])
     scale = PEAK * 32767 / max(loudest, 1e-6)
     samples = {stem: np.round(wave * scale).astype(np.int32) for stem, wave in waves.items()}

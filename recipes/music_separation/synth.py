@@ -38,7 +38,8 @@ def default_soundfont() -> Path:
     """The soundfont file inside pretty_midi, found without importing the package."""
     require("pretty_midi")
     spec = find_spec("pretty_midi")
-    assert spec is not None and spec.origin is not None
+    assert spec is not None
+    assert spec.origin is not None
     found = sorted(Path(spec.origin).parent.glob("*.sf2"))
     if not found:
         raise ElastifyError(
