@@ -9,7 +9,7 @@ units is used instead, then a number.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 
@@ -91,7 +91,7 @@ def _join(path: str, role: str) -> str:
     return f"{path}.{role}" if path else role
 
 
-def _spread(drafts: Sequence[Draft], names: dict[int, str], rename) -> None:  # noqa: ANN001 - an optional callable
+def _spread(drafts: Sequence[Draft], names: dict[int, str], rename: Callable[[Draft], str] | None) -> None:
     counts = Counter(names.values())
     seen: Counter[str] = Counter()
     for draft in drafts:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 from math import prod
 from typing import Any
 
@@ -254,4 +255,4 @@ def _refinable(left: list[int], right: list[int]) -> bool:
             total *= size
             ends.add(total)
     chain = sorted(ends)
-    return all(b % a == 0 for a, b in zip(chain, chain[1:], strict=False))
+    return all(b % a == 0 for a, b in pairwise(chain))

@@ -4,15 +4,17 @@ Permuting the units of one axis in all the tensors that the plan says belong to 
 was. This is exact up to rounding, independent of training, and finds a forgotten parameter, a wrong order
 or a position mistaken for a channel. It is done on a copy in float64 whose parameters are drawn anew at the size
 of one, because what training or initialisation left at zero would hide errors. All axes are permuted at once,
-twice, by permutations without a fixed point; a failure is narrowed down by halving. The control permutes one
-tensor of each axis alone: if the output stays the same then, the test proves nothing and says so.
+twice, by permutations without a fixed point; a failure is narrowed down by halving. Axes of few units have few such
+permutations, so two that belong together may move alike by chance: they are also permuted in groups that tell
+every two of them apart. The control asks for the gradient: an axis whose tensors do not move the output is not
+proven by an output that stays the same.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,8 +31,14 @@ _TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-3}  # a float64 model may c
 
 
 def failing_axes(
-    model: nn.Module, plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any], pick: Callable[[Any], list[Tensor]],
-    *, seed: int = 0, training: bool = False,
+    model: nn.Module,
+    plan: Plan,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    pick: Callable[[Any], list[Tensor]],
+    *,
+    seed: int = 0,
+    training: bool = False,
 ) -> dict[int, str]:
     """Axes (by id) in which the model is not symmetric, with what was measured; empty when all are proven.
 
@@ -57,8 +65,14 @@ class _Symmetry:
     """The test of one model; `measure(axes)` gives the error after permuting those axes together."""
 
     def __init__(
-        self, model: nn.Module, plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any],
-        pick: Callable[[Any], list[Tensor]], seed: int, training: bool,
+        self,
+        model: nn.Module,
+        plan: Plan,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        pick: Callable[[Any], list[Tensor]],
+        seed: int,
+        training: bool,
     ) -> None:
         self.plan, self.pick, self.seed, self.training = plan, pick, seed, training
         self.members: dict[int, list[str]] = {}
@@ -105,7 +119,9 @@ class _Symmetry:
         return worst
 
     @torch.no_grad()
-    def measure(self, axes: Iterable[ElasticAxis], draw: int, only: Callable[[ElasticAxis], Sequence[str]] | None = None) -> float:
+    def measure(
+        self, axes: Iterable[ElasticAxis], draw: int, only: Callable[[ElasticAxis], Sequence[str]] | None = None
+    ) -> float:
         """Error after permuting some axes (in the tensors that `only` names) by derangement number `draw`."""
         axes = list(axes)
         orders = {axis.id: derangement(axis.size, self.seed + 7919 * draw + axis.id) for axis in axes}
@@ -124,12 +140,16 @@ class _Symmetry:
 
     def failures(self) -> dict[int, str]:
         found: dict[int, str] = {}
-        for draw in range(2):
-            self._narrow([axis for axis in self.plan.axes if axis.id not in found], draw, found)
-        proven = [axis for axis in self.plan.axes if axis.id not in found]
-        if proven and self.measure(proven, 0, self._one_member) <= self.tolerance:
-            for axis in self._unmoved(proven):
-                found[axis.id] = "permuting one of its tensors alone does not change the output: nothing is proven"
+        proven = list(self.plan.axes)
+        while True:  # an axis that failed stays as it is from then on, which its partners must survive
+            for draw, group in enumerate(_groups(proven)):
+                self._narrow([axis for axis in group if axis.id not in found], draw, found)
+            left = [axis for axis in proven if axis.id not in found]
+            if len(left) == len(proven):
+                break
+            proven = left
+        for axis in self._unmoved(proven):
+            found[axis.id] = "permuting one of its tensors alone does not change the output: nothing is proven"
         return found
 
     def _narrow(self, axes: list[ElasticAxis], draw: int, found: dict[int, str]) -> None:
@@ -145,12 +165,39 @@ class _Symmetry:
         self._narrow(axes[:half], draw, found)
         self._narrow(axes[half:], draw, found)
 
-    def _one_member(self, axis: ElasticAxis) -> list[str]:
-        names = [name for name in self.members[axis.id] if name in self.parameters]
-        return sorted(names, key=lambda name: -self.tensors[name].dim())[:1]
-
     def _unmoved(self, axes: list[ElasticAxis]) -> list[ElasticAxis]:
-        return [axis for axis in axes if self.measure([axis], 0, self._one_member) <= self.tolerance]
+        """Axes with no tensor that the output depends on."""
+        moving = self._with_gradient({name for axis in axes for name in self.members[axis.id]})
+        silent = [axis for axis in axes if moving.isdisjoint(self.members[axis.id])]
+        return [axis for axis in silent if not any(self._moves(axis, name) for name in self.members[axis.id])]
+
+    def _with_gradient(self, names: set[str]) -> set[str]:
+        """Tensors in which the outputs have a gradient; none where forward cannot be differentiated."""
+        chosen = [n for n in sorted(names & self.parameters) if self.tensors[n].is_floating_point()]
+        try:
+            with torch.enable_grad(), _seeded(self.seed):
+                for name in chosen:
+                    self.tensors[name].requires_grad_(True)
+                outputs = [t for t in self.pick(self.model(*self.args, **self.kwargs)) if t.requires_grad]
+                total = sum((t.abs() * torch.rand(t.shape, device=t.device)).nansum() for t in outputs)
+                found = torch.autograd.grad(total, [self.tensors[n] for n in chosen], allow_unused=True)  # type: ignore[arg-type]
+        except (RuntimeError, TypeError):
+            return set()
+        return {n for n, gradient in zip(chosen, found, strict=True) if gradient is not None and bool(gradient.any())}
+
+    def _moves(self, axis: ElasticAxis, name: str) -> bool:
+        return self.measure([axis], 0, lambda _: [name]) > self.tolerance
+
+
+def _groups(axes: list[ElasticAxis]) -> list[list[ElasticAxis]]:
+    """All axes twice; then those of few units, by the bits of their number: every two are parted by some group.
+
+    >>> [len(group) for group in _groups([ElasticAxis(i, "", size, ()) for i, size in enumerate((2, 64, 3, 2))])]
+    [4, 4, 2, 2]
+    """
+    small = [axis for axis in axes if axis.size <= _SMALL]
+    bits = len(small).bit_length() if len(small) > 1 else 0
+    return [axes, axes, *([axis for i, axis in enumerate(small, 1) if i >> bit & 1] for bit in range(bits))]
 
 
 def derangement(size: int, seed: int) -> np.ndarray:
@@ -206,6 +253,22 @@ def first_sample(tree: Any) -> Any:
     return tree
 
 
+def _filled(tree: Any, seed: int) -> Any:
+    """Inputs of zeros, which would silence the first layer, are replaced by noise."""
+    if isinstance(tree, Tensor):
+        if not tree.is_floating_point() or bool(tree.any()):
+            return tree
+        generator = torch.Generator().manual_seed(seed)
+        return torch.randn(tree.shape, generator=generator).to(tree.device, tree.dtype)
+    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
+        return type(tree)(*(_filled(x, seed) for x in tree))
+    if isinstance(tree, (tuple, list)):
+        return type(tree)(_filled(x, seed) for x in tree)
+    if isinstance(tree, dict):
+        return {key: _filled(x, seed) for key, x in tree.items()}
+    return tree
+
+
 def _cast(tree: Any, dtype: torch.dtype) -> Any:
     if isinstance(tree, Tensor):
         if tree.is_complex():
@@ -221,7 +284,7 @@ def _cast(tree: Any, dtype: torch.dtype) -> Any:
 
 
 @contextmanager
-def _seeded(seed: int):  # noqa: ANN202 - a context manager
+def _seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield

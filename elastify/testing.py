@@ -19,9 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from elastify._elastic import State, activate, cost, elastify, extract, space, state
+from elastify._build import elastify
+from elastify._elastic import State, activate, cost, extract, state
 from elastify._errors import ElastifyError
 from elastify._oracle import oracle_macs
+from elastify._space import SearchSpace
 from elastify._verify import first_sample, quiet, redraw
 
 __all__ = ["Report", "check_model", "oracle_macs"]
@@ -39,6 +41,7 @@ class Report:
     smallest_macs: float = 1.0
     smallest_params: float = 1.0
     seconds: float = 0.0
+    space: SearchSpace | None = None
     worst_error: float = 0.0
     worst_gradient: float = 0.0
     failures: list[str] = field(default_factory=list)
@@ -65,10 +68,10 @@ def check_model(
     """Make a copy of `model` elastic and check it.
 
     The full configuration gives bit-identical outputs and `state_dict`; `configurations` random ones give the same
-    output activated and extracted (relative to the largest output, `tolerance`; with parameters drawn anew); both proofs of `elastify` demote
-    nothing; `costs` of them cost exactly what the kernels count; `gradients` of them have the extracted model's
-    gradients on their entries and none elsewhere; a deep copy and a `state_dict` round trip behave. Other keywords go to
-    `elastify`. The model itself is not changed.
+    output activated and extracted (to `tolerance` of the largest output, with parameters drawn anew); both proofs of
+    `elastify` demote nothing; `costs` of them cost exactly what the kernels count; `gradients` of them have the
+    extracted model's gradients on their entries and none elsewhere; a deep copy and a `state_dict` round trip
+    behave. Other keywords go to `elastify`. The model itself is not changed.
     """
     report = Report(type(model).__name__)
     plain = copy.deepcopy(model).eval()
@@ -91,6 +94,7 @@ def check_model(
 
 
 def _describe(report: Report, model: nn.Module, known: State) -> None:
+    report.space = known.space
     full, least = cost(model), cost(model, known.space.min)
     report.axes, report.stages = len(known.space.axes), len(known.space.stages)
     report.roles = tuple(sorted({axis.role for axis in known.space.axes}))
@@ -236,5 +240,3 @@ def _collected(texts: list[str]) -> Iterator[None]:
         warnings.simplefilter("always")
         yield
     texts += [str(w.message) for w in caught if issubclass(w.category, UserWarning)]
-
-

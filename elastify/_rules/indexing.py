@@ -217,8 +217,13 @@ def ranked(f: Facts, out: Any, input: Value, *args: Any, **kwargs: Any) -> None:
         f.freeze(term, "the operation ranks units and returns positions")
     for value in values(out):
         if len(value.shape) == len(dims):
-            f.give(value, [t if t.size == n and i != axis % len(dims) else f.fixed(n)
-                           for i, (t, n) in enumerate(zip(dims, value.shape, strict=True))])
+            f.give(
+                value,
+                [
+                    t if t.size == n and i != axis % len(dims) else f.fixed(n)
+                    for i, (t, n) in enumerate(zip(dims, value.shape, strict=True))
+                ],
+            )
         else:
             f.give(value, [f.fixed(n) for n in value.shape])
 

@@ -30,8 +30,9 @@ def instance_norm(f: Facts, out: Value, input: Value, *args: Any, **kwargs: Any)
 
 
 @rule("group_norm")
-def group_norm(f: Facts, out: Value, input: Value, num_groups: Any, weight: Any = None, bias: Any = None, *_: Any,
-               **__: Any) -> None:
+def group_norm(
+    f: Facts, out: Value, input: Value, num_groups: Any, weight: Any = None, bias: Any = None, *_: Any, **__: Any
+) -> None:
     """Channels are `groups * per`: both whole groups and units inside all groups may go."""
     channels, groups = f.dims(input)[1], f.leaf(int(num_groups))
     f.require(num_groups, groups)
@@ -80,7 +81,9 @@ def reduction(f: Facts, out: Any, input: Value, *args: Any, **kwargs: Any) -> No
 
 
 @rule("norm linalg_vector_norm vector_norm linalg_norm")
-def vector_norm(f: Facts, out: Any, input: Value, ord: Any = 2, dim: Any = None, keepdim: bool = False, **kw: Any) -> None:
+def vector_norm(
+    f: Facts, out: Any, input: Value, ord: Any = 2, dim: Any = None, keepdim: bool = False, **kw: Any
+) -> None:
     keep = bool(keepdim) or len(next(values(out)).shape) == len(input.shape) > 0
     _reduced(f, out, f.dims(input), dim, keep)
 

@@ -1,0 +1,238 @@
+"""`elastify`: the pipeline in one place.
+
+Capture the model, analyse the graphs, plan, prove the units, rewrite, prove the sizes. An axis or stage that a
+proof rejects is taken out of the plan and reported; then the proofs run again on what is left. Whatever goes
+wrong, the model is as it was.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from torch import Tensor, nn
+
+from elastify import _adapters
+from elastify._analysis import Analysis, analyse
+from elastify._capture import capture, capture_all, prepare_inputs
+from elastify._cost import CostModel
+from elastify._elastic import STATE, State, ids_of
+from elastify._errors import ElastifyError
+from elastify._graph import Graph, Value, values
+from elastify._plan import Plan
+from elastify._planner import Options, Planner, attribute_value, check_patterns
+from elastify._recapture import failing
+from elastify._rewrite import install, is_elastic, remove, set_active
+from elastify._space import SearchSpace
+from elastify._verify import check_finite, failing_axes
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def elastify(
+    model: Model,
+    example_inputs: Any = None,
+    *,
+    example_kwargs: Mapping[str, Any] | None = None,
+    freeze: Sequence[str] = (),
+    choices: Mapping[str, Sequence[int | float]] | None = None,
+    min_ratio: float | Mapping[str, float] = 0.25,
+    multiple_of: int | None = None,
+    depth: bool = True,
+    keep_outputs: bool = True,
+    verify: bool = True,
+) -> Model:
+    """Make a model elastic in place: every channel dimension and repeated block that can shrink becomes an axis.
+
+    >>> from elastify import space
+    >>> model = elastify(nn.Sequential(nn.Linear(4, 64), nn.ReLU(), nn.Linear(64, 3)), torch.zeros(2, 4))
+    >>> space(model).axes[0].name, space(model).axes[0].choices[:3]
+    ('hidden', (16, 24, 32))
+
+    The model stays the same object, an instance of its class, with the same `state_dict` keys and the same function.
+
+    `example_inputs` (a tensor, a tuple, or a dict) and `example_kwargs` are what `forward` is called with; for
+    timm, torchvision and Hugging Face models they can be left out. `freeze` lists globs of module paths or axis names
+    that stay as they are. `choices` maps globs of axis names to legal sizes (int) or ratios (float). `min_ratio` is
+    the smallest share of an axis or a depth (rounded up), or a mapping of globs to shares. `multiple_of` is the step
+    between sizes: None means 8 for axes of 64 units and more and 1 otherwise. `depth=False` keeps all blocks.
+    `keep_outputs=False` lets the output dimensions of the model move. `verify=False` skips the proofs.
+
+    Raises ElastifyError where the model does not run on the inputs, nothing in it is elastic, or an argument is wrong.
+    """
+    if isinstance(model, nn.Module) and is_elastic(model):
+        raise ElastifyError(
+            "this model is elastic already", fix="use it as it is, or copy.deepcopy the original before elastify"
+        )
+    if not isinstance(model, nn.Module):
+        raise ElastifyError(f"elastify takes a torch.nn.Module, not a {type(model).__name__}")
+    args, kwargs = _inputs(model, example_inputs, example_kwargs)
+    options = Options(tuple([freeze] if isinstance(freeze, str) else freeze), choices, min_ratio, multiple_of, depth)
+    graphs = capture_all(model, args, kwargs)
+    hidden = _adapters.auxiliary_outputs(model)
+    interface = (lambda graph: _interface(graph, hidden)) if keep_outputs else (lambda graph: ())
+    analysis = analyse(
+        graphs,
+        lambda attr: attribute_value(model, attr),
+        {name for name, _ in model.named_parameters(remove_duplicate=False)},
+        interface,
+    )
+    on_meta = any(p.is_meta for p in (*model.parameters(), *model.buffers()))
+    if verify and on_meta:
+        warnings.warn("the model has no weights (meta device), so nothing was verified", stacklevel=2)
+    planner = Planner(model, analysis, options)
+    plan = planner.plan()
+    _check_something_moves(model, plan, analysis, planner)
+
+    def outputs(result: Any) -> list[Tensor]:
+        return list(_tensors(result, hidden))
+
+    verified = verify and not on_meta
+    if verified:
+        plan = _prove_units(model, planner, plan, args, kwargs, outputs)
+    install(model, plan)
+    try:
+        if verified:
+            plan = _prove_sizes(model, planner, plan, analysis, args, kwargs)
+        _check_something_moves(model, plan, analysis, planner)
+        model.__dict__[STATE] = _state(model, plan, analysis, args, kwargs, outputs, verified)
+        if choices or isinstance(min_ratio, Mapping) or freeze:
+            full = Planner(model, analysis, Options()).plan()
+            names = [axis.name for axis in (*full.axes, *full.stages)]
+            check_patterns(options, names, [path for path, _ in model.named_modules()])
+    except BaseException:
+        remove(model)
+        model.__dict__.pop(STATE, None)
+        raise
+    return model
+
+
+def _inputs(model: nn.Module, inputs: Any, kwargs: Mapping[str, Any] | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if inputs is None and not kwargs:
+        found = _adapters.infer_example_inputs(model)
+        if found is None:
+            raise ElastifyError(
+                f"elastify needs example inputs for {type(model).__name__}",
+                why="they are inferred for timm, torchvision and Hugging Face models only",
+                fix="elastify(model, torch.randn(2, 3, 224, 224)); a tuple for several arguments, or example_kwargs={...}",
+            )
+        inputs, kwargs = found
+    return prepare_inputs(inputs, dict(kwargs or {}))
+
+
+def _interface(graph: Graph, hidden: frozenset[str]) -> Iterable[Value]:
+    root = next((call for call in graph.modules if call.path == ""), None)
+    out = root.out if root else graph.outputs
+    if isinstance(out, dict):
+        out = {key: item for key, item in out.items() if key not in hidden}
+    return values(out)
+
+
+def _tensors(result: Any, hidden: frozenset[str]) -> Iterable[Tensor]:
+    if isinstance(result, Tensor):
+        yield result
+    elif isinstance(result, Mapping):
+        for key, item in result.items():
+            if key not in hidden:
+                yield from _tensors(item, hidden)
+    elif isinstance(result, (tuple, list)):
+        for item in result:
+            yield from _tensors(item, hidden)
+    elif hasattr(result, "__dataclass_fields__"):
+        for name in result.__dataclass_fields__:
+            if name not in hidden:
+                yield from _tensors(getattr(result, name), hidden)
+
+
+def _check_something_moves(model: nn.Module, plan: Plan, analysis: Analysis, planner: Planner) -> None:
+    if plan.axes or plan.stages:
+        return
+    reasons = list(dict.fromkeys(dim.reason for dim in plan.frozen))[:4]
+    raise ElastifyError(
+        f"nothing in this {type(model).__name__} is elastic",
+        why="; ".join(reasons) or "it has no parameter with a dimension that could shrink",
+        fix="see the reasons; freeze, min_ratio, choices and keep_outputs=False change what may move",
+    )
+
+
+def _prove_units(
+    model: nn.Module,
+    planner: Planner,
+    plan: Plan,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    outputs: Callable[[Any], list[Tensor]],
+) -> Plan:
+    """Demote axes in which the network is not symmetric; in train mode too where only that uses some parameters."""
+    check_finite(model)
+    for training in (False, True) if _only_in_training(planner.analysis) else (False,):
+        failed = failing_axes(model, plan, args, kwargs, outputs, training=training)
+        if failed:
+            _warn("axes", [f"{a.name}: {failed[a.id]}" for a in plan.axes if a.id in failed])
+            planner.excluded = {**planner.excluded, **failed}
+            plan = planner.plan()
+    return plan
+
+
+def _only_in_training(analysis: Analysis) -> bool:
+    def used(graph: Graph) -> set[int]:
+        own = {value.id for value in graph.tensors.values()}
+        return {v.id for call in graph.calls for v in call.inputs()} & own
+
+    by_name = [{n for n, v in g.tensors.items() if v.id in used(g)} for g in analysis.graphs]
+    return bool(by_name[-1] - by_name[0])
+
+
+def _prove_sizes(
+    model: nn.Module, planner: Planner, plan: Plan, analysis: Analysis, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Plan:
+    """Demote axes and stages whose reduced networks are not what the plan says, until none is left."""
+
+    def run(sizes: Mapping[int, int], blocks: Mapping[str, tuple[int, ...]]) -> Graph:
+        set_active(model, sizes, blocks)
+        try:
+            return capture(model, args, kwargs)
+        finally:
+            set_active(model, {}, {})
+
+    for _ in range(4):
+        where = SearchSpace(plan)
+        configurations = [ids_of(where, config) for config in (where.min, where.sample(0), where.sample(1))]
+        axes, stages = failing(analysis, plan, run, configurations)
+        if not axes and not stages:
+            return plan
+        names = {axis.id: axis.name for axis in plan.axes}
+        _warn(
+            "axes and stages", [f"{names[i]}: {t}" for i, t in axes.items()] + [f"{n}: {t}" for n, t in stages.items()]
+        )
+        containers = {stage.name: stage.container for stage in plan.stages}
+        planner.excluded = {**planner.excluded, **axes}
+        planner.excluded_runs |= {containers[name] for name in stages}
+        remove(model)
+        plan = planner.plan()
+        install(model, plan)
+    raise ElastifyError("the sizes of this model cannot be proven", fix="pass freeze=[...] for the modules named above")
+
+
+def _warn(what: str, lines: Sequence[str]) -> None:
+    shown = "\n  ".join(lines[:8]) + (f"\n  … and {len(lines) - 8} more" if len(lines) > 8 else "")
+    warnings.warn(f"verification took {len(lines)} {what} out of the search space:\n  {shown}", stacklevel=4)
+
+
+def _state(
+    model: nn.Module,
+    plan: Plan,
+    analysis: Analysis,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    outputs: Callable[[Any], list[Tensor]],
+    verified: bool,
+) -> State:
+    graph, terms = analysis.graphs[0], analysis.terms
+    layouts = {ident: tuple(map(terms.resolve, dims)) for ident, dims in analysis.dims[0].items()}
+    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    costs = CostModel(graph, layouts, plan, batch=analysis.batch, parameters=parameters)
+    batched = {v.name: tuple(v.shape[1:]) for v in graph.inputs}
+    found = SearchSpace(plan, verified=verified, title=type(model).__name__, example=batched, cost=costs)
+    return State(found, costs, analysis, args, kwargs, outputs)
