@@ -35,12 +35,13 @@ def write_report(path: str | Path, results: Mapping[str, Any]) -> None:
     `results` holds plain values; MACs are per second of audio, SI-SDR improvements and scores in dB:
 
     - `title`; `licence` of the music and what was made from it
-    - `model`: `name`, `params`, `macs_per_second`
+    - `model`: `name`, `params`, `macs_per_second`; and, where known, `si_sdri` of the full network trained at
+      all its sizes and `si_sdri_plain` of the plainly trained one
     - `space`: `axes` with `name`, `size`, `choices`; `stages` with `name`, `blocks` (names or their number), `choices`
     - `submodels`: `name`, `budget` (a fraction of the MACs, a number of MACs, or text), `config` {axis or stage: size,
       full if left out}, `macs`, `params`, `rtf` (seconds of computing per second of audio), `si_sdri`,
       `si_sdri_naive`, and `si_sdri_alone` (or None)
-    - `pareto`: `macs`, `score` of the configurations that the search found best
+    - `pareto`: `macs`, `score` of the best configurations that one or more searches found
     - `audio`: `sample_rate`, `song`, and 1-d arrays of equal length `mixture`, `target`, `estimates` {submodel: array}
 
     Raises ValueError for signals that are empty, not finite, or not of one length, before anything is written.
@@ -50,19 +51,12 @@ def write_report(path: str | Path, results: Mapping[str, Any]) -> None:
     sections = (
         _header(results),
         _tradeoff(results["pareto"]),
-        _table(submodels, results["model"]["macs_per_second"]),
+        _table(submodels, results["model"]),
         _space(results["space"], submodels),
         _listen(results["audio"], signals, [s["name"] for s in submodels]),
         f"<footer><p>{_text(results['licence'])}</p></footer>",
     )
-    points = ("name", "macs", "si_sdri", "si_sdri_naive", "si_sdri_alone")
-    data = {
-        "full": results["model"]["macs_per_second"],
-        "pareto": sorted(
-            ({"macs": p["macs"], "score": p["score"]} for p in results["pareto"]), key=lambda p: p["macs"]
-        ),
-        "submodels": [{key: s.get(key) for key in points} for s in submodels],
-    }
+    data = _plotted(results)
     page = PAGE.format(
         title=_text(results["title"]),
         style=(ASSETS / "style.css").read_text(encoding="utf-8"),
@@ -144,14 +138,27 @@ def _header(results: Mapping[str, Any]) -> str:
     )
 
 
+def _plotted(results: Mapping[str, Any]) -> dict[str, Any]:
+    """What the plot needs: the full network and the submodels as points, everything searched, and its front."""
+    model = results["model"]
+    full = {"name": "full", "macs": model["macs_per_second"], "si_sdri": model.get("si_sdri")}
+    full |= {"si_sdri_naive": model.get("si_sdri_plain"), "si_sdri_alone": None}
+    points = [{key: s.get(key) for key in full} for s in results["submodels"]]
+    searched = sorted({(float(p["macs"]), float(p["score"])) for p in results["pareto"]})
+    best = np.maximum.accumulate([score for _, score in searched]) if searched else []
+    # A front of several searches together: what no cheaper configuration reaches.
+    front = [p for i, p in enumerate(searched) if i == 0 or p[1] > best[i - 1]]
+    return {"full": full, "submodels": points, "searched": searched, "front": front}
+
+
 def _tradeoff(pareto: Sequence[Mapping[str, Any]]) -> str:
     rows = "".join(
         f'<tr><td class="number">{_si(p["macs"])}</td><td class="number">{_signed(p["score"], 2)}</td></tr>'
         for p in sorted(pareto, key=lambda p: p["macs"])
     )
     return f"""<section><h2>Quality against cost</h2>
-<p class="soft">A naive slice has the same sizes, cut from the plainly trained network. Higher and further left is
-better.</p>
+<p class="soft">A naive slice has the same sizes, cut from the plainly trained network, which is
+the naive one at full size. Higher and further left is better.</p>
 <div id="tradeoff" role="img" aria-label="Plot of SI-SDR improvement in decibels against MACs per second of audio.
 The next table has the submodels' values, the list below it those of the search."></div>
 <details><summary>What the search found, as numbers</summary>
@@ -165,28 +172,39 @@ def _name(index: int, name: str) -> str:
     return f'<span class="dot" style="--mine: var(--s{index % 6})"></span>{_text(name)}'
 
 
-def _table(submodels: Sequence[Mapping[str, Any]], full_macs: float) -> str:
+def _table(submodels: Sequence[Mapping[str, Any]], model: Mapping[str, Any]) -> str:
     scores = {"si_sdri": "this method", "si_sdri_naive": "naive slice"}
     if any(s.get("si_sdri_alone") is not None for s in submodels):
         scores["si_sdri_alone"] = "trained alone"
     heads = ("Budget", "MACs/s", "of full", "Parameters", "Real-time factor", *scores.values())
-    lines = []
-    for index, sub in enumerate(submodels):
-        values = [sub[key] for key in scores if sub.get(key) is not None]
-        cells = [_text(_budget(sub["budget"])), _si(sub["macs"]), f"{100 * sub['macs'] / full_macs:.1f} %"]
-        cells += [_si(sub["params"]), f"{sub['rtf']:.3f}"]
-        line = "".join(f'<td class="number">{cell}</td>' for cell in cells)
-        for key in scores:
-            value = sub.get(key)
-            best = " best" if value == max(values) else ""
-            line += f'<td class="number{best}">{"" if value is None else _signed(value, 2)}</td>'
-        lines.append(f'<tr><th scope="row">{_name(index, sub["name"])}</th>{line}</tr>')
+    lines = [
+        _line(_name(index, sub["name"]), _budget(sub["budget"]), sub, model["macs_per_second"], list(scores))
+        for index, sub in enumerate(submodels)
+    ]
+    if model.get("si_sdri") is not None:
+        whole = {**model, "macs": model["macs_per_second"], "si_sdri_naive": model.get("si_sdri_plain")}
+        lines.append(_line("full network", "", whole, model["macs_per_second"], list(scores)))
     head = "".join(f'<th scope="col" class="number">{title}</th>' for title in heads)
     return f"""<section><h2>Submodels</h2>
 <div class="scroll"><table><caption>The last columns are SI-SDR improvement over the mixture on held-out songs, in dB,
-the best of a row in bold. The real-time factor is seconds of computing per second of audio.</caption>
+the best of a row in bold; of the full network, the second is the plainly trained one. The real-time factor is seconds
+of computing per second of audio.</caption>
 <thead><tr><th scope="col">Submodel</th>{head}</tr></thead>
 <tbody>{"".join(lines)}</tbody></table></div></section>"""
+
+
+def _line(name: str, budget: str, row: Mapping[str, Any], full_macs: float, scores: Sequence[str]) -> str:
+    """One network as a row of the table; unknown values are left empty."""
+    rtf = row.get("rtf")
+    cells = [_text(budget), _si(row["macs"]), f"{100 * row['macs'] / full_macs:.1f} %", _si(row["params"])]
+    cells.append("" if rtf is None else f"{rtf:.3f}")
+    line = "".join(f'<td class="number">{cell}</td>' for cell in cells)
+    highest = max(row[key] for key in scores if row.get(key) is not None)
+    for key in scores:
+        value = row.get(key)
+        shown = "" if value is None else _signed(value, 2)
+        line += f'<td class="number{" best" if value == highest else ""}">{shown}</td>'
+    return f'<tr><th scope="row">{name}</th>{line}</tr>'
 
 
 # The search space

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 import shutil
 import struct
 import subprocess
@@ -18,7 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from recipes.music_separation.report import write_report
+from recipes.music_separation.report import _plotted, write_report
 from recipes.music_separation.report_media import FLOOR_DB, ROWS, png, power
 
 RATE, SECONDS = 8000, 3.0
@@ -65,10 +66,15 @@ def results() -> dict[str, Any]:
     ]
     return {
         "title": "Sizes & <sounds>",
-        "model": {"name": "BSRNN", "params": 235_000, "macs_per_second": 3e8},
+        "model": {"name": "BSRNN", "params": 235_000, "macs_per_second": 3e8, "si_sdri": 9.0, "si_sdri_plain": 9.5},
         "space": {"axes": axes, "stages": [{"name": "blocks", "blocks": 2, "choices": (1, 2)}]},
         "submodels": submodels,
-        "pareto": [{"macs": 2.9e8, "score": 9.0}, {"macs": 4e7, "score": 4.0}],
+        "pareto": [
+            {"macs": 2.9e8, "score": 9.0},
+            {"macs": 1e8, "score": 3.0},
+            {"macs": 4e7, "score": 4.0},
+            {"macs": 4e7, "score": 4.0},
+        ],
         "audio": {
             "sample_rate": RATE,
             "song": "two tones",
@@ -154,10 +160,24 @@ def test_plot_is_drawn(opened: Opened) -> None:
     plot = opened.document.split('id="tradeoff"', 1)[1].split("</section>", 1)[0]
     elements = Elements(plot)
     assert len(elements.all("svg", "main-svg")) >= 2
-    # Two marks each of search, chosen and naive, and one of trained alone; the legend's have another class.
-    assert len(elements.all("path", "point")) == 2 + 2 + 2 + 1
+    # Three different ones of the search; chosen and naive of two submodels and the full network; one trained alone.
+    # The marks in the legend have another class.
+    assert len(elements.all("path", "point")) == 3 + 3 + 3 + 1
     assert "SI-SDR improvement (dB)" in plot
     assert "small &lt;1&gt;" in plot
+
+
+def test_front_of_several_searches() -> None:
+    plotted = _plotted(results())
+    assert plotted["searched"] == [(4e7, 4.0), (1e8, 3.0), (2.9e8, 9.0)]
+    assert plotted["front"] == [(4e7, 4.0), (2.9e8, 9.0)]
+    assert _plotted({**results(), "pareto": []})["front"] == []
+
+
+def test_best_of_each_row_is_bold(opened: Opened) -> None:
+    rows = re.findall(r"<tr><th scope=\"row\">.*?</tr>", opened.document.split("<h2>Submodels</h2>")[1])
+    bold = [re.findall(r'class="number best">([^<]*)<', row) for row in rows[:3]]
+    assert bold == [["8.00"], ["5.00"], ["9.50"]]  # the last is the full network, better when trained plainly
 
 
 def test_sounds_are_complete(opened: Opened) -> None:

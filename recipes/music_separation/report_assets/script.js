@@ -8,34 +8,37 @@ const css = (name) => getComputedStyle(document.documentElement).getPropertyValu
 
 function traces() {
   const soft = css("--soft");
-  const colour = data.submodels.map((_, i) => css(`--s${i % 6}`));
+  const all = [...data.submodels.map((s, i) => ({ ...s, colour: css(`--s${i % 6}`) })), { ...data.full, colour: css("--ink") }];
   const marks = (kind, key, marker, label) => {
-    const points = data.submodels.map((s, i) => ({ ...s, colour: colour[i] })).filter((s) => s[key] !== null);
+    const points = all.filter((s) => s[key] !== null);
     return {
       type: "scatter", showlegend: false, legendgroup: kind, mode: label ? "markers+text" : "markers", name: kind,
-      x: points.map((s) => s.macs), y: points.map((s) => s[key]), text: points.map((s) => s.name),
+      x: points.map((s) => s.macs), y: points.map((s) => s[key]), customdata: points.map((s) => s.name),
+      text: points.map((s) => (s.macs === data.full.macs ? "" : s.name)), // the dashed line names the full model
       textposition: "top center", textfont: { color: css("--ink") }, cliponaxis: false,
       marker: { ...marker, color: points.map((s) => s.colour), line: { width: marker.open ? 2 : 0, color: points.map((s) => s.colour) } },
-      hovertemplate: `<b>%{text}</b>, ${kind.toLowerCase()}<br>%{y:.2f} dB at %{x:.4s} MACs<extra></extra>`,
+      hovertemplate: `<b>%{customdata}</b>, ${kind.toLowerCase()}<br>%{y:.2f} dB at %{x:.4s} MACs<extra></extra>`,
     };
   };
   const search = {
-    type: "scatter", mode: "lines+markers", name: "Found by the search (on its own songs)",
-    x: data.pareto.map((p) => p.macs), y: data.pareto.map((p) => p.score),
-    line: { color: soft, width: 1, dash: "dot", shape: "hv" }, marker: { color: soft, size: 5 },
-    hovertemplate: "%{y:.2f} dB at %{x:.4s} MACs<extra>search</extra>",
+    type: "scatter", mode: "markers", name: "Searched (on songs of its own)", legendgroup: "search",
+    x: data.searched.map((p) => p[0]), y: data.searched.map((p) => p[1]), marker: { color: soft, size: 5, opacity: 0.7 },
+    hovertemplate: "%{y:.2f} dB at %{x:.4s} MACs<extra>searched</extra>",
+  };
+  const front = {
+    type: "scatter", mode: "lines", showlegend: false, legendgroup: "search", hoverinfo: "skip",
+    x: data.front.map((p) => p[0]), y: data.front.map((p) => p[1]), line: { color: soft, width: 1, dash: "dot", shape: "hv" },
   };
   // Shapes tell the kinds apart and colours the submodels, so the legend shows the shapes without a colour.
-  const legend = (trace) => trace.legendgroup === undefined ? [trace] : [trace, {
-    type: "scatter", mode: "markers", name: trace.name, legendgroup: trace.legendgroup, x: [null], y: [null], hoverinfo: "skip",
+  const legend = (trace) => [trace, {
+    type: "scatter", mode: "markers", name: trace.legendgroup, legendgroup: trace.legendgroup, x: [null], y: [null], hoverinfo: "skip",
     marker: { symbol: trace.marker.symbol, size: 10, color: soft, line: { width: trace.marker.open ? 2 : 0, color: soft } },
   }];
-  return [
-    search,
+  return [front, search, ...[
     marks("Naive slice", "si_sdri_naive", { size: 11, symbol: "x-thin-open", open: true }, false),
     marks("Trained alone", "si_sdri_alone", { size: 14, symbol: "diamond-open", open: true }, false),
     marks("Chosen submodel", "si_sdri", { size: 12, symbol: "circle" }, true),
-  ].filter((trace) => trace.x.length > 0).flatMap(legend);
+  ].filter((trace) => trace.x.length > 0).flatMap(legend)];
 }
 
 function layout() {
@@ -47,8 +50,8 @@ function layout() {
     xaxis: { ...axis, title: { text: "MACs per second of audio" }, rangemode: "tozero", tickformat: "~s" },
     yaxis: { ...axis, title: { text: "SI-SDR improvement (dB)" } },
     legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", itemclick: "toggle" },
-    shapes: [{ type: "line", x0: data.full, x1: data.full, y0: 0, y1: 1, yref: "paper", line: { color: css("--soft"), width: 1, dash: "dash" } }],
-    annotations: [{ x: data.full, y: 0, yref: "paper", xanchor: "right", yanchor: "bottom", text: "full model ", showarrow: false, font: { color: css("--soft") } }],
+    shapes: [{ type: "line", x0: data.full.macs, x1: data.full.macs, y0: 0, y1: 1, yref: "paper", line: { color: css("--soft"), width: 1, dash: "dash" } }],
+    annotations: [{ x: data.full.macs, y: 0, yref: "paper", xanchor: "right", yanchor: "bottom", text: "full model ", showarrow: false, font: { color: css("--soft") } }],
   };
 }
 
