@@ -14,7 +14,7 @@ from typing import Any
 
 from elastify._analysis import Analysis
 from elastify._errors import ElastifyError
-from elastify._graph import Call, Graph
+from elastify._graph import Call, Graph, Value
 from elastify._layout import active_size
 from elastify._plan import Plan
 
@@ -47,10 +47,13 @@ def compare(analysis: Analysis, plan: Plan, reduced: Graph, sizes: Sizes, blocks
             f"in {full[at].where or 'the model'} ({full[at].source})"
         )
     for a, b in zip(full, now, strict=True):
-        found = _compare_call(analysis, a, b, sizes)
+        found = _compare_values(analysis, a.outputs(), b.outputs(), sizes)
+        if a.op != b.op:
+            found = f"{b.op} runs in place of {a.op}"
         if found:
-            return Mismatch(f"{found} in {a.where or 'the model'} ({a.source})")
-    return None
+            return Mismatch(f"{found} from {a.op} in {a.where or 'the model'} ({a.source})")
+    found = _compare_values(analysis, analysis.graphs[0].outputs, reduced.outputs, sizes)
+    return Mismatch(f"{found} from the whole model") if found else None
 
 
 def _effective(graph: Graph) -> list[Call]:
@@ -58,16 +61,17 @@ def _effective(graph: Graph) -> list[Call]:
     return [call for call in graph.calls if not {v.id for v in call.outputs()} <= {v.id for v in call.inputs()}]
 
 
-def _compare_call(analysis: Analysis, full: Call, reduced: Call, sizes: Sizes) -> str:
-    if full.op != reduced.op:
-        return f"{reduced.op} runs in place of {full.op}"
-    for a, b in zip(full.outputs(), reduced.outputs(), strict=True):
+def _compare_values(analysis: Analysis, full: Sequence[Value], reduced: Sequence[Value], sizes: Sizes) -> str:
+    """The first result that does not have the size of its layout."""
+    if len(full) != len(reduced):
+        return f"{len(reduced)} results instead of {len(full)}"
+    for a, b in zip(full, reduced, strict=True):
         terms = analysis.dims[0].get(a.id)
         if terms is None:
             continue
         expected = tuple(active_size(analysis.terms.resolve(term), sizes) for term in terms)
         if expected != tuple(b.shape):
-            return f"{full.op} gives {list(b.shape)} and not {list(expected)}"
+            return f"{list(b.shape)} and not {list(expected)}"
     return ""
 
 
@@ -92,7 +96,9 @@ def failing(
         half = len(items) // 2
         blamed = False
         for part in (items[:half], items[half:]):
-            some = wrong({i: sizes[i] for i in part if isinstance(i, int)}, {n: blocks[n] for n in part if isinstance(n, str)})
+            some = wrong(
+                {i: sizes[i] for i in part if isinstance(i, int)}, {n: blocks[n] for n in part if isinstance(n, str)}
+            )
             if some:
                 blamed = True
                 narrow(part, sizes, blocks, some)
@@ -114,5 +120,3 @@ def failing(
             if len(axes) + len(stages) == before:
                 break
     return axes, stages
-
-

@@ -28,6 +28,7 @@ from elastify._plan import ElasticAxis, Plan
 
 Run = Callable[[nn.Module], list[Tensor]]
 _TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-3}  # a float64 model may compute a norm in float32
+_SMALL = 4  # up to so many units, two axes may be given the same permutation by chance
 
 
 def failing_axes(
@@ -86,7 +87,7 @@ class _Symmetry:
         for number, (dtype, inputs) in enumerate(trials, 1):
             self.model = copy.deepcopy(model).train(training)
             quiet(self.model)
-            self.args, self.kwargs = _cast(inputs, dtype)
+            self.args, self.kwargs = _cast(_filled(inputs, seed), dtype)
             self.tolerance = _TOLERANCE[dtype]
             try:
                 self.model.to(dtype)
