@@ -115,7 +115,7 @@ def _inputs(model: nn.Module, inputs: Any, kwargs: Mapping[str, Any] | None) -> 
             raise ElastifyError(
                 f"elastify needs example inputs for {type(model).__name__}",
                 why="they are inferred for timm, torchvision and Hugging Face models only",
-                fix="elastify(model, torch.randn(2, 3, 224, 224)); a tuple for several arguments, or example_kwargs={...}",
+                fix="elastify(model, torch.randn(2, 3, 224, 224)); a tuple for several, or example_kwargs={...}",
             )
         inputs, kwargs = found
     return prepare_inputs(inputs, dict(kwargs or {}))

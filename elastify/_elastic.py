@@ -75,15 +75,16 @@ class activate:  # noqa: N801 - reads as a function: activate(model, config), or
 
     def __init__(self, model: nn.Module, config: Any = None) -> None:
         known = state(model)
-        self._model, self._before = model, active_config(model)
+        active = record(model).active
+        self._model, self._before = model, (active.sizes, active.blocks) if active else ({}, {})
         self.config = known.space.max if config is None else known.space.config(config)
-        _switch(model, self.config)
+        set_active(model, *ids_of(known.space, self.config))
 
     def __enter__(self) -> SubnetConfig:
         return self.config
 
     def __exit__(self, *error: Any) -> None:
-        _switch(self._model, self._before)
+        set_active(self._model, *self._before)
 
 
 def extract(model: nn.Module, config: Any = None) -> nn.Module:
@@ -182,9 +183,6 @@ def active_config(model: nn.Module) -> SubnetConfig:
 
 
 def ids_of(where: SearchSpace, config: SubnetConfig) -> tuple[dict[int, int], dict[str, tuple[int, ...]]]:
+    """A configuration by axis id and stage name."""
     ids = {axis.name: axis.id for axis in where.axes}
     return {ids[name]: size for name, size in config.sizes.items()}, dict(config.depths)
-
-
-def _switch(model: nn.Module, config: SubnetConfig) -> None:
-    set_active(model, *ids_of(state(model).space, config))

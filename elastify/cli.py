@@ -18,9 +18,9 @@ from typing import Annotated
 
 import typer
 
+from elastify._build import elastify
 from elastify._cli_arguments import build_model, read_choices, read_input, read_pairs, read_ratio
 from elastify._cost import Cost, human
-from elastify._build import elastify
 from elastify._elastic import cost, space
 from elastify._errors import ElastifyError
 from elastify._space import SearchSpace
