@@ -19,9 +19,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.overrides import TorchFunctionMode
 
 from elastify._capture_names import IDENTITY, OpName, op_name
+from elastify._capture_rnn import GATES, recurrent
 from elastify._graph import Call, Graph, ModuleCall, Value
 from elastify._ints import Dim, Guard, Int, leaves
 
@@ -115,7 +117,11 @@ class Recorder(TorchFunctionMode):
         name = op_name(func)
         self.busy += 1
         try:
-            out = func(*args, **kwargs)
+            out = None
+            if name.op in GATES and args and type(args[0]) is FakeTensor:
+                out = recurrent(name.op, args)
+            if out is None:
+                out = func(*args, **kwargs)
             if name.kind == "size":
                 return self.measured(name.op, out, *args, **kwargs)
             if name.inplace or "out" in kwargs or any(True for _ in tensors(out)):

@@ -1,5 +1,6 @@
 """Capture: what is recorded, and where integers come from."""
 
+import functools
 import warnings
 
 import pytest
@@ -8,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from elastify._capture import capture, capture_all
+from elastify._errors import ElastifyError
 from elastify._ints import Attr, Dim, Int, Op
 
 X = torch.linspace(-1, 1, 8).view(2, 4)
@@ -160,6 +162,23 @@ def test_vmap_checkpointing_and_autograd_functions():
 def test_compiled_models_run_eagerly():
     model = torch.compile(nn.Sequential(nn.Linear(4, 4), nn.ReLU()))
     assert ops(capture(model, (X,), {})) == ["linear", "relu"]
+
+
+@pytest.mark.parametrize("extra", [{}, {"bias": False, "num_layers": 2}, {"bidirectional": True, "batch_first": True}])
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN, functools.partial(nn.LSTM, proj_size=3)])
+def test_recurrent_layers_need_no_time_steps(kind, extra):
+    model, x = kind(4, 6, **extra), torch.zeros(3, 5, 4)
+    fake, real = (capture(model, (x,), {}, fake=fake) for fake in (True, False))
+    assert repr(fake.calls) == repr(real.calls)
+
+
+def test_recurrent_weights_that_do_not_fit_are_an_error():
+    model = nn.GRU(4, 6)
+    model.weight_hh_l0 = nn.Parameter(torch.zeros(18, 5))
+    with pytest.raises(ElastifyError, match="does not run on the example inputs"):
+        capture(model, (torch.zeros(3, 5, 4),), {})
+    with pytest.raises(ElastifyError, match=r"gru expects weights of the shapes \[\(18, 4\), \(18, 6\)"):
+        capture(model.to("meta"), (torch.zeros(3, 5, 4),), {})
 
 
 # -- integers ----------------------------------------------------------------------------------------------------
