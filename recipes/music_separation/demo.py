@@ -90,7 +90,7 @@ def open_music(options: Options, cache: Path | None) -> Music:
     songs = read_songs(root, "train", stems)
     target = target or ("vocals" if "vocals" in songs[0].stems else songs[0].stems[0])
     test = read_songs(root, "test", songs[0].stems, sample_rate=songs[0].sample_rate, channels=songs[0].channels)
-    train, kept = hold_out(songs, 3)
+    train, kept = hold_out(songs, min(3, max(1, len(songs) // 5)))
     if not kept:
         raise ElastifyError("one training song is too few", where=str(root), why="the search needs songs of its own")
     return Music(train, kept, test, target, licence)
@@ -378,7 +378,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="elastify demo",
         description="Train an elastic music separator for minutes, search three budgets, extract three models.",
-        epilog="examples: elastify demo | elastify demo --data games --minutes 10 | elastify demo --data MUSDB18-HQ --target vocals",
+        epilog="examples: elastify demo; elastify demo --data games --full; elastify demo --data MUSDB18-HQ --target bass",
     )
     parser.add_argument(
         "--data",
