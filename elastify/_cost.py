@@ -31,7 +31,7 @@ from elastify._macs import Dims, Term, products
 from elastify._plan import Plan
 
 METRICS = ("macs", "params", "bytes", "activations")
-_CHUNK = 2048
+_CHUNK = 8192
 _SUFFIXES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 
 Monomial = tuple[int, ...]

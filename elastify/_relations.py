@@ -80,9 +80,7 @@ class Component:
         for column in order:
             slots = [slot for slot, scope in scopes.items() if column in scope]
             scope = tuple(sorted(set().union(*(scopes[slot] for slot in slots))))
-            inputs = tuple(
-                (slot, tuple(slice(None) if c in scopes[slot] else None for c in scope)) for slot in slots
-            )
+            inputs = tuple((slot, tuple(slice(None) if c in scopes[slot] else None for c in scope)) for slot in slots)
             joins.append(Join(column, scope, inputs, scope.index(column)))
             for slot in slots:
                 del scopes[slot]
@@ -129,7 +127,9 @@ class Relations:
         found: dict[Any, Relation] = {}
         for column, ratio in self.derived.items():
             axis = self.plan.axes[column]
-            scope = {column} | {self.column[a.id] for part in _parts(ratio) for a in axes_of(part) if a.id in self.column}
+            scope = {column} | {
+                self.column[a.id] for part in _parts(ratio) for a in axes_of(part) if a.id in self.column
+            }
             found[axis.name] = Relation(
                 tuple(sorted(scope)), _ratio_holds(axis.id, ratio), f"{axis.name} = {self.describe(ratio)}"
             )
@@ -211,11 +211,7 @@ class Relations:
         order: list[int] = []
         waiting = dict.fromkeys(self.derived)
         while waiting:
-            ready = [
-                column
-                for column in waiting
-                if not waiting.keys() & self.derived_from[column]
-            ]
+            ready = [column for column in waiting if not waiting.keys() & self.derived_from[column]]
             if not ready:
                 raise ElastifyError("derived axes of the plan depend on each other in a circle")
             order += sorted(ready)
@@ -343,7 +339,9 @@ def _text(what: Any, names: Mapping[int, str]) -> str:
     if isinstance(what, int):
         return str(what)
     if isinstance(what, SizeRatio):
-        above, below = (" * ".join(_text(part, names) for part in parts) for parts in (what.numerator, what.denominator))
+        above, below = (
+            " * ".join(_text(part, names) for part in parts) for parts in (what.numerator, what.denominator)
+        )
         return f"{above or 1} / {below if len(what.denominator) == 1 else f'({below})'}" if below else above
     if isinstance(what, (Op, Constraint)):
         sign = _SIGNS.get(what.fn)

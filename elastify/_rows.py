@@ -18,6 +18,7 @@ from elastify._relations import Relations, Step
 
 _ABOVE = 1e4
 _FOLLOWS = 1e-3
+_NEVER = np.iinfo(np.int64).max
 _TRIES = 512
 
 Kept = Sequence[frozenset[int]]
@@ -40,6 +41,14 @@ class Rows:
     def choices(self) -> list[np.ndarray]:
         """Legal values per column."""
         return [*self.relations.domains, *(np.array(stage.choices, np.int64) for stage in self.plan.stages)]
+
+    @cached_property
+    def ladder(self) -> np.ndarray:
+        """The choices as an array `[columns, longest]`, filled up with a number above all."""
+        rungs = np.full((len(self.choices), max(map(len, self.choices), default=1)), _NEVER)
+        for column, choices in enumerate(self.choices):
+            rungs[column, : len(choices)] = choices
+        return rungs
 
     @cached_property
     def weights(self) -> np.ndarray:
@@ -69,16 +78,20 @@ class Rows:
 
     def sample(self, rng: np.random.Generator) -> np.ndarray:
         """A random legal row, before normalisation."""
-        relations, row = self.relations, self.full.copy()
-        for column in relations.lone:
-            row[column] = rng.choice(relations.domains[column])
-        for column in range(self.n_axes, len(row)):
-            row[column] = rng.choice(self.choices[column])
-        self._draw(row, [column for component in relations.components for column in component.columns], rng)
+        relations = self.relations
+        row = self.ladder[np.arange(len(self.choices)), rng.integers(self._lengths)]
+        for component in relations.components:
+            drawn = relations.read_back(self._trails[component.columns], lambda line: _any_finite(line, rng))
+            for column, size in drawn.items():
+                row[column] = size
         if not relations.legal(row[None, : self.n_axes])[0]:
             drawn = self._tries(row, rng, self.full)
             row[: self.n_axes] = drawn[0, : self.n_axes] if len(drawn) else self.full[: self.n_axes]
         return row
+
+    @cached_property
+    def _lengths(self) -> np.ndarray:
+        return np.array([len(choices) for choices in self.choices], np.int64)
 
     def _tries(self, row: np.ndarray, rng: np.random.Generator, upper: np.ndarray) -> np.ndarray:
         """Legal rows like this one, but for random sizes up to `upper` of the axes of loose relations."""
@@ -90,17 +103,6 @@ class Rows:
                 rows[:, column] = rng.choice(below, _TRIES)
         rows[:, : self.n_axes] = relations.derive(rows[:, : self.n_axes])
         return rows[relations.legal(rows[:, : self.n_axes])]
-
-    def _draw(self, row: np.ndarray, columns: Iterable[int], rng: np.random.Generator) -> None:
-        """Draw the sizes in some columns again, together with what tables link to them."""
-        relations, wanted = self.relations, set(columns)
-        for column in sorted(wanted.intersection(relations.lone)):
-            row[column] = rng.choice(relations.domains[column])
-        for component in relations.components:
-            if wanted.intersection(component.columns):
-                drawn = relations.read_back(self._trails[component.columns], lambda line: _any_finite(line, rng))
-                for column, size in drawn.items():
-                    row[column] = size
 
     @cached_property
     def _trails(self) -> dict[tuple[int, ...], list[Step]]:
@@ -156,10 +158,8 @@ class Rows:
         relations, n_axes = self.relations, self.n_axes
         weights = self.weights if weights is None else weights
         pins = np.zeros(n_axes, bool) if pins is None else pins
-        rows = np.empty(targets.shape, np.int64)
-        for column, domain in enumerate(self.choices):
-            at = np.searchsorted(domain, targets[:, column] * (1 + 1e-12), side="right") - 1
-            rows[:, column] = domain[np.maximum(at, 0)]
+        at = (self.ladder <= targets[:, :, None] * (1 + 1e-12)).sum(axis=2) - 1
+        rows = self.ladder[np.arange(len(self.choices)), np.maximum(at, 0)]
         if lower is not None:
             rows = np.maximum(rows, lower)
         sizes = relations.derive(rows[:, :n_axes])
@@ -220,6 +220,10 @@ class Rows:
                 rows[number, :n_axes] = (self.full if lower is None else lower)[:n_axes]
         return rows
 
+    def in_choices(self, rows: np.ndarray) -> np.ndarray:
+        """Which entries of rows `[n, columns]` are choices of their column."""
+        return (self.ladder == rows[:, :, None]).any(axis=2)
+
     def normalise(self, rows: np.ndarray, kept: Kept | None = None) -> np.ndarray:
         """Rows with canonical sizes for what skipped blocks alone use. `kept` gives the blocks of each stage where
         they are not a prefix."""
@@ -227,6 +231,9 @@ class Rows:
         if not self.homes:
             return rows
         dead = self._dead(rows, kept)
+        if not self.relations.relations:
+            rows[:, : self.n_axes] = np.where(dead, self.full[: self.n_axes], rows[:, : self.n_axes])
+            return rows
         before = rows[:, : self.n_axes]
         after = self.relations.derive(np.where(dead, self.full[: self.n_axes], before))
         changed = dead.any(axis=1)
@@ -243,11 +250,17 @@ class Rows:
     def _dead(self, rows: np.ndarray, kept: Kept | None = None) -> np.ndarray:
         """Axes `[n, axes]` of which every member lies inside a skipped block."""
         dead = np.zeros((len(rows), self.n_axes), bool)
-        for column, members in self.homes.items():
-            dead[:, column] = np.logical_and.reduce(
-                [np.logical_or.reduce([self._skipped(rows, s, b, kept) for s, b in around]) for around in members]
-            )
+        for members, columns in self._same_homes.items():
+            skipped = [np.logical_or.reduce([self._skipped(rows, s, b, kept) for s, b in around]) for around in members]
+            dead[:, columns] = np.logical_and.reduce(skipped)[:, None]
         return dead
+
+    @cached_property
+    def _same_homes(self) -> dict[tuple[tuple[tuple[int, int], ...], ...], list[int]]:
+        groups: dict[tuple[tuple[tuple[int, int], ...], ...], list[int]] = {}
+        for column, members in self.homes.items():
+            groups.setdefault(tuple(members), []).append(column)
+        return groups
 
     def _skipped(self, rows: np.ndarray, stage: int, block: int, kept: Kept | None) -> np.ndarray:
         if kept is not None:

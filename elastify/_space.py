@@ -143,15 +143,16 @@ class SearchSpace:
 
     def check(self, config: SubnetConfig) -> SubnetConfig:
         """The configuration itself if it is one of this space, else ElastifyError."""
-        names = ({axis.name for axis in self.axes}, {stage.name for stage in self.stages})
-        if config.space not in ("", self.fingerprint) or (set(config.sizes), set(config.depths)) != names:
+        names = {name for name, _ in config.size_items + config.depth_items}
+        if config.space not in ("", self.fingerprint) or names != self._column.keys():
             raise ElastifyError(
                 "this configuration belongs to another model",
                 why=f"it was made for space {config.space or 'unknown'}, this one is {self.fingerprint}",
                 fix="make one with space(model).config(...)",
             )
+        depths = config.depths
         for stage in self.stages:
-            kept = config.depths[stage.name]
+            kept = depths[stage.name]
             ordered = list(kept) == sorted(set(kept)) and kept[:1] == (0,) and kept[-1] < len(stage.blocks)
             if not ordered or len(kept) not in stage.choices:
                 raise ElastifyError(
@@ -224,11 +225,9 @@ class SearchSpace:
         return configs
 
     def _check_row(self, row: np.ndarray) -> None:
-        for column, choices in enumerate(self.rows.choices):
-            if row[column] not in choices:
-                raise ElastifyError(
-                    f"{row[column]} is not a legal size", where=self.columns[column], fix=legal_choices(choices)
-                )
+        for column in np.flatnonzero(~self.rows.in_choices(row[None])[0]):
+            legal = legal_choices(self.rows.choices[column])
+            raise ElastifyError(f"{row[column]} is not a legal size", where=self.columns[column], fix=legal)
         sizes = row[None, : len(self.axes)]
         for relation in self.rows.relations.relations:
             if not self.rows.relations.satisfied(relation, sizes)[0]:

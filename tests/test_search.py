@@ -151,12 +151,12 @@ def test_no_configuration_is_evaluated_twice():
 
 def test_starting_points_reduce_all_only_widths_and_only_depths():
     where = space()
-    rows = starting_rows(where, Budget({"macs": FULL * 2 // 3}, cost))
+    rows = starting_rows(where, Budget({"macs": FULL * 6 // 10}, cost))
     assert len(rows) == 3
     assert rows[1][-1] == 3
     assert rows[2][0] == 48
     assert rows[2][-1] < 3
-    assert where.decode(where.rows.normalise(rows[0][None])[0]) == run_search(where, cost, {"macs": FULL * 2 // 3}).config
+    assert where.decode(where.rows.normalise(rows[0][None])[0]) == run_search(where, cost, {"macs": FULL * 6 // 10}).config
     tight = starting_rows(where, Budget({"macs": LEAST}, cost))
     assert [row.tolist() for row in tight] == [where.rows.least.tolist()]
 
