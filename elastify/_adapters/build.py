@@ -92,10 +92,10 @@ def _transformers(name: str) -> Callable[[], nn.Module]:
     """`name` is a model type (`bert`: its main task head) or a class (`BertForSequenceClassification`)."""
     import transformers
     from transformers.models.auto import modeling_auto
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
     tables: dict[str, dict[str, Any]] = {k: v for k, v in vars(modeling_auto).items() if k.endswith("_MAPPING_NAMES")}
-    if name in CONFIG_MAPPING_NAMES:
+    types = tables.pop("CONFIG_MAPPING_NAMES")
+    if name in types:
         order = (*(f"MODEL_FOR_{task}_MAPPING_NAMES" for task in _TASKS), "MODEL_MAPPING_NAMES")
         entry = next((tables[table][name] for table in order if name in tables.get(table, ())), None)
         if entry is None:
@@ -105,7 +105,7 @@ def _transformers(name: str) -> Callable[[], nn.Module]:
         name = entry if isinstance(entry, str) else entry[0]
     else:
         classes = {c for table in tables.values() for e in table.values() for c in ((e,) if isinstance(e, str) else e)}
-        names = {*CONFIG_MAPPING_NAMES, *(c for c in classes if c)}
+        names = {*types, *(c for c in classes if c)}
         if not hasattr(getattr(transformers, name, None), "config_class"):
             _check("hf", name, names)
     kind = getattr(transformers, name)

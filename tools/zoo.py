@@ -1,0 +1,314 @@
+"""Check a suite of models, each in a process of its own, and write the table of the documentation.
+
+    python tools/zoo.py first                    # all of a suite; finished models are not run again
+    python tools/zoo.py first timm:resnet50 ...  # some of it, run again
+    python tools/zoo.py first --write-only       # the table from what has been run
+
+Every model leaves one JSON file in the cache folder, so a run that was interrupted goes on where it stopped. A file
+also names the state of the library's source text: what was measured with another state is run again. `docs/coverage.md`
+is for people, `docs/coverage.json` has the same figures for programs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "zoo")]
+# Frozen dimensions that need no explanation: what a model takes and gives, and the taps of a convolution.
+_OBVIOUS = ("the model's interface", "a convolution runs along it")
+
+
+def source_state() -> str:
+    """A short name for the source text of the library and of the suites."""
+    digest = hashlib.sha256()
+    for file in sorted([*(ROOT / "elastify").rglob("*.py"), *(ROOT / "tests" / "zoo").glob("*.py")]):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def shard(cache: Path, suite: str, name: str) -> Path:
+    return cache / suite / f"{name.replace(':', '__').replace('/', '_')}.json"
+
+
+# -- one model ---------------------------------------------------------------------------------------------
+
+
+def check_one(suite: str, name: str) -> dict[str, Any]:
+    """All figures of one model, as plain data."""
+    import torch
+    from zoo_suites import SUITES, missing
+
+    torch.set_num_threads(1)
+    entry = next(entry for entry in SUITES[suite] if entry.name == name)
+    found: dict[str, Any] = {"model": name, "passed": False}
+    try:
+        model, args, kwargs = entry.make()
+        shapes = [list(t.shape[1:]) for t in (*args, *kwargs.values()) if isinstance(t, torch.Tensor)]
+        found |= {"inputs": shapes, "params": sum(p.numel() for p in model.parameters())}
+        from elastify.testing import check_model
+
+        with _timed() as seconds:
+            report = check_model(model, args, example_kwargs=kwargs, **entry.options)
+    except Exception as error:  # noqa: BLE001 - a model that breaks the checker is a result, not the end of the run
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        return {**found, "failures": [f"{type(error).__name__} at {Path(where.filename).name}:{where.lineno}: {error}"]}
+    failures = list(report.failures)
+    if report.space is not None:
+        failures += missing(entry, [n for n, _ in model.named_parameters()], report.space)
+    if report.smallest_macs > 0.2 and not entry.why_large:
+        failures.append(f"the smallest configuration has {report.smallest_macs:.1%} of the MACs")
+    return {
+        **found,
+        "passed": not failures,
+        "failures": failures,
+        "axes": report.axes,
+        "stages": report.stages,
+        "kinds": [*entry.elastic, *(["depth"] if entry.stages else [])],
+        "roles": dict(Counter(axis.role for axis in report.space.axes)) if report.space else {},
+        "macs": report.full_macs,
+        "smallest_macs": report.smallest_macs,
+        "smallest_params": report.smallest_params,
+        "why_large": entry.why_large,
+        "seconds": report.seconds,
+        "capture_seconds": seconds["capture_all"],
+        "analysis_seconds": seconds["analyse"],
+        "worst_error": report.worst_error,
+        "worst_gradient": report.worst_gradient,
+        "frozen": _frozen(report.space) if report.space else [],
+    }
+
+
+@contextmanager
+def _timed() -> Iterator[dict[str, float]]:
+    """Seconds spent in the first capture and in the analysis."""
+    from elastify import _build
+
+    seconds: dict[str, float] = {}
+
+    def watch(name: str) -> Callable[..., Any]:
+        inner = getattr(_build, name)
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            start = time.perf_counter()
+            result = inner(*args, **kwargs)
+            seconds.setdefault(name, time.perf_counter() - start)
+            return result
+
+        return run
+
+    watched = {name: watch(name) for name in ("capture_all", "analyse")}
+    with mock.patch.multiple(_build, **watched):
+        yield seconds
+
+
+def _frozen(space: Any) -> list[dict[str, Any]]:
+    """Reasons for frozen dimensions, but for the obvious ones, with how many there are and one of them."""
+    from elastify._config import pattern
+
+    groups: dict[str, list[Any]] = {}
+    for dim in space.plan.frozen:
+        if not dim.reason.startswith(_OBVIOUS):
+            groups.setdefault(pattern(dim.reason), []).append(dim)
+    shown = [
+        {
+            "reason": dims[0].reason,
+            "dims": len(dims),
+            "example": f"{dims[0].tensor}[{dims[0].dim}]",
+            "size": dims[0].size,
+        }
+        for dims in groups.values()
+    ]
+    return sorted(shown, key=lambda row: -row["dims"])
+
+
+# -- a suite -----------------------------------------------------------------------------------------------
+
+
+def run_suite(suite: str, names: Sequence[str], cache: Path, *, limit: float, jobs: int, again: bool) -> None:
+    """Run what has no result of this state of the source yet, `jobs` processes at a time."""
+    state = source_state()
+
+    def due(name: str) -> bool:
+        file = shard(cache, suite, name)
+        return again or not file.exists() or json.loads(file.read_text("utf-8")).get("state") != state
+
+    waiting = [name for name in names if due(name)]
+    print(f"{len(names) - len(waiting)} of {len(names)} are done, {len(waiting)} to run", flush=True)
+    with ThreadPoolExecutor(jobs) as pool:
+        for result in pool.map(lambda name: _run_one(suite, name, cache, limit, state), waiting):
+            verdict = "passed" if result["passed"] else "; ".join(result["failures"])[:300]
+            print(f"{result['model']:<40} {result['total_seconds']:6.1f} s  {verdict}", flush=True)
+
+
+def _run_one(suite: str, name: str, cache: Path, limit: float, state: str) -> dict[str, Any]:
+    file = shard(cache, suite, name)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.unlink(missing_ok=True)
+    start = time.perf_counter()
+    command = [sys.executable, __file__, suite, name, "--one", "--cache", str(cache)]
+    failure = ""
+    try:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=limit,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            check=False,
+        )
+        if done.returncode:
+            failure = f"the process ended with code {done.returncode}: {done.stderr.strip()[-400:]}"
+    except subprocess.TimeoutExpired:
+        failure = f"not finished after {limit:.0f} s"
+    result = {"model": name, "passed": False, "failures": [failure]} if failure else json.loads(file.read_text("utf-8"))
+    result |= {"state": state, "total_seconds": time.perf_counter() - start}
+    file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    return result
+
+
+# -- the documents -----------------------------------------------------------------------------------------
+
+
+def write_documents(suites: Sequence[str], cache: Path) -> None:
+    from zoo_suites import SUITES
+
+    results = {}
+    for suite in suites:
+        files = [shard(cache, suite, entry.name) for entry in SUITES[suite]]
+        results[suite] = [json.loads(file.read_text("utf-8")) for file in files if file.exists()]
+    docs = ROOT / "docs"
+    (docs / "coverage.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    (docs / "coverage.md").write_text("\n".join(page(results)) + "\n", encoding="utf-8")
+
+
+def page(results: dict[str, list[dict[str, Any]]]) -> Iterator[str]:
+    """The coverage page, line by line."""
+    import torch
+
+    yield "# Coverage"
+    yield ""
+    yield "Which models are covered, what is elastic in each, and how small the smallest configuration is."
+    yield ""
+    yield (
+        "*Passed* means the whole of `elastify.testing.check_model` with its defaults: the full configuration is "
+        "bit-identical to the original, 20 configurations give the same output activated and extracted, both proofs "
+        "hold, costs are what kernels count, gradients agree, copies and `state_dict` behave; and each kind of axis "
+        "named in the table is elastic everywhere in the model. The smallest configuration is that of "
+        "`min_ratio=0.25`, its MACs and parameters as shares of the full network. *error* is the largest difference "
+        "between activated and extracted outputs, relative to the largest output. Weights are random, inputs small."
+    )
+    for suite, rows in results.items():
+        yield ""
+        yield f"## Suite `{suite}`"
+        yield ""
+        yield f"{sum(row['passed'] for row in rows)} of {len(rows)} models passed."
+        yield ""
+        yield (
+            "| model | input | passed | elastic | axes | stages | smallest MACs | smallest parameters | elastify | "
+            "capture | analysis | error |"
+        )
+        yield "|---|---|---|---|---:|---:|---:|---:|---:|---:|---:|---:|"
+        yield from map(_row, rows)
+        yield ""
+        yield (
+            f"`python tools/zoo.py {suite}`; torch {torch.__version__}, Python {platform.python_version()}, "
+            f"{platform.machine()}, one thread per model. *elastify* is the whole call in seconds with both proofs, "
+            "*capture* the share of it that records the network, *analysis* in milliseconds."
+        )
+        yield from _section("Failures", ((row["model"], text) for row in rows for text in row["failures"]))
+        yield from _section(
+            "Smallest configurations above 20 % of the MACs",
+            ((row["model"], row["why_large"]) for row in rows if row.get("why_large")),
+        )
+        yield from _section("Frozen dimensions worth explaining", _frozen_lines(rows))
+        yield ""
+        yield "Not listed: the model's inputs and outputs, and the taps of convolutions."
+
+
+def _row(row: dict[str, Any]) -> str:
+    inputs = ", ".join("x".join(map(str, shape)) for shape in row.get("inputs", ()))
+    verdict = "yes" if row["passed"] else "**no**"
+    if "axes" not in row:
+        return f"| {row['model']} | {inputs} | {verdict} | | | | | | | | | |"
+    cells = [
+        row["model"],
+        inputs,
+        verdict,
+        ", ".join(row["kinds"] or row["roles"]),
+        row["axes"],
+        row["stages"],
+        f"{row['smallest_macs']:.1%}",
+        f"{row['smallest_params']:.1%}",
+        f"{row['seconds']:.1f}",
+        f"{row['capture_seconds'] / row['seconds']:.0%}",
+        f"{1000 * row['analysis_seconds']:.0f}",
+        f"{row['worst_error']:.0e}",
+    ]
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def _section(title: str, lines: Iterator[tuple[str, str]]) -> Iterator[str]:
+    rows = list(lines)
+    if rows:
+        yield ""
+        yield f"### {title}"
+        yield ""
+        for model, text in rows:
+            yield f"- {model}: {' '.join(text.split())}"
+
+
+def _frozen_lines(rows: Sequence[dict[str, Any]]) -> Iterator[tuple[str, str]]:
+    for row in rows:
+        for group in row.get("frozen", ())[:5]:
+            times = f", {group['dims']} like it" if group["dims"] > 1 else ""
+            yield row["model"], f"`{group['example']}` ({group['size']} units{times}): {group['reason']}"
+
+
+def main() -> int:
+    from zoo_suites import SUITES
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("suite", choices=list(SUITES))
+    parser.add_argument("models", nargs="*", help="names of models to run again; all that are due if left out")
+    parser.add_argument("--cache", type=Path, default=ROOT / ".cache" / "zoo", help="folder of the results")
+    parser.add_argument("--limit", type=float, default=600, help="seconds per model")
+    parser.add_argument("--jobs", type=int, default=1, help="models at a time")
+    parser.add_argument("--write-only", action="store_true", help="run nothing, write the documents")
+    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    known = [entry.name for entry in SUITES[options.suite]]
+    if unknown := set(options.models) - set(known):
+        parser.error(f"suite {options.suite} has no {', '.join(sorted(unknown))}; it has {', '.join(known)}")
+    if options.one:
+        result = check_one(options.suite, options.models[0])
+        shard(options.cache, options.suite, options.models[0]).write_text(
+            json.dumps(result, indent=1), encoding="utf-8"
+        )
+        return 0
+    if not options.write_only:
+        names = options.models or known
+        run_suite(
+            options.suite, names, options.cache, limit=options.limit, jobs=options.jobs, again=bool(options.models)
+        )
+    write_documents(list(SUITES), options.cache)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
