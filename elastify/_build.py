@@ -20,6 +20,7 @@ from elastify._cost import CostModel
 from elastify._elastic import STATE, State, ids_of
 from elastify._errors import ElastifyError
 from elastify._graph import Graph, Value, values
+from elastify._layout import Layout
 from elastify._plan import Plan
 from elastify._planner import Options, Planner, attribute_value, check_patterns
 from elastify._recapture import failing
@@ -82,6 +83,10 @@ def elastify(
     if verify and on_meta:
         warnings.warn("the model has no weights (meta device), so nothing was verified", stacklevel=2)
     planner = Planner(model, analysis, options)
+    if choices or isinstance(min_ratio, Mapping) or freeze:
+        everything = Planner(model, analysis, Options()).plan()
+        names = [part.name for part in (*everything.axes, *everything.stages)]
+        check_patterns(options, names, [path for path, _ in model.named_modules()])
     plan = planner.plan()
     _check_something_moves(model, plan, analysis, planner)
 
@@ -90,17 +95,14 @@ def elastify(
 
     verified = verify and not on_meta
     if verified:
-        plan = _prove_units(model, planner, plan, args, kwargs, outputs)
+        moving = (lambda _: []) if keep_outputs else (lambda training: _output_layouts(analysis, training, hidden))
+        plan = _prove_units(model, planner, plan, args, kwargs, outputs, moving)
     install(model, plan)
     try:
         if verified:
             plan = _prove_sizes(model, planner, plan, analysis, args, kwargs)
         _check_something_moves(model, plan, analysis, planner)
         model.__dict__[STATE] = _state(model, plan, analysis, args, kwargs, outputs, verified)
-        if choices or isinstance(min_ratio, Mapping) or freeze:
-            full = Planner(model, analysis, Options()).plan()
-            names = [axis.name for axis in (*full.axes, *full.stages)]
-            check_patterns(options, names, [path for path, _ in model.named_modules()])
     except BaseException:
         remove(model)
         model.__dict__.pop(STATE, None)
@@ -163,16 +165,23 @@ def _prove_units(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     outputs: Callable[[Any], list[Tensor]],
+    moving: Callable[[bool], list[tuple[Layout, ...]]],
 ) -> Plan:
     """Demote axes in which the network is not symmetric; in train mode too where only that uses some parameters."""
     check_finite(model)
     for training in (False, True) if _only_in_training(planner.analysis) else (False,):
-        failed = failing_axes(model, plan, args, kwargs, outputs, training=training)
+        failed = failing_axes(model, plan, args, kwargs, outputs, layouts=moving(training), training=training)
         if failed:
             _warn("axes", [f"{a.name}: {failed[a.id]}" for a in plan.axes if a.id in failed])
             planner.excluded = {**planner.excluded, **failed}
             plan = planner.plan()
     return plan
+
+
+def _output_layouts(analysis: Analysis, training: bool, hidden: frozenset[str]) -> list[tuple[Layout, ...]]:
+    index = next(i for i, graph in enumerate(analysis.graphs) if graph.training is training)
+    found = _interface(analysis.graphs[index], hidden)
+    return [tuple(map(analysis.terms.resolve, analysis.dims[index][value.id])) for value in found]
 
 
 def _only_in_training(analysis: Analysis) -> bool:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,10 +23,9 @@ import torch
 from torch import Tensor, nn
 
 from elastify._errors import ElastifyError
-from elastify._layout import axes_of, indices
+from elastify._layout import Layout, axes_of, indices
 from elastify._plan import ElasticAxis, Plan
 
-Run = Callable[[nn.Module], list[Tensor]]
 _TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-3}  # a float64 model may compute a norm in float32
 _SMALL = 4  # up to so many units, two axes may be given the same permutation by chance
 
@@ -38,15 +37,17 @@ def failing_axes(
     kwargs: dict[str, Any],
     pick: Callable[[Any], list[Tensor]],
     *,
+    layouts: Sequence[tuple[Layout, ...]] = (),
     seed: int = 0,
     training: bool = False,
 ) -> dict[int, str]:
     """Axes (by id) in which the model is not symmetric, with what was measured; empty when all are proven.
 
-    `pick` takes the outputs to compare out of what forward returns. The model is not changed.
+    `pick` takes the outputs to compare out of what forward returns; `layouts` are those of their dimensions where
+    they may move with the axes. The model is not changed.
     """
     check_finite(model)
-    test = _Symmetry(model, plan, args, kwargs, pick, seed, training)
+    test = _Symmetry(model, plan, args, kwargs, pick, seed, training, layouts)
     return test.failures()
 
 
@@ -74,8 +75,9 @@ class _Symmetry:
         pick: Callable[[Any], list[Tensor]],
         seed: int,
         training: bool,
+        layouts: Sequence[tuple[Layout, ...]],
     ) -> None:
-        self.plan, self.pick, self.seed, self.training = plan, pick, seed, training
+        self.plan, self.pick, self.seed, self.layouts = plan, pick, seed, layouts
         self.members: dict[int, list[str]] = {}
         for name, layouts in plan.tensors.items():
             for ident in {axis.id for layout in layouts for axis in axes_of(layout)}:
@@ -103,12 +105,14 @@ class _Symmetry:
     def outputs(self) -> list[Tensor]:
         with torch.no_grad(), _seeded(self.seed):
             found = self.pick(self.model(*self.args, **self.kwargs))
-        return [t.detach().to(torch.float64) for t in found if t.is_floating_point() or t.is_complex()]
+        return [t.detach().to(torch.complex128 if t.is_complex() else torch.float64) for t in found]
 
-    def error(self) -> float:
-        """Largest deviation from the reference, relative to the spread of each output."""
+    def error(self, orders: Mapping[int, np.ndarray]) -> float:
+        """Largest deviation from the reference (permuted where outputs move), relative to the size of each output."""
         worst = 0.0
-        for now, then in zip(self.outputs(), self.reference, strict=True):
+        for i, (now, then) in enumerate(zip(self.outputs(), self.reference, strict=True)):
+            for dim, layout in enumerate(self.layouts[i] if self.layouts else ()):
+                then = _permuted(then, dim, layout, orders)
             if now.shape != then.shape or not torch.equal(torch.isnan(now), torch.isnan(then)):
                 return math.inf
             finite = torch.isfinite(then)
@@ -130,11 +134,10 @@ class _Symmetry:
         for name in touched:
             value = self.original[name]
             for dim, layout in enumerate(self.plan.tensors[name]):
-                if any(axis.id in orders for axis in axes_of(layout)):
-                    value = value.index_select(dim, torch.from_numpy(indices(layout, orders)).to(value.device))
+                value = _permuted(value, dim, layout, orders)
             self.tensors[name].copy_(value)
         try:
-            return self.error()
+            return self.error(orders)
         finally:
             for name in touched:
                 self.tensors[name].copy_(self.original[name])
@@ -188,6 +191,12 @@ class _Symmetry:
 
     def _moves(self, axis: ElasticAxis, name: str) -> bool:
         return self.measure([axis], 0, lambda _: [name]) > self.tolerance
+
+
+def _permuted(tensor: Tensor, dim: int, layout: Layout, orders: Mapping[int, np.ndarray]) -> Tensor:
+    if not any(axis.id in orders for axis in axes_of(layout)):
+        return tensor
+    return tensor.index_select(dim, torch.from_numpy(indices(layout, orders)).to(tensor.device))
 
 
 def _groups(axes: list[ElasticAxis]) -> list[list[ElasticAxis]]:
