@@ -378,7 +378,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="elastify demo",
         description="Train an elastic music separator for minutes, search three budgets, extract three models.",
-        epilog="examples: elastify demo; elastify demo --data games --full; elastify demo --data MUSDB18-HQ --target bass",
+        epilog="examples: elastify demo; elastify demo --data games; elastify demo --data MUSDB18-HQ --target bass",
     )
     parser.add_argument(
         "--data",
