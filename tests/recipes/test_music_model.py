@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import doctest
+from importlib import import_module
+
 import pytest
 import torch
 from torch import nn
@@ -105,3 +108,11 @@ def test_small_settings(rate: int, n_fft: int) -> None:
     settings = small_settings(rate)
     assert settings["n_fft"] == n_fft
     assert BSRNN(**settings).sample_rate == rate
+
+
+@pytest.mark.parametrize("name", ["losses", "metrics", "model", "separate"])
+def test_examples_in_docstrings(name: str) -> None:
+    torch.manual_seed(0)
+    result = doctest.testmod(import_module(f"recipes.music_separation.{name}"))
+    assert result.attempted > 0
+    assert result.failed == 0
