@@ -19,9 +19,8 @@ from elastify._adapters.saved import describe
 from elastify._attributes import resolve
 from elastify._blocks import renumbered
 from elastify._record import Record
-from elastify._rewrite import record, set_active, strip
+from elastify._rewrite import SPEC, record, set_active, strip
 
-SPEC = "_elastify_spec"
 FORMAT = 1
 
 

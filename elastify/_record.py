@@ -8,8 +8,10 @@ the next; everything in it is computed when first asked for. `Tables` depend on 
 from __future__ import annotations
 
 import copy
+import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 import torch
@@ -21,7 +23,7 @@ from elastify._ints import Attr
 from elastify._layout import Layout
 from elastify._plan import Plan, Stage
 from elastify._quiet import recorders, unrecorded
-from elastify._slicing import Ruler, Slice
+from elastify._slicing import Cut, Ruler, Slice, cut_of
 
 Key = tuple[frozenset[tuple[int, int]], frozenset[tuple[str, tuple[int, ...]]]]
 Transform = Callable[[Tensor], Tensor]
@@ -43,11 +45,6 @@ class Tables:
             found = self._rulers[layout] = Ruler(layout)
         return found
 
-    def slice(self, name: str, sizes: Mapping[int, int]) -> Slice:
-        """How a configuration slices a tensor."""
-        rulers = self.tensors[name]
-        return Slice([ruler.full for ruler in rulers], [ruler.cut(sizes) for ruler in rulers])
-
 
 class Active:
     """The configuration in force. `hidden` names children by container path, `skipped` paths of blocks elsewhere."""
@@ -56,10 +53,19 @@ class Active:
         self.sizes, self.blocks = sizes, blocks
         self.key: Key = (frozenset(sizes.items()), frozenset(blocks.items()))
         self.thread = threading.get_ident()
+        self.cuts: dict[Ruler, Cut | None] = {}
         self.slices: dict[str, Slice] = {}
         self.hidden: dict[str, frozenset[str]] = {}
         self.skipped: frozenset[str] = frozenset()
         self.scratch: dict[str, Tensor] = {}
+
+    def cut(self, ruler: Ruler) -> Cut | None:
+        """What is kept of a dimension; tensors of equal layouts share it."""
+        if ruler.ids.isdisjoint(self.sizes):
+            return None
+        if ruler not in self.cuts:
+            self.cuts[ruler] = cut_of(ruler.layout, self.sizes)
+        return self.cuts[ruler]
 
 
 class Record:
@@ -72,6 +78,7 @@ class Record:
         self.overlays: dict[Key, dict[str, Tensor]] = {}
         self.originals: dict[Attr, Any] = {}
         self.moved: dict[Attr, int] = {}
+        self.compiled = False
         self.setters: Setters | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Record:
@@ -85,6 +92,28 @@ class Record:
         twin.originals, twin.moved = copy.deepcopy(self.originals, memo), dict(self.moved)
         return twin  # its setters are resolved anew: they hold dictionaries of the modules they belong to
 
+    def text(self, most: int = 8) -> str:
+        """The active configuration in a few words."""
+        active = self.active
+        if active is None:
+            return "elastic, full network active"
+        parts = [
+            f"{axis.name} {active.sizes[axis.id]}/{axis.size}" for axis in self.plan.axes if axis.id in active.sizes
+        ]
+        parts += [
+            f"{stage.name} {len(active.blocks[stage.name])}/{len(stage.blocks)} blocks"
+            for stage in self.plan.stages
+            if stage.name in active.blocks
+        ]
+        more = [f"{len(parts) - most} more"] if len(parts) > most else []
+        return "elastic, active: " + ", ".join(parts[:most] + more)
+
+    def fill(self) -> None:
+        """Make all slices now: a compiled model is guarded on them, made lazily they would cost a second compile."""
+        if self.active is not None:
+            for name in self.tables.tensors:
+                self.slice(self.active, name)
+
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "setters": None}
 
@@ -97,14 +126,18 @@ class Record:
 
     def _value(self, module: nn.Module, name: str, full: Tensor) -> Tensor:
         active = self.active
+        if torch.compiler.is_compiling():
+            self.compiled = True
+        elif active is not None and active.thread != threading.get_ident():
+            check_thread()
+        if type(full).__name__ == "DTensor" and asked_by_fsdp():
+            return full
         if self.transforms:
             transform = self.transforms.get(name)
             if transform is not None:
                 full = transform(full)
         if active is None:
             return full
-        if not torch.compiler.is_compiling() and active.thread != threading.get_ident():
-            check_thread()
         if name in self.plan.statistics:
             return self._statistic(module, name, full)
         return self.slice(active, name)(full)
@@ -113,7 +146,8 @@ class Record:
         """How the active configuration slices a tensor."""
         found = active.slices.get(name)
         if found is None:
-            found = active.slices[name] = self.tables.slice(name, active.sizes)
+            rulers = self.tables.tensors[name]
+            found = active.slices[name] = Slice([r.full for r in rulers], [active.cut(r) for r in rulers])
         return found
 
     def _statistic(self, module: nn.Module, name: str, full: Tensor) -> Tensor:
@@ -137,6 +171,14 @@ def _moved(stored: dict[str, Tensor], name: str, like: Tensor) -> Tensor:
     if tensor.device != like.device or tensor.dtype != like.dtype:
         tensor = stored[name] = tensor.to(like.device, like.dtype)
     return tensor
+
+
+def asked_by_fsdp() -> bool:
+    """Whether a sharded parameter is wanted by the machinery that shards it, which must get the parameter itself."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_globals.get("__name__", "").startswith("elastify."):
+        frame = frame.f_back
+    return frame is not None and frame.f_globals.get("__name__", "").startswith("torch.distributed.fsdp.")
 
 
 def check_thread() -> None:

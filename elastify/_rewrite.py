@@ -25,6 +25,7 @@ from elastify._plan import Plan
 from elastify._record import Active, Key, Record, Tables
 from elastify._rnn import rnn_members
 
+SPEC = "_elastify_spec"  # plain data that an extracted model carries; not state of an elastic one
 Spec = tuple[frozenset[str], bool, bool]  # tensors, is a container with stages, may step aside
 _generated: dict[tuple[type, Spec], type] = {}
 
@@ -97,9 +98,10 @@ def original_class(cls: type) -> type:
 
 
 def _plain(module: nn.Module, original: type) -> None:
-    module.__class__ = original
-    for name in ("_elastify", "_elastify_names", "_elastify_path", "_elastify_root"):
-        module.__dict__.pop(name, None)
+    if type(module) is not original:
+        module.__class__ = original
+    for name in [name for name in module.__dict__ if name.startswith("_elastify") and name != SPEC]:
+        del module.__dict__[name]
 
 
 def _sites(model: nn.Module, plan: Plan, tables: Tables) -> dict[str, nn.Module]:
@@ -170,6 +172,8 @@ def set_active(model: nn.Module, sizes: Mapping[int, int], blocks: Mapping[str, 
         resolve(model, attr.owner).__dict__[attr.name] = place
     setters.apply(active.sizes if active else {})
     entry.active = active
+    if entry.compiled:
+        entry.fill()
     entry.moved = close_gaps(model, active.hidden) if active is not None and active.hidden else {}
 
 
@@ -321,7 +325,12 @@ def _common_members(base: type, names: frozenset[str]) -> dict[str, Any]:
             return (_revive, (args[0]._elastify_base, args[0]._elastify_spec_, *args[1:]), *rest)
         return (make, args, *rest)
 
+    def extra_repr(self: Any) -> str:
+        text = base.extra_repr(self)
+        return ", ".join(filter(None, (text, self._elastify.text()))) if "_elastify_root" in self.__dict__ else text
+
     members: dict[str, Any] = {
+        "extra_repr": extra_repr,
         "_replicate_for_data_parallel": _replicate_for_data_parallel,
         "__reduce_ex__": reduce,
     }

@@ -1,9 +1,9 @@
 """Extracted models on disk: safetensors for the tensors, JSON for everything else, never pickle.
 
 A folder holds `elastify.json` (what was done to which full-size model: changed numbers, left-out blocks; shape, dtype
-and checksum of every tensor; ties) and `model.safetensors`. Loading repeats the same on a copy of a full-size model whose
-weights are not even looked at. The file never names code to import: class names are text for error messages, paths
-are only looked up in the model at hand, numbers only replace numbers.
+and checksum of every tensor; ties) and `model.safetensors`. Loading repeats it on a copy of a full-size model, whose
+weights are never looked at. The file never names code to import: class names are text for error messages, paths are
+only looked up in the model at hand, numbers only replace numbers.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from elastify._adapters.saved import build_like
 from elastify._attributes import get_in, holder, put_in, resolve
 from elastify._blocks import renumbered
 from elastify._errors import ElastifyError
-from elastify._extract import FORMAT, SPEC, children_of, drop_blocks, own, plain_copy
+from elastify._extract import FORMAT, children_of, drop_blocks, own, plain_copy
+from elastify._rewrite import SPEC
 
 JSON_NAME, WEIGHTS_NAME = "elastify.json", "model.safetensors"
 
@@ -219,7 +220,15 @@ def _read_tensors(folder: Path, spec: Mapping[str, Any]) -> dict[str, Tensor]:
 def _full_size(folder: Path, spec: Mapping[str, Any], like: nn.Module | Callable[[], nn.Module] | None) -> nn.Module:
     name = str(spec["class"].get("qualname"))
     if like is None:
-        full = build_like(dict(spec))
+        try:
+            full = build_like(dict(spec))
+        except (AttributeError, ImportError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise ElastifyError(
+                f"the full-size {name} cannot be built from the saved notes",
+                where=str(folder),
+                why=f"{type(error).__name__}: {error}",
+                fix="load(directory, like=model_of_full_size)",
+            ) from error
         if full is None:
             raise ElastifyError(
                 f"the full-size {name} cannot be built from the saved notes",

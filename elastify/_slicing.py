@@ -2,27 +2,27 @@
 
 Keeping a prefix of the units of each axis keeps a set of positions of a dimension: a list of runs `(start, length)`,
 found by recursion over the layout and merged where they touch. The list becomes one `Cut`, the cheapest that its
-pattern allows: nothing (all is kept), a grid (the dimension viewed as several, one run kept of each: heads and head_dim of
-a fused qkv, gates of an LSTM; a single run is the grid of one), or an index. A `Slice` joins the cuts of a tensor's
+pattern allows: nothing (all is kept), a grid (the dimension viewed as several, one run kept of each: heads and head_dim
+of a fused qkv, gates of an LSTM; a single run is the grid of one), or an index. A `Slice` joins the cuts of a tensor's
 dimensions: the grids into one crop, a single differentiable operation whose backward writes the gradient once.
 Gradients of what was left out are exact zeros.
 
-A `Ruler` is a layout with its axis ids and its caches.
+A `Ruler` is a layout ready to be measured.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-from elastify._layout import Axis, Concat, Layout, Product, active_size, axes_of
+from elastify._layout import Axis, Concat, Layout, Product, axes_of
 
 Run = tuple[int, int]
-MAX_CACHE = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,16 +37,18 @@ class Index:
     """Keep these positions; the tensor of them is made once per device."""
 
     def __init__(self, positions: Sequence[int]) -> None:
-        self.positions = list(positions)
-        self._tensors: dict[torch.device, Tensor] = {}
+        self.positions = torch.tensor(positions, dtype=torch.int32)
+        self._elsewhere: dict[torch.device, Tensor] = {}
 
     def select(self, tensor: Tensor, dim: int) -> Tensor:
         """The kept positions of `tensor` along `dim`."""
+        index = self.positions
         if isinstance(tensor, FakeTensor):  # a fake tensor wants a fake index, which nobody else may ever see
-            return tensor.index_select(dim, torch.tensor(self.positions, device=tensor.device))
-        index = self._tensors.get(tensor.device)
-        if index is None:
-            index = self._tensors[tensor.device] = torch.tensor(self.positions, device=tensor.device)
+            index = torch.tensor(index.tolist(), dtype=torch.int32, device=tensor.device)
+        elif tensor.device.type != "cpu":
+            index = self._elsewhere.get(tensor.device)
+            if index is None:
+                index = self._elsewhere[tensor.device] = self.positions.to(tensor.device)
         return tensor.index_select(dim, index)
 
 
@@ -189,36 +191,36 @@ def _padding(size: int, run: Run | None) -> Run:
 
 
 class Ruler:
-    """A layout with the ids of its axes; remembers the sizes and cuts it was asked for."""
+    """A layout that measures configurations: a sum of products of axis sizes, multiplied out once.
 
-    __slots__ = ("_cuts", "_sizes", "full", "ids", "layout")
+    >>> Ruler(Concat((Product((Axis(0, 3), Axis(1, 4))), Axis(1, 4), Axis(2, 5)))).size({1: 2})
+    13
+    """
+
+    __slots__ = ("_terms", "full", "ids", "layout")
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
         self.full = layout.size
-        self.ids = tuple(dict.fromkeys(axis.id for axis in axes_of(layout)))
-        self._sizes: dict[tuple[int | None, ...], int] = {}
-        self._cuts: dict[tuple[int | None, ...], Cut | None] = {}
+        self.ids = frozenset(axis.id for axis in axes_of(layout))
+        self._terms = _terms(layout)
 
     def size(self, sizes: Mapping[int, int]) -> int:
         """Active size of the layout."""
-        if len(self.ids) == 1 and isinstance(self.layout, Axis):
-            return sizes.get(self.ids[0], self.full)
-        key = tuple([sizes.get(i) for i in self.ids])
-        size = self._sizes.get(key)
-        if size is None:
-            if len(self._sizes) >= MAX_CACHE:
-                self._sizes.clear()
-            size = self._sizes[key] = active_size(self.layout, sizes)
-        return size
+        total = 0
+        get = sizes.get
+        for term in self._terms:
+            size = 1
+            for axis, full in term:
+                size *= get(axis, full)
+            total += size
+        return total
 
-    def cut(self, sizes: Mapping[int, int]) -> Cut | None:
-        """The cut that keeps what `sizes` keeps."""
-        key = tuple([sizes.get(i) for i in self.ids])
-        try:
-            return self._cuts[key]
-        except KeyError:
-            if len(self._cuts) >= MAX_CACHE:
-                self._cuts.clear()
-            cut = self._cuts[key] = cut_of(self.layout, sizes)
-            return cut
+
+def _terms(layout: Layout) -> list[tuple[tuple[int, int], ...]]:
+    if isinstance(layout, Axis):
+        return [((layout.id, layout.size),)]
+    parts = [_terms(part) for part in layout.parts]
+    if isinstance(layout, Concat):
+        return [term for part in parts for term in part]
+    return [tuple(factor for term in chosen for factor in term) for chosen in product(*parts)]

@@ -6,6 +6,7 @@ file are only ever looked up in the library's own registry, never imported.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -39,7 +40,7 @@ def build_like(spec: dict[str, Any]) -> nn.Module | None:
         import timm
 
         options = {} if source.get("num_classes") is None else {"num_classes": int(source["num_classes"])}
-        return timm.create_model(name, pretrained=False, **options) if name in timm.list_models() else None
+        return timm.create_model(name, pretrained=False, **options) if timm.is_model(name) else None
     if kind == "torchvision":
         from torchvision import models
 
@@ -68,8 +69,8 @@ def _transformers(name: str, config: Any) -> nn.Module | None:
 
     known = {
         entry
-        for mapping in vars(modeling_auto).values()
-        if isinstance(mapping, dict)
+        for key, mapping in vars(modeling_auto).items()
+        if key.endswith("_MAPPING_NAMES")
         for entries in mapping.values()
         for entry in ((entries,) if isinstance(entries, str) else entries)
     }
@@ -80,17 +81,20 @@ def _transformers(name: str, config: Any) -> nn.Module | None:
 
 
 def _torchvision_name(model: nn.Module) -> str | None:
-    """The builder that makes these very shapes; builders are tried on the meta device, none of them runs."""
+    """The builder that makes these very shapes."""
+    shapes = tuple((name, tuple(tensor.shape)) for name, tensor in model.state_dict().items())
+    return _builder(type(model).__module__, shapes)
+
+
+@lru_cache(maxsize=32)
+def _builder(home: str, shapes: tuple[tuple[str, tuple[int, ...]], ...]) -> str | None:
+    """Builders of the module are tried on the meta device, where they cost little; none of the models runs."""
     from torchvision import models
 
-    home = type(model).__module__
-    shapes = {key: tensor.shape for key, tensor in model.state_dict().items()}
     for name in models.list_models(exclude="quantized_*"):
-        builder = models.get_model_builder(name)
-        if builder.__module__ != home:
-            continue
-        with torch.device("meta"):
-            made = models.get_model(name, weights=None, **_OPTIONS.get(name, {}))
-        if {key: tensor.shape for key, tensor in made.state_dict().items()} == shapes:
-            return name
+        if models.get_model_builder(name).__module__ == home:
+            with torch.device("meta"):
+                made = models.get_model(name, weights=None, **_OPTIONS.get(name, {}))
+            if tuple((key, tuple(tensor.shape)) for key, tensor in made.state_dict().items()) == shapes:
+                return name
     return None
