@@ -1,0 +1,87 @@
+"""Time to make a model elastic, against a bare `torch.export.export(strict=False)` of the same model.
+
+    python benchmarks/making.py [--repeats 3] [--models timm:resnet50 ...]
+
+Without verification, in turn with export, on copies of one model with the inputs of the zoo's first suite. The share of
+the analysis is that of capture; the time of both proofs is given beside it, measured once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from statistics import median
+from typing import Any
+from unittest import mock
+
+import torch
+from common import interleaved, limit, machine, print_table, ratio, seconds, start
+from zoo_suites import FIRST, Entry
+
+from elastify import _build, elastify
+
+
+def timed(name: str, found: dict[str, list[float]]) -> Callable[..., Any]:
+    """A function of the pipeline that notes how long it takes."""
+    inner = getattr(_build, name)
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        begun = time.process_time()
+        result = inner(*args, **kwargs)
+        found.setdefault(name, []).append(time.process_time() - begun)
+        return result
+
+    return run
+
+
+def measure(entry: Entry, repeats: int) -> tuple[str, ...]:
+    model, args, kwargs = entry.make()
+    copies = iter([copy.deepcopy(model) for _ in range(repeats + 1)])
+    parts: dict[str, list[float]] = {}
+    watched = {name: timed(name, parts) for name in ("capture_all", "analyse")}
+    with warnings.catch_warnings(), mock.patch.multiple(_build, **watched):
+        warnings.simplefilter("ignore")
+        ours, export = interleaved(
+            repeats,
+            lambda: elastify(next(copies), args, example_kwargs=kwargs, verify=False),
+            lambda: torch.export.export(model, args, kwargs, strict=False),
+        )
+        verified = seconds(lambda: elastify(model, args, example_kwargs=kwargs))
+    capture, analysis = (median(parts[name][1 : repeats + 1]) for name in ("capture_all", "analyse"))
+    slow = analysis > 0.1 * capture and analysis > 0.03
+    share = f"{analysis / capture:.0%}"
+    return (
+        entry.name,
+        f"{median(ours):.2f}",
+        f"{median(export):.2f}",
+        limit(ratio(ours, export), 0.9),
+        f"{capture:.2f}",
+        f"{1000 * analysis:.0f}",
+        f"**{share}**" if slow else share,
+        f"{verified - median(ours):.1f}",
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--models", nargs="*", default=[e.name for e in FIRST], choices=[e.name for e in FIRST])
+    options = parser.parse_args()
+    start()
+
+    def rows() -> Iterator[tuple[str, ...]]:
+        return (measure(entry, options.repeats) for entry in FIRST if entry.name in options.models)
+
+    header = "model", "elastify (s)", "export (s)", "ratio", "capture (s)", "analysis (ms)", "of capture", "proofs (s)"
+    print_table(header, rows())
+    print(
+        "\n*elastify* is without proofs. Wanted: a ratio of at most 0.9, and an analysis of at most 10 % of capture or "
+        f"30 ms; what misses it is bold.\n\n{machine(options.repeats)}"
+    )
+
+
+if __name__ == "__main__":
+    main()
