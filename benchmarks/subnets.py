@@ -111,8 +111,8 @@ def main() -> None:
     header = "model", "activate (ms)", "first step (ms)", "MACs", "activated (s)", "extracted (s)", "ratio"
     print_table(header, rows())
     print(
-        "\n*MACs*: of the half-size subnet, as a share of the full network. Wanted: activate in 1 ms on deit_tiny and 3 ms "
-        "on swin_tiny; a ratio of at most 1.05, on densenet121 1.15; what misses it is bold.\n\n"
+        "\n*MACs*: of the half-size subnet, as a share of the full network. Wanted: activate in 1 ms on deit_tiny and "
+        "3 ms on swin_tiny; a ratio of at most 1.05, on densenet121 1.15; what misses it is bold.\n\n"
         f"{machine(options.repeats)}"
     )
 
