@@ -53,7 +53,12 @@ class SubnetConfig:
         """From mappings; `space` is the fingerprint of the search space that it belongs to."""
         return cls(
             tuple(sorted(((name, int(size)) for name, size in sizes.items()), key=lambda item: _natural(item[0]))),
-            tuple(sorted(((name, tuple(map(int, kept))) for name, kept in (depths or {}).items()), key=lambda item: _natural(item[0]))),
+            tuple(
+                sorted(
+                    ((name, tuple(map(int, kept))) for name, kept in (depths or {}).items()),
+                    key=lambda item: _natural(item[0]),
+                )
+            ),
             space,
         )
 
@@ -91,7 +96,7 @@ class SubnetConfig:
         )
         if not well_formed:
             raise ElastifyError("this is not a configuration", why="sizes must be integers, depths lists of them")
-        return cls.of(sizes, depths, space)
+        return cls.of(data["sizes"], data["depths"], data["space"])
 
     def __repr__(self) -> str:
         groups: dict[str, list[tuple[str, int]]] = {}
@@ -149,7 +154,7 @@ def build_choices(
     """
     if explicit is not None:
         return tuple(sorted({_explicit_size(value, size, name) for value in explicit} | {size}))
-    if isinstance(min_ratio, bool) or not isinstance(min_ratio, Real) or not 0 < min_ratio <= 1:
+    if isinstance(min_ratio, bool) or not isinstance(min_ratio, Real) or not 0 < float(min_ratio) <= 1:
         raise ElastifyError(f"min_ratio must be above 0 and at most 1, not {min_ratio!r}", where=name)
     if multiple_of is None:
         step = _COARSE_STEP if size >= _COARSE_FROM and role not in _FINE_ROLES else 1
@@ -178,7 +183,7 @@ def _explicit_size(value: Any, size: int, name: str) -> int:
             )
         return int(value)
     if isinstance(value, Real) and not isinstance(value, bool):
-        if not 0 < value <= 1:
+        if not 0 < float(value) <= 1:
             raise ElastifyError(
                 f"{value!r} is not a possible ratio",
                 where=name,

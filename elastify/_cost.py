@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 from math import floor, isfinite
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -106,7 +106,9 @@ class CostModel:
             _add(polys["bytes"], {monomial: n * itemsize(value.dtype) for monomial, n in size.items()})
         self._trees = {metric: _nest(poly) for metric, poly in polys.items()}
         self._polys = polys
-        self._full = np.array([axis.size for axis in plan.axes] + [len(stage.blocks) for stage in plan.stages], np.int64)
+        self._full = np.array(
+            [axis.size for axis in plan.axes] + [len(stage.blocks) for stage in plan.stages], np.int64
+        )
         self._check_range()
 
     def __call__(self, encoded: Any) -> Cost:
@@ -119,7 +121,9 @@ class CostModel:
                 fix="space(model).encode(configs)",
             )
         if rows.size and ((rows < 0).any() or (rows > self._full).any()):
-            raise ElastifyError("an encoded configuration is out of range", why="a size is negative or above the full one")
+            raise ElastifyError(
+                "an encoded configuration is out of range", why="a size is negative or above the full one"
+            )
         out = {metric: np.empty(len(rows), np.int64) for metric in METRICS}
         for start in range(0, len(rows), _CHUNK):
             columns = np.ascontiguousarray(rows[start : start + _CHUNK].T, dtype=np.int64)
@@ -157,7 +161,9 @@ class CostModel:
                     count *= int(values[variable])
                 total += count
             if total >= 2**63:
-                raise ElastifyError(f"the {metric} of this model do not fit 64 bits", why=f"the full network has {total}")
+                raise ElastifyError(
+                    f"the {metric} of this model do not fit 64 bits", why=f"the full network has {total}"
+                )
 
 
 class _Variables:
@@ -359,7 +365,7 @@ def parse_budget(value: Any, full: int | None = None) -> int:
     elif isinstance(value, Real) and not isinstance(value, bool):
         if not isfinite(value):
             raise ElastifyError(f"budget {value!r} is not finite", fix=fix)
-        total = Fraction(value)
+        total = Fraction(float(value)) if not isinstance(value, Integral) else Fraction(int(value))
     else:
         raise ElastifyError(f"budget {value!r} is not a number", fix=fix)
     if total < 0:

@@ -24,6 +24,7 @@ from elastify._errors import ElastifyError
 from elastify._ints import Op, evaluate, leaves
 from elastify._layout import active_size, axes_of
 from elastify._plan import Constraint, Plan, SizeRatio
+from elastify._relation_text import describe
 
 _TABLE_LIMIT = 1 << 18
 _JOINT_LIMIT = 1 << 21
@@ -125,19 +126,20 @@ class Relations:
 
     def _collect(self) -> list[Relation]:
         found: dict[Any, Relation] = {}
+        names = {axis.id: axis.name for axis in self.plan.axes}
         for column, ratio in self.derived.items():
             axis = self.plan.axes[column]
             scope = {column} | {
                 self.column[a.id] for part in _parts(ratio) for a in axes_of(part) if a.id in self.column
             }
             found[axis.name] = Relation(
-                tuple(sorted(scope)), _ratio_holds(axis.id, ratio), f"{axis.name} = {self.describe(ratio)}"
+                tuple(sorted(scope)), _ratio_holds(axis.id, ratio), f"{axis.name} = {describe(ratio, names)}"
             )
         for constraint in self.plan.constraints:
             key = (constraint.fn, constraint.args, constraint.result)
             columns = {self.column[i] for i in _ids(constraint) if i in self.column}
             if columns and key not in found:
-                text = self.describe(constraint)
+                text = describe(constraint, names)
                 found[key] = Relation(tuple(sorted(columns)), _holds(constraint), text, constraint.source)
         full = [axis.size for axis in self.plan.axes]
         for relation in found.values():
@@ -156,8 +158,11 @@ class Relations:
             else:
                 tight.append(relation)
                 self._drop_unsupported(relation)
-        while any([self._drop_unsupported(relation) for relation in tight if len(relation.scope) > 1]):
-            pass
+        dropped = True
+        while dropped:
+            dropped = False
+            for relation in tight:
+                dropped |= len(relation.scope) > 1 and self._drop_unsupported(relation)
         allowed = [(relation.scope, self._allowed(relation)) for relation in tight if len(relation.scope) > 1]
         return [Table(scope, np.where(array, 0.0, np.inf)) for scope, array in allowed if not array.all()]
 
@@ -328,36 +333,6 @@ class Relations:
             tables = [table for table in tables if column not in table.scope]
             tables.append(Table(tuple(c for c in scope if c != column), np.asarray(joint)))
         return math.prod(int(table.values) for table in tables)
-
-    def describe(self, what: Any) -> str:
-        """A ratio, constraint, expression or layout in the names of the axes."""
-        names = {axis.id: axis.name for axis in self.plan.axes}
-        return _text(what, names)
-
-
-def _text(what: Any, names: Mapping[int, str]) -> str:
-    if isinstance(what, int):
-        return str(what)
-    if isinstance(what, SizeRatio):
-        above, below = (
-            " * ".join(_text(part, names) for part in parts) for parts in (what.numerator, what.denominator)
-        )
-        return f"{above or 1} / {below if len(what.denominator) == 1 else f'({below})'}" if below else above
-    if isinstance(what, (Op, Constraint)):
-        sign = _SIGNS.get(what.fn)
-        args = [_text(arg, names) for arg in what.args]
-        text = f" {sign} ".join(args) if sign and len(args) == 2 else f"{what.fn}({', '.join(args)})"
-        if isinstance(what, Constraint):
-            return text if what.result is True else f"{text} is {what.result}"
-        return f"({text})" if sign else text
-    if hasattr(what, "id"):
-        return names.get(what.id, str(what.size))
-    joiner = " * " if type(what).__name__ == "Product" else " + "
-    return f"({joiner.join(_text(part, names) for part in what.parts)})"
-
-
-_SIGNS = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">=", "add": "+", "sub": "-", "mul": "*"}
-_SIGNS |= {"floordiv": "//", "mod": "%"}
 
 
 def _holds(constraint: Constraint) -> Callable[[Mapping[int, Any]], Any]:

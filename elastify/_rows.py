@@ -8,7 +8,7 @@ Relations without a table are met by trying. Sizes that only skipped blocks use 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
@@ -134,7 +134,7 @@ class Rows:
         return rows
 
     def grow(self, row: np.ndarray) -> np.ndarray:
-        """Legal rows that enlarge one free size in use, or one depth, by one choice, and nothing else but derived sizes."""
+        """Legal rows with one free size that is in use, or one depth, enlarged by one choice; derived sizes follow."""
         grown, dead = [], self._dead(row[None])[0]
         for column, choices in enumerate(self.choices):
             larger = choices[choices > row[column]]

@@ -82,7 +82,9 @@ class Budget:
     def fits(self, rows: np.ndarray) -> np.ndarray:
         """Rows within every limit."""
         cost = self.cost(rows)
-        return np.logical_and.reduce([np.ones(len(rows), bool), *(getattr(cost, m) <= n for m, n in self.limits.items())])
+        return np.logical_and.reduce(
+            [np.ones(len(rows), bool), *(getattr(cost, m) <= n for m, n in self.limits.items())]
+        )
 
     def load(self, cost: Cost) -> float:
         """The cost as one number to minimise: the largest share of a limit (of MACs where there is none)."""
@@ -123,7 +125,9 @@ def run_search(
     if unknown:
         raise ElastifyError(f"no budget is called {', '.join(sorted(unknown))}", fix=f"one of {', '.join(METRICS)}")
     if not budgets and score_fn is None:
-        raise ElastifyError("nothing to search for", why="there is neither a budget nor evaluate", fix="budget_macs=...")
+        raise ElastifyError(
+            "nothing to search for", why="there is neither a budget nor evaluate", fix="budget_macs=..."
+        )
     budget = Budget(dict(budgets), cost_fn)
     _check_reachable(space, budget)
     if budgets and budget.fits(space.rows.full[None])[0]:
@@ -198,12 +202,13 @@ def summarise(trials: Sequence[Trial], direction: str, budget: Budget) -> Result
 
 
 def _check_reachable(space: SearchSpace, budget: Budget) -> None:
-    least = budget.cost(space.rows.least[None])[0]
+    cost = budget.cost(space.rows.least[None])[0]
     for metric, limit in budget.limits.items():
-        if getattr(least, metric) > limit:
+        least = getattr(cost, metric)
+        if least > limit:
             raise ElastifyError(
                 f"no subnetwork fits a budget of {human(limit)} {metric}",
-                why=f"the smallest reachable cost is {human(getattr(least, metric))} ({getattr(least, metric)}) {metric}",
+                why=f"the smallest reachable cost is {human(least)} ({least}) {metric}",
                 fix="raise the budget, or lower min_ratio in elastify(...)",
             )
 

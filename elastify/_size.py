@@ -44,9 +44,7 @@ def count_configurations(rows: Rows) -> SpaceSize:
     exact = not relations.loose
     groups = [(column,) for column in relations.lone] + [part.columns for part in relations.components]
     components = [None] * len(relations.lone) + list(relations.components)
-    stages_of = [
-        {s for c in columns for around in rows.homes.get(c, ()) for s, _ in around} for columns in groups
-    ]
+    stages_of = [{s for c in columns for around in rows.homes.get(c, ()) for s, _ in around} for columns in groups]
     total = 1
     for stages in _clusters(stages_of, len(plan.stages)):
         members = [i for i, own in enumerate(stages_of) if own and own <= stages]

@@ -106,7 +106,8 @@ class SearchSpace:
         Globs match names of axes and stages; later entries win. A float is a ratio, rounded up to the next legal size;
         an int is exact; a stage also takes the indices of the blocks to keep. A single ratio is meant for everything.
 
-        >>> space = SearchSpace(Plan(axes=(ElasticAxis(0, "a.hidden", 8, (2, 4, 8)), ElasticAxis(1, "b", 3, (1, 2, 3)))))
+        >>> axes = ElasticAxis(0, "a.hidden", 8, (2, 4, 8)), ElasticAxis(1, "b", 3, (1, 2, 3))
+        >>> space = SearchSpace(Plan(axes))
         >>> space.config({"*": 0.5, "b": 3})
         SubnetConfig(a.hidden=4, b=3)
         """
@@ -158,14 +159,16 @@ class SearchSpace:
                 raise ElastifyError(
                     f"blocks {list(kept)} cannot be kept",
                     where=stage.name,
-                    fix=f"ascending indices below {len(stage.blocks)} that begin with 0; {legal_choices(stage.choices)}",
+                    fix=f"ascending, begin with 0, below {len(stage.blocks)}; number of blocks {legal_choices(stage.choices)}",
                 )
         self._check_row(self._row(config))
         return config
 
     def encode(self, configs: Any) -> np.ndarray:
-        """int64 array `[n, columns]` of one configuration or a list (dicts and ratios as in `config`): sizes of the axes,
-        then numbers of kept blocks. Only prefixes of a stage can be encoded."""
+        """int64 array `[n, columns]` of one configuration or a list (dicts and ratios as in `config`).
+
+        Columns are sizes of the axes, then numbers of kept blocks: only prefixes of a stage can be encoded.
+        """
         many = list(configs) if isinstance(configs, Iterable) and not isinstance(configs, Mapping) else [configs]
         rows = np.empty((len(many), len(self.columns)), np.int64)
         for number, wishes in enumerate(many):
@@ -211,7 +214,9 @@ class SearchSpace:
 
     def _row(self, config: SubnetConfig) -> np.ndarray:
         sizes, depths = config.sizes, config.depths
-        return np.array([*(sizes[axis.name] for axis in self.axes), *(len(depths[s.name]) for s in self.stages)], np.int64)
+        return np.array(
+            [*(sizes[axis.name] for axis in self.axes), *(len(depths[s.name]) for s in self.stages)], np.int64
+        )
 
     def _decode(self, rows: np.ndarray, kept: Sequence[frozenset[int]] | None = None) -> list[SubnetConfig]:
         """Configurations of legal rows; all of them keep the blocks `kept` where that is given."""

@@ -13,6 +13,7 @@ import numpy as np
 
 from elastify._config import pattern
 from elastify._cost import human
+from elastify._relation_text import describe
 from elastify._wishes import ladder, match
 
 if TYPE_CHECKING:
@@ -37,7 +38,9 @@ def explain(space: SearchSpace, name: str) -> str:
     for column in match(name, space.columns):
         if column >= len(space.axes):
             stage = space.stages[column - len(space.axes)]
-            lines = [f"{stage.name}: keeps {ladder(stage.choices)} of the {len(stage.blocks)} blocks of {stage.container}"]
+            lines = [
+                f"{stage.name}: keeps {ladder(stage.choices)} of the {len(stage.blocks)} blocks of {stage.container}"
+            ]
         else:
             axis = space.axes[column]
             lines = [f"{axis.name}: {axis.role}, {axis.size} units, choices {ladder(space.rows.choices[column])}"]
@@ -53,11 +56,11 @@ def explain(space: SearchSpace, name: str) -> str:
 def _axes(space: SearchSpace) -> list[str]:
     if not space.axes:
         return ["", "no elastic axes"]
-    derived = space.rows.relations.derived
+    derived, names = space.rows.relations.derived, {axis.id: axis.name for axis in space.axes}
 
     def key(column: int) -> Any:
         axis = space.axes[column]
-        ratio = pattern(space.rows.relations.describe(axis.derived)) if column in derived else ""
+        ratio = pattern(describe(axis.derived, names)) if column in derived else ""
         return pattern(axis.name), axis.role, axis.size, tuple(space.rows.choices[column].tolist()), ratio
 
     groups = _grouped(range(len(space.axes)), key)
@@ -71,9 +74,8 @@ def _axes(space: SearchSpace) -> list[str]:
 def _stages(space: SearchSpace) -> list[str]:
     if not space.stages:
         return []
-    rows = [("stage", "blocks", "keep", "")]
-    for stage in space.stages:
-        rows.append((stage.name, str(len(stage.blocks)), ladder(stage.choices), _span(stage.blocks)))
+    rows: list[tuple[str, ...]] = [("stage", "blocks", "keep", "")]
+    rows += [(s.name, str(len(s.blocks)), ladder(s.choices), _span(s.blocks)) for s in space.stages]
     return ["", *_aligned(rows, right={1})]
 
 
@@ -109,11 +111,15 @@ def _costs(space: SearchSpace) -> list[str]:
     lines = []
     if space.cost is not None:
         costs = space.cost(np.stack([space.rows.least, space.rows.full]))
-        rows = [("cost per sample", "MACs", "parameters", "bytes", "activations")]
+        rows: list[tuple[str, ...]] = [("cost per sample", "MACs", "parameters", "bytes", "activations")]
         for name, cost in (("min", costs[0]), ("max", costs[1])):
             rows.append((name, *(human(n) for n in (cost.macs, cost.params, cost.bytes, cost.activations))))
         share = 100 * costs[0].macs / max(1, costs[1].macs)
-        lines = ["", *_aligned(rows, right={1, 2, 3, 4}), f"  the smallest has {share:.1f} % of the MACs of the full network"]
+        lines = [
+            "",
+            *_aligned(rows, right={1, 2, 3, 4}),
+            f"  the smallest has {share:.1f} % of the MACs of the full network",
+        ]
     if space.example:
         sizes = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in space.example.items())
         lines += ([] if lines else [""]) + [f"  one sample: {sizes}"]

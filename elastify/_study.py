@@ -117,7 +117,9 @@ class Study:
         except BaseException:
             self.study.tell(optuna_trial, state=optuna.trial.TrialState.FAIL)
             raise
-        trial = Trial(optuna_trial.number, config, cost, score, time.monotonic() - started, "failed" if error else state)
+        trial = Trial(
+            optuna_trial.number, config, cost, score, time.monotonic() - started, "failed" if error else state
+        )
         optuna_trial.set_user_attr(_RECORD, _record(trial, error))
         if error:
             _logger.warning("trial %d failed: %s", trial.number, error)
@@ -158,7 +160,9 @@ class Study:
         opened = _storage(storage)
         for other in optuna.get_all_study_names(opened) if opened is not None else ():
             if other.startswith("elastify ") and other.split()[1] != self.space.fingerprint:
-                raise ElastifyError("this study file belongs to another model", where=str(storage), fix="use another path")
+                raise ElastifyError(
+                    "this study file belongs to another model", where=str(storage), fix="use another path"
+                )
         verbosity = optuna.logging.get_verbosity()
         optuna.logging.set_verbosity(optuna.logging.WARNING)  # "a new study created" is no news here
         try:
@@ -166,7 +170,7 @@ class Study:
                 storage=opened,
                 sampler=_Seeded(population, seed),
                 study_name=name,
-                directions=[direction, "minimize"],
+                directions=[optuna.study.StudyDirection[direction.upper()], optuna.study.StudyDirection.MINIMIZE],
                 load_if_exists=True,
             )
         finally:

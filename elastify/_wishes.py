@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
+from itertools import pairwise
 from numbers import Integral, Real
 from typing import Any
 
@@ -102,11 +103,11 @@ def ladder(choices: Iterable[int]) -> str:
     ('16..40 step 8, 50', '3..12', '7')
     """
     sizes = [int(choice) for choice in choices]
-    steps = {b - a for a, b in zip(sizes, sizes[1:], strict=False)}
+    steps = {b - a for a, b in pairwise(sizes)}
     if len(sizes) > 3 and len(steps) == 1:
         step = steps.pop()
         return f"{sizes[0]}..{sizes[-1]}" + (f" step {step}" if step > 1 else "")
-    if len(sizes) > 4 and len({b - a for a, b in zip(sizes, sizes[1:-1], strict=False)}) == 1:
+    if len(sizes) > 4 and len({b - a for a, b in pairwise(sizes[:-1])}) == 1:
         return f"{ladder(sizes[:-1])}, {sizes[-1]}"
     if len(sizes) > 12:
         return f"{', '.join(map(str, sizes[:5]))}, ..., {', '.join(map(str, sizes[-3:]))} ({len(sizes)} choices)"
@@ -151,19 +152,21 @@ def _blocks(rows: Rows, column: int, value: Any, name: str) -> frozenset[int]:
     stage = rows.plan.stages[column - rows.n_axes]
     if isinstance(value, (tuple, list, range)):
         kept = [int(block) for block in value if _is_int(block)]
-        legal = len(kept) == len(value) and kept == sorted(set(kept)) and kept[:1] == [0] and kept[-1] < len(stage.blocks)
+        legal = (
+            len(kept) == len(value) and kept == sorted(set(kept)) and kept[:1] == [0] and kept[-1] < len(stage.blocks)
+        )
         if not legal or len(kept) not in stage.choices:
             raise ElastifyError(
                 f"blocks {list(value)} cannot be kept",
                 where=name,
-                fix=f"ascending indices below {len(stage.blocks)} that begin with 0; their number {legal_choices(stage.choices)}",
+                fix=f"ascending, begin with 0, below {len(stage.blocks)}; number of blocks {legal_choices(stage.choices)}",
             )
         return frozenset(kept)
     return frozenset(range(_target(rows.choices[column], value, name, stage.choices[-1])))
 
 
 def _ratio(value: Any, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < value <= 1:
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) <= 1:
         raise ElastifyError(
             f"{value!r} is not a ratio",
             where=name,

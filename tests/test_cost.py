@@ -125,9 +125,11 @@ SAMPLES = {
         lambda: Function(F.scaled_dot_product_attention, (1, 3, 4, 5), (1, 3, 6, 5), (1, 3, 6, 7)),
         lambda: Function(
             lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True),
-            (1, 6, 4, 5), (1, 2, 4, 5), (1, 2, 4, 5),
+            (1, 6, 4, 5),
+            (1, 2, 4, 5),
+            (1, 2, 4, 5),
         ),
-    ],  # fmt: skip
+    ],
     "lstm": [
         lambda: module(nn.LSTM(5, 4, 2, bidirectional=True, batch_first=True), (1, 6, 5)),
         lambda: module(nn.LSTM(5, 4, 2, bidirectional=True, proj_size=3), (6, 1, 5)),
@@ -289,7 +291,7 @@ def test_size_one_contraction_is_free_like_the_kernel():
     ],
 )
 def test_encoded_arrays_are_checked(rows, message):
-    with pytest.raises(ElastifyError, match=".") as error:
+    with pytest.raises(ElastifyError) as error:
         toy()(rows)
     assert message in str(error.value)
 
@@ -336,4 +338,10 @@ def test_percentages_need_the_full_cost():
 
 def test_numbers_for_people():
     assert [human(n) for n in (0, 999, 1000, 999_999, 1_254_321_098)] == ["0", "999", "1k", "1000k", "1.25G"]
-    assert [itemsize(f"torch.{d}") for d in ("float64", "bfloat16", "float8_e4m3fn", "complex64", "bool")] == [8, 2, 1, 8, 1]
+    assert [itemsize(f"torch.{d}") for d in ("float64", "bfloat16", "float8_e4m3fn", "complex64", "bool")] == [
+        8,
+        2,
+        1,
+        8,
+        1,
+    ]

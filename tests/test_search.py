@@ -26,8 +26,13 @@ def space() -> SearchSpace:
     axes = (
         ElasticAxis(0, "width", 48, (12, 24, 36, 48), "width", (("norm.weight", 0),)),
         ElasticAxis(1, "heads", 4, (1, 2, 3, 4), "heads", (("qkv.weight", 0),)),
-        ElasticAxis(2, "head_dim", 12, (6, 8, 9, 12), "head_dim", (("qkv.weight", 0),), SizeRatio((Axis(0, 48),), (Axis(1, 4),))),
-        *(ElasticAxis(3 + b, f"blocks.{b}.hidden", 64, tuple(range(16, 65, 4)), members=((f"blocks.{b}.w", 0),)) for b in range(3)),
+        ElasticAxis(
+            2, "head_dim", 12, (6, 8, 9, 12), "head_dim", (("qkv.weight", 0),), SizeRatio((Axis(0, 48),), (Axis(1, 4),))
+        ),
+        *(
+            ElasticAxis(3 + b, f"blocks.{b}.hidden", 64, tuple(range(16, 65, 4)), members=((f"blocks.{b}.w", 0),))
+            for b in range(3)
+        ),
     )
     return SearchSpace(Plan(axes, (Stage("blocks", "blocks", ("blocks.0", "blocks.1", "blocks.2"), (1, 2, 3)),)))
 
@@ -115,7 +120,9 @@ def test_a_search_is_feasible_seeded_and_better_than_nested():
     nested = run_search(space(), cost, {"macs": budget})
     assert result.score > score(nested.config)
     again = run_search(space(), cost, {"macs": budget}, score, **QUICK)
-    assert [(t.config, t.score, t.state) for t in again.history] == [(t.config, t.score, t.state) for t in result.history]
+    assert [(t.config, t.score, t.state) for t in again.history] == [
+        (t.config, t.score, t.state) for t in result.history
+    ]
     other = run_search(space(), cost, {"macs": budget}, score, seed=1, **QUICK)
     assert [t.config for t in other.history] != [t.config for t in result.history]
     assert "30 trials" in str(result)
@@ -156,7 +163,9 @@ def test_starting_points_reduce_all_only_widths_and_only_depths():
     assert rows[1][-1] == 3
     assert rows[2][0] == 48
     assert rows[2][-1] < 3
-    assert where.decode(where.rows.normalise(rows[0][None])[0]) == run_search(where, cost, {"macs": FULL * 6 // 10}).config
+    assert (
+        where.decode(where.rows.normalise(rows[0][None])[0]) == run_search(where, cost, {"macs": FULL * 6 // 10}).config
+    )
     tight = starting_rows(where, Budget({"macs": LEAST}, cost))
     assert [row.tolist() for row in tight] == [where.rows.least.tolist()]
 
@@ -216,8 +225,9 @@ def test_a_killed_search_goes_on(tmp_path):
     )
     path = tmp_path / "study.log"
     here = __file__.rsplit("/", 1)[0]
-    run = subprocess.run([sys.executable, script, here, path], capture_output=True, text=True, cwd=f"{here}/..", check=False,
-                         env={"PYTHONPATH": f"{here}/..", "OMP_NUM_THREADS": "1", "PATH": ""})  # fmt: skip
+    env = {"PYTHONPATH": f"{here}/..", "OMP_NUM_THREADS": "1", "PATH": ""}
+    command = [sys.executable, script, here, path]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=f"{here}/..", check=False, env=env)
     assert run.returncode == 9, run.stderr
     result = run_search(space(), cost, {"macs": FULL // 3}, score, study=path, **QUICK)
     check(result, FULL // 3)
@@ -254,9 +264,8 @@ def test_interrupting_returns_the_best_so_far():
     result = run_search(space(), cost, {"macs": FULL // 3}, interrupted, **QUICK)
     assert len(result.history) == 5
     assert result.config == max(seen, key=score)
-    seen.append(None)
+    seen[:] = [None] * 5
     with pytest.raises(KeyboardInterrupt):
-        seen[:] = [None] * 5
         run_search(space(), cost, {"macs": FULL // 3}, interrupted, **QUICK)
 
 
@@ -317,6 +326,15 @@ def test_a_budget_above_the_full_model_returns_it_with_a_notice():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         run_search(space(), cost, {"macs": FULL - 1})
+
+
+def test_without_optuna_only_the_nested_search_works(monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    monkeypatch.delitem(sys.modules, "elastify._study", raising=False)
+    assert run_search(space(), cost, {"macs": FULL // 2}).cost.macs <= FULL // 2
+    with pytest.raises(ElastifyError, match="needs Optuna") as error:
+        run_search(space(), cost, {"macs": FULL // 2}, score, **QUICK)
+    assert "elastify[search]" in str(error.value)
 
 
 @pytest.mark.parametrize(
