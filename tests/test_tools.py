@@ -44,6 +44,7 @@ def test_breach_is_found(path: str, text: str, found: str) -> None:
         ("elastify/_adapters/timm.py", '"""A story."""\nimport timm\n'),
         ("elastify/_a.py", '"""For models of timm: `elastify inspect timm:NAME`."""\n'),
         ("tests/test_a.py", "def test_a():\n    check_model(model)\n"),
+        ("tests/test_a.py", "def refuses(x):\n    assert x\n\n\ndef test_a():\n    refuses(1)\n"),
         ("tests/test_a.py", "def test_a():\n    with pytest.raises(ValueError):\n        run()\n"),
     ],
 )
