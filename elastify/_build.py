@@ -8,7 +8,8 @@ wrong, the model is as it was.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
@@ -26,6 +27,7 @@ from elastify._planner import Options, Planner, attribute_value, check_patterns
 from elastify._recapture import failing
 from elastify._rewrite import install, is_elastic, remove, set_active
 from elastify._space import SearchSpace
+from elastify._terms import Terms
 from elastify._verify import check_finite, failing_axes
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -229,6 +231,26 @@ def _warn(what: str, lines: Sequence[str]) -> None:
     warnings.warn(f"verification took {len(lines)} {what} out of the search space:\n  {shown}", stacklevel=4)
 
 
+class Reasons(Mapping[str, Sequence[str]]):
+    """Why the dimensions of each axis belong together, by axis name; worked out when first asked."""
+
+    def __init__(self, plan: Plan, terms: Terms) -> None:
+        self._names, self._terms = {axis.name: axis.id for axis in plan.axes}, terms
+
+    @cached_property
+    def _by_axis(self) -> dict[int, list[Any]]:
+        return self._terms.reasons()
+
+    def __getitem__(self, name: str) -> list[str]:
+        return [str(why) for why in self._by_axis.get(self._names[name], ())]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
 def _state(
     model: nn.Module,
     plan: Plan,
@@ -243,5 +265,7 @@ def _state(
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     costs = CostModel(graph, layouts, plan, batch=analysis.batch, parameters=parameters)
     batched = {v.name: tuple(v.shape[1:]) for v in graph.inputs}
-    found = SearchSpace(plan, verified=verified, title=type(model).__name__, example=batched, cost=costs)
+    found = SearchSpace(
+        plan, verified=verified, title=type(model).__name__, example=batched, cost=costs, reasons=Reasons(plan, terms)
+    )
     return State(found, costs, analysis, args, kwargs, outputs)

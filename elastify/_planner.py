@@ -199,12 +199,14 @@ class Planner:
     def scales(self, attributes: Mapping[Attr, Layout], elastic: set[int]) -> dict[Attr, tuple[Layout, float]]:
         """Float attributes used in a product that are a size to the power of one half, up or down."""
         found: dict[Attr, tuple[Layout, float]] = {}
-        used, sizes = self._used_floats(), self._sizes_by_module(elastic)
+        used = self._used_floats()
+        owners = {p for p, m in self.model.named_modules() if used.get(p, set()) & _floats(m).keys()}
+        sizes = self._sizes_by_module(elastic, owners)
         for attr, layout in attributes.items():
             sizes.setdefault(attr.owner, {}).setdefault(layout.size, {})[layout] = 2
-        for path, module in self.model.named_modules():
-            for name, value in vars(module).items():
-                if type(value) is not float or value <= 0 or value not in used.get(path, ()):
+        for path in sorted(owners):
+            for value, name in _floats(self.model.get_submodule(path)).items():
+                if value not in used[path]:
                     continue
                 for power in (-0.5, 0.5):
                     size = round(value ** (1 / power))
@@ -224,12 +226,12 @@ class Planner:
                     used.setdefault(call.where, set()).update(n for n in numbers if isinstance(n, float))
         return used
 
-    def _sizes_by_module(self, elastic: set[int]) -> dict[str, dict[int, dict[Layout, int]]]:
+    def _sizes_by_module(self, elastic: set[int], owners: set[str]) -> dict[str, dict[int, dict[Layout, int]]]:
         """Elastic layouts of the dimensions that each module computes with, by size."""
         terms, sizes = self.analysis.terms, {}
         for index, graph in enumerate(self.analysis.graphs):
             for call in graph.calls:
-                for value in call.inputs():
+                for value in call.inputs() if call.where in owners else ():
                     for term in self.analysis.dims[index].get(value.id, ())[-1:]:
                         layout = terms.resolve(term)
                         if any(axis.id in elastic for axis in axes_of(layout)):
@@ -295,6 +297,11 @@ class Planner:
                 why = leaf.frozen
                 return f"{why[0]}: {why[1]}" if isinstance(why, tuple) else str(why)
         return "kept by request, or too small to shrink"
+
+
+def _floats(module: nn.Module) -> dict[float, str]:
+    """Positive float attributes of a module, by value."""
+    return {value: name for name, value in vars(module).items() if type(value) is float and value > 0}
 
 
 def _products(layout: Layout) -> list[Product]:

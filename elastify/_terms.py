@@ -6,8 +6,8 @@ meeting a product or concat takes over its structure, two products (two concats)
 factors (boundaries), and a product meeting a concat is split along its first factor. Where no common
 refinement exists both sides are frozen: they keep their size, which is always right and never useful.
 
-Facts only add up, so their order does not matter. Every merge and every freeze is logged with its reason;
-`explain` walks the log from an axis to what froze it.
+Facts only add up, so their order does not matter. Every merge and every freeze is logged with its reason, and
+`reasons` tells what made an axis what it is.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from itertools import pairwise
 from math import prod
 from typing import Any
 
-from elastify._layout import Axis, Concat, Layout, Product
+from elastify._layout import Axis, Concat, Layout, Product, axes_of
 
 _MAX_COPIES = 64  # a product is written out as copies of its tail only while that stays readable
 
@@ -50,8 +50,8 @@ class Terms:
 
     def __init__(self) -> None:
         self._all: list[Term] = []
-        self.log: list[tuple[int, int, Any]] = []
-        self.changes = 0
+        self.log: list[tuple[int, Any]] = []
+        self._resolved: dict[int, Layout] = {}  # of representatives; emptied whenever two terms are linked
 
     # -- making terms ------------------------------------------------------------------------------------
 
@@ -119,7 +119,6 @@ class Terms:
         for leaf in self.leaves(term):
             if leaf.frozen is None:
                 leaf.frozen = why
-                self.changes += 1
 
     def unify(self, a: Term, b: Term, why: Any) -> None:
         """The two dimensions have the same units in the same order."""
@@ -141,6 +140,7 @@ class Terms:
         a, b = self.find(a), self.find(b)
         if a is not b:
             a.link = b
+            self._resolved.clear()
 
     def fits(self, a: Term, b: Term) -> bool:
         """Whether unifying would find a common refinement at the first level (leaves always fit)."""
@@ -156,14 +156,13 @@ class Terms:
         self.freeze(b, reason)
 
     def _bind(self, leaf: Term, other: Term, why: Any) -> None:
-        self.changes += 1
-        for end in {id(t): t for t in self.leaves(other)}.values():
-            self.log.append((leaf.id, end.id, why))
+        self.log.append((leaf.id, why))
         if leaf.frozen is not None:
             self.freeze(other, leaf.frozen)
         elif other.kind == "leaf":
             leaf.frozen = other.frozen
         leaf.link = other
+        self._resolved.clear()
 
     def _align_products(self, a: Term, b: Term, why: Any) -> bool:
         left, right = [*self._flat("product", a.parts)], [*self._flat("product", b.parts)]
@@ -232,6 +231,12 @@ class Terms:
     def resolve(self, term: Term) -> Layout:
         """The immutable layout of a term, in normal form."""
         term = self.find(term)
+        found = self._resolved.get(term.id)
+        if found is None:
+            found = self._resolved[term.id] = self._layout(term)
+        return found
+
+    def _layout(self, term: Term) -> Layout:
         if term.kind == "leaf":
             return Axis(term.id, term.size)
         parts = [self.resolve(part) for part in self._flat(term.kind, term.parts)]
@@ -240,6 +245,14 @@ class Terms:
         if len(parts) == 1:
             return parts[0]
         return Product(tuple(parts)) if term.kind == "product" else Concat(tuple(parts))
+
+    def reasons(self) -> dict[int, list[Any]]:
+        """Why dimensions became one, by the id of each axis that took part, in the order of the facts."""
+        found: dict[int, dict[Any, None]] = {}
+        for ident, why in self.log:
+            for axis in axes_of(self.resolve(self._all[ident])):
+                found.setdefault(axis.id, {})[why] = None
+        return {ident: list(whys) for ident, whys in found.items()}
 
     def by_id(self, ident: int) -> Term:
         """The representative of the term that was made as number `ident`."""
