@@ -48,6 +48,7 @@ def elastify(
 ) -> Model:
     """Make a model elastic in place: every channel dimension and repeated block that can shrink becomes an axis.
 
+    >>> import torch
     >>> from elastify import space
     >>> model = elastify(nn.Sequential(nn.Linear(4, 64), nn.ReLU(), nn.Linear(64, 3)), torch.zeros(2, 4))
     >>> space(model).axes[0].name, space(model).axes[0].choices[:3]

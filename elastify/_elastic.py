@@ -64,6 +64,7 @@ class activate:  # noqa: N801 - reads as a function: activate(model, config), or
 
     `config` is a SubnetConfig, a mapping of globs to ratios or sizes, or one ratio; None is the full network.
 
+    >>> import torch
     >>> from elastify import elastify
     >>> model = elastify(nn.Sequential(nn.Linear(4, 64), nn.ReLU(), nn.Linear(64, 3)), torch.zeros(2, 4))
     >>> with activate(model, 0.5):
@@ -123,6 +124,7 @@ def search(
 
     Raises ElastifyError for an impossible budget, naming the smallest cost that can be reached.
 
+    >>> import torch
     >>> from elastify import elastify
     >>> model = elastify(nn.Sequential(nn.Linear(4, 64), nn.ReLU(), nn.Linear(64, 3)), torch.zeros(2, 4))
     >>> search(model, budget_macs=250).model[0]
