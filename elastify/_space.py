@@ -20,7 +20,7 @@ from elastify._errors import ElastifyError
 from elastify._plan import ElasticAxis, Plan, Stage
 from elastify._rows import Rows
 from elastify._size import SpaceSize, count_configurations
-from elastify._wishes import conflict, legal_choices, read_wishes
+from elastify._wishes import cannot_keep, conflict, legal_choices, read_wishes
 
 Rng = random.Random | np.random.Generator | int | None
 
@@ -156,11 +156,7 @@ class SearchSpace:
             kept = depths[stage.name]
             ordered = list(kept) == sorted(set(kept)) and kept[:1] == (0,) and kept[-1] < len(stage.blocks)
             if not ordered or len(kept) not in stage.choices:
-                raise ElastifyError(
-                    f"blocks {list(kept)} cannot be kept",
-                    where=stage.name,
-                    fix=f"ascending, begin with 0, below {len(stage.blocks)}; number of blocks {legal_choices(stage.choices)}",
-                )
+                raise cannot_keep(kept, stage)
         self._check_row(self._row(config))
         return config
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from elastify._config import ceil_ratio
 from elastify._errors import ElastifyError
+from elastify._plan import Stage
 from elastify._rows import Rows
 
 _WISHED = 100.0
@@ -114,6 +115,12 @@ def ladder(choices: Iterable[int]) -> str:
     return ", ".join(map(str, sizes))
 
 
+def cannot_keep(kept: Iterable[Any], stage: Stage) -> ElastifyError:
+    """The error for blocks of a stage that are not a legal selection."""
+    legal = f"ascending, begin with 0, below {len(stage.blocks)}; number of blocks {legal_choices(stage.choices)}"
+    return ElastifyError(f"blocks {list(kept)} cannot be kept", where=stage.name, fix=legal)
+
+
 def conflict(rows: Rows, read: Wishes) -> ElastifyError:
     """Why exact sizes cannot be met together: the first whose release would help, with what it could be instead."""
     names = [axis.name for axis in rows.plan.axes]
@@ -156,11 +163,7 @@ def _blocks(rows: Rows, column: int, value: Any, name: str) -> frozenset[int]:
             len(kept) == len(value) and kept == sorted(set(kept)) and kept[:1] == [0] and kept[-1] < len(stage.blocks)
         )
         if not legal or len(kept) not in stage.choices:
-            raise ElastifyError(
-                f"blocks {list(value)} cannot be kept",
-                where=name,
-                fix=f"ascending, begin with 0, below {len(stage.blocks)}; number of blocks {legal_choices(stage.choices)}",
-            )
+            raise cannot_keep(value, stage)
         return frozenset(kept)
     return frozenset(range(_target(rows.choices[column], value, name, stage.choices[-1])))
 
