@@ -127,9 +127,11 @@ def holder(owner: Any, name: str) -> MutableMapping[str, Any]:
 
 def get_in(container: Any, index: tuple[int | str, ...]) -> Any:
     """The item at a path of indices, keys or member names."""
-    for step in index:
-        container = container[step] if isinstance(container, (tuple, list, Mapping)) else getattr(container, str(step))
-    return container
+    return reduce(_item, index, container)
+
+
+def _item(container: Any, step: Any) -> Any:
+    return container[step] if isinstance(container, (tuple, list, Mapping)) else getattr(container, str(step))
 
 
 def put_in(container: Any, index: tuple[int | str, ...], value: Any) -> Any:
@@ -141,7 +143,7 @@ def put_in(container: Any, index: tuple[int | str, ...], value: Any) -> Any:
     if not index:
         return value
     step, rest = index[0], index[1:]
-    inner = put_in(get_in(container, (step,)), rest, value)
+    inner = put_in(_item(container, step), rest, value)
     if isinstance(container, tuple):
         items = (*container[: int(step)], inner, *container[int(step) + 1 :])
         return type(container)(*items) if hasattr(container, "_fields") else type(container)(items)
@@ -154,7 +156,7 @@ def put_in(container: Any, index: tuple[int | str, ...], value: Any) -> Any:
 
 @dataclass(slots=True)
 class Setter:
-    """One attribute: `write(sizes)` gives the value that it must have."""
+    """One attribute: `value(sizes)` gives the value that it must have."""
 
     attr: Attr
     where: MutableMapping[str, Any]

@@ -24,14 +24,15 @@ CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 def hidden(module: nn.Module) -> frozenset[str]:
     """Child names that the container does not show at the moment."""
-    active = module._elastify.active  # type: ignore[union-attr]
-    return active.hidden.get(module.__dict__["_elastify_path"], frozenset()) if active is not None else frozenset()
+    own: Any = module
+    active = own._elastify.active
+    return active.hidden.get(own._elastify_path, frozenset()) if active is not None else frozenset()
 
 
 def shown(module: nn.Module) -> dict[str, nn.Module]:
     """Children that the container shows."""
     out = hidden(module)
-    return {name: child for name, child in module._modules.items() if name not in out}
+    return {name: child for name, child in module._modules.items() if name not in out and child is not None}
 
 
 def renumbered(model: nn.Module, gone: Mapping[str, Collection[str]]) -> dict[str, dict[str, str]]:
@@ -63,7 +64,7 @@ def close_gaps(model: nn.Module, gone: Mapping[str, Collection[str]]) -> dict[At
     return old_places
 
 
-def container_members(base: type[nn.Module]) -> dict[str, Any]:
+def container_members(base: type[Any]) -> dict[str, Any]:
     """Methods of the subclass of a container; each leaves the full configuration to `base`."""
     keyed = issubclass(base, nn.ModuleDict)
 
@@ -109,7 +110,7 @@ def container_members(base: type[nn.Module]) -> dict[str, Any]:
     return members
 
 
-def _plain_slice(self: Any, base: type[nn.Module], index: slice) -> nn.Module:
+def _plain_slice(self: Any, base: type[Any], index: slice) -> nn.Module:
     items = list(shown(self).items())[index]
     if issubclass(base, nn.Sequential):
         return base(OrderedDict(items))

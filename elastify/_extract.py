@@ -75,7 +75,7 @@ def own(value: Tensor, like: Tensor) -> Tensor:
     if not isinstance(like, nn.Parameter):
         return data
     made = nn.Parameter(data, like.requires_grad)
-    made.__dict__.update(like.__dict__)  # marks such as "no weight decay"
+    vars(made).update(vars(like))  # marks such as "no weight decay"
     return made
 
 

@@ -10,10 +10,10 @@ silently return the full tensor.
 
 from __future__ import annotations
 
-import copyreg
 import sys
 import types
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
@@ -48,35 +48,53 @@ def install(model: nn.Module, plan: Plan) -> None:
         raise ElastifyError("the model is elastic already", fix="deepcopy it before elastify, or use it as it is")
     tables = Tables(plan)
     entry = Record(plan, tables)
-    sites = _sites(model, plan, tables)
     entry.setters = compile_setters(model, plan, tables.ruler, entry.originals)
-    paths: dict[int, str] = {}
-    containers, loose = _block_owners(model, plan)
-    changes: dict[int, tuple[nn.Module, dict[str, str], bool, bool]] = {id(model): (model, {}, False, False)}
-    for name, module in sites.items():
-        _, names, *_ = changes.setdefault(id(module), (module, {}, False, False))
-        names[name.rpartition(".")[2]] = plan.aliases.get(name, name)
-    for group, position in ((containers, 2), (loose, 3)):
-        for path in group:
-            module = resolve(model, path)
-            change = list(changes.get(id(module), (module, {}, False, False)))
-            change[position] = True
-            changes[id(module)] = tuple(change)  # type: ignore[assignment]
-            paths[id(module)] = path
-    classes = [generate(type(m), (frozenset(names), *kinds)) for m, names, *kinds in changes.values()]
+    changes = _changes(model, plan, tables)
+    classes = [generate(type(change.module), change.spec()) for change in changes]
     done: list[tuple[nn.Module, type]] = []
     try:
-        for (module, names, *_), cls in zip(changes.values(), classes, strict=True):
-            original = type(module)
-            own = {"_elastify": entry, "_elastify_names": names, "_elastify_path": paths.get(id(module), "")}
-            done.append((module, original))
-            module.__dict__.update(own)
+        for change, cls in zip(changes, classes, strict=True):
+            module = change.module
+            done.append((module, type(module)))
+            module.__dict__.update(_elastify=entry, _elastify_names=change.names, _elastify_path=change.path)
             module.__class__ = cls
     except BaseException:
         for module, original in done:
             _plain(module, original)
         raise
     model.__dict__["_elastify_root"] = True
+
+
+@dataclass
+class _Change:
+    """What a module will need: properties (canonical names by local name), hidden blocks, stepping aside."""
+
+    module: nn.Module
+    names: dict[str, str] = field(default_factory=dict)
+    container: bool = False
+    loose: bool = False
+    path: str = ""
+
+    def spec(self) -> Spec:
+        return frozenset(self.names), self.container, self.loose
+
+
+def _changes(model: nn.Module, plan: Plan, tables: Tables) -> list[_Change]:
+    changes: dict[nn.Module, _Change] = {model: _Change(model)}
+
+    def change(module: nn.Module) -> _Change:
+        return changes.setdefault(module, _Change(module))
+
+    for name, module in _sites(model, plan, tables).items():
+        change(module).names[name.rpartition(".")[2]] = plan.aliases.get(name, name)
+    for block in (block for stage in plan.stages for block in stage.blocks):
+        child = resolve(model, block)
+        parent = block.rpartition(".")[0]
+        if isinstance(container := resolve(model, parent), CONTAINERS):
+            change(container).container, change(container).path = True, parent
+        else:
+            change(child).loose, change(child).path = True, block
+    return list(changes.values())
 
 
 def remove(model: nn.Module) -> None:
@@ -106,8 +124,10 @@ def _plain(module: nn.Module, original: type) -> None:
 
 def _sites(model: nn.Module, plan: Plan, tables: Tables) -> dict[str, nn.Module]:
     """The module behind every affected tensor name, aliases and tied names included; shapes are checked."""
-    tensors = dict(model.named_parameters(remove_duplicate=False))
-    tensors.update(model.named_buffers(remove_duplicate=False))
+    tensors: dict[str, Tensor] = {
+        **dict(model.named_parameters(remove_duplicate=False)),
+        **dict(model.named_buffers(remove_duplicate=False)),
+    }
     affected = {**dict.fromkeys(plan.tensors), **dict.fromkeys(plan.statistics)}
     sites: dict[str, nn.Module] = {}
     for name in (*affected, *plan.aliases):
@@ -144,21 +164,6 @@ def _refuse_overlaps(affected: Mapping[str, Tensor], tensors: Mapping[str, Tenso
         other, same = owners.get(tensor.untyped_storage().data_ptr(), (name, tensor))
         if same is not tensor:
             raise ElastifyError(f"{name} and {other} share memory", fix=f"give one its own: {name}.clone()")
-
-
-def _block_owners(model: nn.Module, plan: Plan) -> tuple[list[str], list[str]]:
-    """Paths of containers with elastic blocks, and of elastic blocks that live in plain attributes."""
-    containers: dict[str, None] = {}
-    loose: dict[str, None] = {}
-    for stage in plan.stages:
-        for block in stage.blocks:
-            resolve(model, block)
-            parent = block.rpartition(".")[0]
-            if isinstance(resolve(model, parent), CONTAINERS):
-                containers[parent] = None
-            else:
-                loose[block] = None
-    return list(containers), list(loose)
 
 
 def set_active(model: nn.Module, sizes: Mapping[int, int], blocks: Mapping[str, tuple[int, ...]]) -> None:
@@ -299,7 +304,7 @@ def _refuse_active(self: Any, name: str, names: frozenset[str], verb: str) -> No
         )
 
 
-def _common_members(base: type, names: frozenset[str]) -> dict[str, Any]:
+def _common_members(base: Any, names: frozenset[str]) -> dict[str, Any]:
     """Registration, deletion, replication and pickling of a rewritten module."""
 
     def register_parameter(self: Any, name: str, param: Any) -> None:
@@ -321,7 +326,7 @@ def _common_members(base: type, names: frozenset[str]) -> dict[str, Any]:
 
     def reduce(self: Any, protocol: Any) -> Any:
         make, args, *rest = base.__reduce_ex__(self, protocol)
-        if make is copyreg.__newobj__ and "_elastify_base" in args[0].__dict__:
+        if make.__name__ == "__newobj__" and "_elastify_base" in args[0].__dict__:
             return (_revive, (args[0]._elastify_base, args[0]._elastify_spec_, *args[1:]), *rest)
         return (make, args, *rest)
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 
-def describe(model: nn.Module) -> dict[str, Any] | None:
+def describe(model: Any) -> dict[str, Any] | None:
     """Plain data from which `build_like` can build a model of the same sizes; None for an unknown one."""
     package = type(model).__module__.partition(".")[0]
     if package == "timm":
@@ -39,7 +39,9 @@ def build_like(spec: dict[str, Any]) -> nn.Module | None:
     if kind == "timm":
         import timm
 
-        options = {} if source.get("num_classes") is None else {"num_classes": int(source["num_classes"])}
+        options: dict[str, Any] = (
+            {} if source.get("num_classes") is None else {"num_classes": int(source["num_classes"])}
+        )
         return timm.create_model(name, pretrained=False, **options) if timm.is_model(name) else None
     if kind == "torchvision":
         from torchvision import models
