@@ -109,7 +109,9 @@ class SubnetConfig:
             parts.append(f"{items[0][0] if len(items) == 1 else shared}={sizes[0] if same else sizes}")
         for name, kept in self.depth_items:
             prefix = kept == tuple(range(len(kept)))
-            parts.append(f"{name}={len(kept)} blocks" if prefix else f"{name}=blocks {list(kept)}")
+            parts.append(
+                f"{name}={len(kept)} block{'s' if len(kept) > 1 else ''}" if prefix else f"{name}=blocks {list(kept)}"
+            )
         return f"SubnetConfig({', '.join(parts)})"
 
 

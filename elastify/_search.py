@@ -114,7 +114,7 @@ def run_search(
 
     `score_fn` gives the score of a configuration; None asks for the largest nested one. `study` is the path of a study
     file (`.db`, `.sqlite` or an Optuna URL: a database; else an Optuna journal): the same search continues there until
-    it has `n_trials`. `timeout` is in seconds. Ctrl-C returns what was found so far. Raises
+    it has `n_trials`. `timeout` is in seconds; one trial is always made. Ctrl-C returns what was found so far. Raises
     ElastifyError where nothing can fit.
     """
     if direction not in ("maximize", "minimize"):

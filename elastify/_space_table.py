@@ -44,7 +44,12 @@ def explain(space: SearchSpace, name: str) -> str:
         else:
             axis = space.axes[column]
             lines = [f"{axis.name}: {axis.role}, {axis.size} units, choices {ladder(space.rows.choices[column])}"]
-            lines += [f"  runs through {tensor}[{dim}]" for tensor, dim in axis.members]
+            members = _grouped(axis.members, lambda member: f"{pattern(member[0])}[{member[1]}]")
+            for shared, same in members.items():
+                alone = f"{same[0][0]}[{same[0][1]}]"
+                lines.append(
+                    f"  runs through {alone}" if len(same) == 1 else f"  runs through {shared} {_times(len(same))}"
+                )
             for relation in space.rows.relations.relations:
                 if column in relation.scope:
                     lines.append(f"  {relation.text}" + (f"  ({relation.source})" if relation.source else ""))

@@ -79,7 +79,7 @@ class Study:
         done = self.trials()
         bar = tqdm(total=n_trials, initial=min(len(done), n_trials), desc="search", unit="trial", disable=not progress)
         try:
-            while len(done) < n_trials and (timeout is None or time.monotonic() - started < timeout):
+            while len(done) < n_trials and (not done or timeout is None or time.monotonic() - started < timeout):
                 trial, error = self._one({t.config: t.score for t in done if math.isfinite(t.score)})
                 failures = failures + 1 if error else 0
                 if error and (failures >= _FAILURES_IN_A_ROW or not any(math.isfinite(t.score) for t in done)):

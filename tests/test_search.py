@@ -273,8 +273,22 @@ def test_time_limits_and_callbacks():
     seen: list[Trial] = []
     result = run_search(space(), cost, {"macs": FULL // 3}, score, callbacks=[seen.append], **QUICK)
     assert [t.config for t in seen] == [t.config for t in result.history]
-    with pytest.raises(ElastifyError, match="no configuration could be evaluated"):
-        run_search(space(), cost, {"macs": FULL // 3}, score, timeout=0.0, **QUICK)
+    assert len(run_search(space(), cost, {"macs": FULL // 3}, score, timeout=0.0, **QUICK).history) == 1
+
+
+def test_a_study_is_shared(tmp_path):
+    path, seen = tmp_path / "study.log", []
+
+    def meets_another(config):
+        seen.append(config)
+        if len(seen) == 3:  # as another process would: in the middle of this one's trial
+            run_search(space(), cost, {"macs": FULL // 3}, meets_another, study=path, **QUICK | {"n_trials": 8})
+        return score(config)
+
+    result = run_search(space(), cost, {"macs": FULL // 3}, meets_another, study=path, **QUICK | {"n_trials": 12})
+    check(result, FULL // 3)
+    assert [trial.number for trial in result.history] == list(range(12))
+    assert len(set(seen)) == sum(trial.state == "new" for trial in result.history)
 
 
 def test_some_failures_are_recorded_and_passed_over():
