@@ -156,40 +156,45 @@ def put_in(container: Any, index: tuple[int | str, ...], value: Any) -> Any:
 
 @dataclass(slots=True)
 class Setter:
-    """One attribute: `value(sizes)` gives the value that it must have."""
+    """One attribute: the size that `ruler` measures, `convert`ed where it is not that size itself."""
 
     attr: Attr
     where: MutableMapping[str, Any]
     original: Any
-    value: Callable[[Mapping[int, int]], Any]
+    ruler: Ruler
+    convert: Callable[[int, Mapping[int, int]], Any] | None = None
 
 
 class Setters:
     """All the attributes of one model that follow its sizes."""
 
-    def __init__(self, plain: list[Setter], nested: list[Setter]) -> None:
-        self.plain, self.nested = plain, nested
+    def __init__(self, setters: list[Setter]) -> None:
+        self.all = setters
+        self.rulers = list(dict.fromkeys(setter.ruler for setter in setters))
+        place = {ruler: i for i, ruler in enumerate(self.rulers)}
+        # whether nested, where, name, index, original value, position of its ruler, conversion: read in one tight loop
+        self._rows = [
+            (bool(s.attr.index), s.where, s.attr.name, s.attr.index, s.original, place[s.ruler], s.convert)
+            for s in setters
+        ]
 
     def apply(self, sizes: Mapping[int, int]) -> None:
         """Give every attribute the value that belongs to `sizes`; no sizes restore the originals."""
         if sizes:
-            values = [setter.value(sizes) for setter in self.plain]
-            inner = [setter.value(sizes) for setter in self.nested]
+            measured = [ruler.size(sizes) for ruler in self.rulers]
+            values = [row[6](measured[row[5]], sizes) if row[6] else measured[row[5]] for row in self._rows]
         else:
-            values = [setter.original for setter in self.plain]
-            inner = [setter.original for setter in self.nested]
-        for setter, value in zip(self.plain, values, strict=True):
-            where, name = setter.where, setter.attr.name
-            if where[name] != value or not sizes:
+            values = [row[4] for row in self._rows]
+        for (nested, where, name, index, *_), value in zip(self._rows, values, strict=True):
+            if nested:
+                if get_in(where[name], index) != value:
+                    where[name] = put_in(where[name], index, value)
+            elif where[name] != value or not sizes:
                 where[name] = value
-        for setter, value in zip(self.nested, inner, strict=True):
-            where, name, index = setter.where, setter.attr.name, setter.attr.index
-            if get_in(where[name], index) != value:
-                where[name] = put_in(where[name], index, value)
 
     def changed(self) -> Iterator[tuple[Attr, int | float]]:
         """Attributes that differ from their originals now."""
-        for setter in (*self.plain, *self.nested):
+        for setter in self.all:
             value = get_in(setter.where[setter.attr.name], setter.attr.index)
             if value != setter.original:
                 yield setter.attr, value
@@ -208,13 +213,13 @@ def compile_setters(
         where, original = _original(root, attr, originals)
         if isinstance(original, bool) or not isinstance(original, int) or original != measure.full:
             raise ElastifyError(f"attribute {attr} is {original!r}", why=f"the plan says that it is {measure.full}")
-        setters.append(Setter(attr, where, original, measure.size))
+        setters.append(Setter(attr, where, original, measure))
     for attr, (layout, power) in plan.scales.items():
         where, original = _original(root, attr, originals)
-        setters.append(Setter(attr, where, original, _scale(ruler(layout), power, original)))
+        measure = ruler(layout)
+        setters.append(Setter(attr, where, original, measure, _scale(measure.full, power, original)))
     known = {setter.attr for setter in setters}
-    setters += [setter for setter in _nn_setters(plan, ruler, originals, root) if setter.attr not in known]
-    return Setters([s for s in setters if not s.attr.index], [s for s in setters if s.attr.index])
+    return Setters([*setters, *(s for s in _nn_setters(plan, ruler, originals, root) if s.attr not in known)])
 
 
 def _original(root: nn.Module, attr: Attr, originals: dict[Attr, Any]) -> tuple[MutableMapping[str, Any], Any]:
@@ -227,16 +232,15 @@ def _original(root: nn.Module, attr: Attr, originals: dict[Attr, Any]) -> tuple[
     return where, originals[attr]
 
 
-def _scale(measure: Ruler, power: float, original: float) -> Callable[[Mapping[int, int]], float]:
-    exact = original == measure.full**power  # what a fresh model would compute, to the last bit
+def _scale(full: int, power: float, original: float) -> Callable[[int, Mapping[int, int]], float]:
+    exact = original == full**power  # what a fresh model would compute, to the last bit
 
-    def value(sizes: Mapping[int, int]) -> float:
-        size = measure.size(sizes)
-        if size == measure.full:
+    def convert(size: int, _: Mapping[int, int]) -> float:
+        if size == full:
             return original
-        return size**power if exact else original * (size / measure.full) ** power
+        return size**power if exact else original * (size / full) ** power
 
-    return value
+    return convert
 
 
 def _nn_setters(
@@ -256,8 +260,9 @@ def _nn_setters(
                 attr = Attr(owner, name)
                 where, original = _original(root, attr, originals)
                 times = plan.attributes.get(Attr(owner, source.times)) if source.times else None
-                factor = ruler(times).size if times is not None else int(where.get(source.times, 1))
-                yield Setter(attr, where, original, _shown(ruler(layouts[source.dim]), factor, source.over))
+                factor = ruler(times) if times is not None else int(where.get(source.times, 1))
+                convert = None if factor == source.over == 1 else _shown(factor, source.over)
+                yield Setter(attr, where, original, ruler(layouts[source.dim]), convert)
 
 
 def _layouts(plan: Plan, owner: str, tensor: str) -> tuple[Layout, ...]:
@@ -269,10 +274,8 @@ def _layouts(plan: Plan, owner: str, tensor: str) -> tuple[Layout, ...]:
     return ()
 
 
-def _shown(
-    measure: Ruler, factor: int | Callable[[Mapping[int, int]], int], over: int
-) -> Callable[[Mapping[int, int]], int]:
-    def value(sizes: Mapping[int, int]) -> int:
-        return measure.size(sizes) * (factor if isinstance(factor, int) else factor(sizes)) // over
+def _shown(factor: int | Ruler, over: int) -> Callable[[int, Mapping[int, int]], int]:
+    def convert(size: int, sizes: Mapping[int, int]) -> int:
+        return size * (factor if isinstance(factor, int) else factor.size(sizes)) // over
 
-    return value
+    return convert

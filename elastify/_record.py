@@ -54,7 +54,7 @@ class Active:
         self.key: Key = (frozenset(sizes.items()), frozenset(blocks.items()))
         self.thread = threading.get_ident()
         self.cuts: dict[Ruler, Cut | None] = {}
-        self.slices: dict[str, Slice] = {}
+        self.slices: dict[tuple[Ruler, ...], Slice] = {}
         self.hidden: dict[str, frozenset[str]] = {}
         self.skipped: frozenset[str] = frozenset()
         self.scratch: dict[str, Tensor] = {}
@@ -144,10 +144,10 @@ class Record:
 
     def slice(self, active: Active, name: str) -> Slice:
         """How the active configuration slices a tensor."""
-        found = active.slices.get(name)
+        rulers = self.tables.tensors[name]
+        found = active.slices.get(rulers)
         if found is None:
-            rulers = self.tables.tensors[name]
-            found = active.slices[name] = Slice([r.full for r in rulers], [active.cut(r) for r in rulers])
+            found = active.slices[rulers] = Slice([r.full for r in rulers], [active.cut(r) for r in rulers])
         return found
 
     def _statistic(self, module: nn.Module, name: str, full: Tensor) -> Tensor:
