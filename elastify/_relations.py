@@ -122,8 +122,6 @@ class Relations:
             for part in self.components
         }
 
-    # compiling
-
     def _collect(self) -> list[Relation]:
         found: dict[Any, Relation] = {}
         names = {axis.id: axis.name for axis in self.plan.axes}
@@ -223,8 +221,6 @@ class Relations:
             for column in ready:
                 del waiting[column]
         return tuple(order)
-
-    # asking
 
     def satisfied_columns(self, relation: Relation, columns: Mapping[int, np.ndarray]) -> np.ndarray:
         """Where a relation holds; `columns` are arrays of sizes."""
