@@ -45,6 +45,11 @@ from .train import hold_out, make_loader, mean_improvement, real_time_factor, va
 console = Console()
 
 
+def say(text: object) -> None:
+    """Print as it is: no line is broken, so that commands can be copied, and brackets mean nothing."""
+    console.print(str(text), markup=False, highlight=False, soft_wrap=True)
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
     """What a run depends on; a run goes on only with the options that it was begun with."""
@@ -108,19 +113,17 @@ def run(options: Options, out: Path, cache: Path | None = None) -> dict[str, Any
     samples = round(options.seconds * rate)
     # Costs are per sample of `samples`; a second of audio has rate / hop frames.
     per_second = rate / net.hop / (1 + samples // net.hop)
-    console.print(
+    say(
         f"{len(music.train)} songs to train on, {len(music.search)} to search with, {len(music.test)} held out; "
-        f"stem: [bold]{music.target}[/bold]\n{music.licence}"
+        f"stem: {music.target}\n{music.licence}"
     )
 
     plain_steps = notes.steps("plain", net, None, options, music, 0.4)
     train(net, None, options, music, plain_steps, out / "plain", "plain training")
     elastify(net, torch.zeros(2, samples).uniform_(-0.1, 0.1))
     full = cost(net)
-    console.print(space(net))
-    console.print(
-        f"the full network: {full.params:,} parameters, {full.macs * per_second / 1e6:.1f} M MACs per second of audio"
-    )
+    say(space(net))
+    say(f"the full network: {full.params:,} parameters, {full.macs * per_second / 1e6:.1f} M MACs per second of audio")
     naive = copy.deepcopy(net)  # the plainly trained one, to cut naively
     sort_channels(net)
     elastic_steps = notes.steps("elastic", net, Sandwich, options, music, 0.6)
@@ -140,7 +143,7 @@ def run(options: Options, out: Path, cache: Path | None = None) -> dict[str, Any
     submodels, estimates, pareto = [], {}, []
     for budget in options.budgets:
         name = f"{100 * budget:.0f} %"
-        console.print(f"searching the best subnetwork with {name} of the MACs")
+        say(f"searching the best subnetwork with {name} of the MACs")
         found = search(
             net,
             budget * full.macs,
@@ -271,7 +274,7 @@ def train(
     net: nn.Module, strategy: Sandwich | None, options: Options, music: Music, steps: int, folder: Path, what: str
 ) -> None:
     """`steps` optimizer steps, from the checkpoint on where there is one."""
-    console.print(f"{what}: {steps} steps")
+    say(f"{what}: {steps} steps")
     # Both trainings of one network draw different examples; every plain one the same.
     seed = options.seed + (0 if strategy is None else 1)
     loader = make_loader(
@@ -367,7 +370,7 @@ def write_results(out: Path, results: dict[str, Any], music: Music, estimates: d
     }
     write_report(out / "report.html", {**results, "audio": audio})
     first = results["submodels"][0]["folder"]
-    console.print(
+    say(
         f"look and listen: {out / 'report.html'}\nthe song {song.name}: {out}/*.wav\n"
         f"separate another: python -m {__package__}.separate SONG.wav --model {out / first} --out {music.target}.wav"
     )
@@ -402,7 +405,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     except (Interrupted, KeyboardInterrupt) as stopped:
-        console.print(f"{stopped or 'stopped'}: what was trained is kept in {out}; run the same command again to go on")
+        say(f"{stopped or 'stopped'}: what was trained is kept in {out}; run the same command again to go on")
         return 130
     return 0
 
