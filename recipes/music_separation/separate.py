@@ -98,7 +98,8 @@ def separate_file(song: Path | str, folder: Path | str, out: Path | str) -> None
     try:
         data, rate = soundfile.read(song, dtype="float32", always_2d=True)
     except soundfile.LibsndfileError as error:
-        raise ElastifyError("the song cannot be read", where=str(song), why=str(error.error_string)) from error
+        why = str(error.error_string) if Path(song).is_file() else "there is no such file"
+        raise ElastifyError("the song cannot be read", where=str(song), why=why) from error
     if rate != wanted:
         raise ElastifyError(
             f"the song has {rate} Hz, the network was trained at {wanted} Hz",
@@ -109,6 +110,7 @@ def separate_file(song: Path | str, folder: Path | str, out: Path | str) -> None
     if not len(data) or not np.isfinite(data).all():
         raise ElastifyError("the song is empty or has NaN samples", where=str(song), fix="write the file again")
     estimate = separate(model, torch.from_numpy(data.T.copy()), sample_rate=rate)
+    Path(out).parent.mkdir(parents=True, exist_ok=True)
     soundfile.write(out, estimate.T.numpy(), rate, subtype="FLOAT")
 
 

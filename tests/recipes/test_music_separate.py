@@ -144,6 +144,12 @@ def test_separate_from_the_command_line(songs: Path, tmp_path: Path, capsys: pyt
     soundfile.write(tmp_path / "song.wav", stereo[:0], RATE)
     assert main(arguments) == 2
     assert "empty" in capsys.readouterr().err
+    (tmp_path / "song.wav").write_bytes(b"no audio")
+    assert main(arguments) == 2
+    assert "cannot be read" in capsys.readouterr().err
+    (tmp_path / "song.wav").unlink()
+    assert main(arguments) == 2
+    assert "there is no such file" in capsys.readouterr().err
 
 
 def test_foreign_folder(tmp_path: Path) -> None:
