@@ -177,8 +177,8 @@ class Slice:
 
     def _crop(self, tensor: Tensor) -> Tensor:
         parts = tensor.view(self.view) if self.view else tensor
-        if len(self.runs) > 1 and tensor.requires_grad and torch.is_grad_enabled():
-            # one operation, where a narrow per dimension would write a gradient per dimension
+        if (self.view or len(self.runs) > 1) and tensor.requires_grad and torch.is_grad_enabled():
+            # one operation: a narrow per dimension would write a gradient per dimension, and a grid is copied anyway
             parts = torch.constant_pad_nd(parts, self.pads)
         else:
             for dim, start, length in self.runs:
