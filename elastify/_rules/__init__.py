@@ -7,12 +7,12 @@ reported: it never passes silently.
 from __future__ import annotations
 
 from elastify._graph import Call
-from elastify._rules import contractions, creation, elementwise, indexing, norms, views
+from elastify._rules import contractions, creation, elementwise, indexing, matrices, norms, signals, views
 from elastify._rules._facts import RULES, Equation, Facts, Why
 
 __all__ = ["RULES", "Equation", "Facts", "Why", "apply"]
 
-_FAMILIES = (contractions, creation, elementwise, indexing, norms, views)
+_FAMILIES = (contractions, creation, elementwise, indexing, matrices, norms, signals, views)
 
 
 def apply(facts: Facts, call: Call) -> None:
@@ -23,7 +23,7 @@ def apply(facts: Facts, call: Call) -> None:
         return freeze_all(facts, call, "no rule for this operation")
     try:
         rule(facts, call.out, *call.args, **call.kwargs)
-    except (TypeError, ValueError, IndexError, KeyError, StopIteration) as error:
+    except (AttributeError, TypeError, ValueError, LookupError, StopIteration) as error:
         freeze_all(facts, call, f"a form of the operation that its rule does not cover ({error})")
 
 

@@ -62,6 +62,47 @@ def mm(f: Facts, out: Value, input: Value, mat2: Value, **_: Any) -> None:
     contract(f, "n k, k m -> n m", (input, mat2), out)
 
 
+@rule("addbmm")
+def addbmm(f: Facts, out: Value, input: Value, batch1: Value, batch2: Value, **_: Any) -> None:
+    contract(f, "b n k, b k m -> n m", (batch1, batch2), out)
+    f.broadcast([f.dims(out), f.dims(input)])
+
+
+@rule("addmv")
+def addmv(f: Facts, out: Value, input: Value, mat: Value, vec: Value, **_: Any) -> None:
+    contract(f, "n k, k -> n", (mat, vec), out)
+    f.broadcast([f.dims(out), f.dims(input)])
+
+
+@rule("addr")
+def addr(f: Facts, out: Value, input: Value, vec1: Value, vec2: Value, **_: Any) -> None:
+    contract(f, "n, m -> n m", (vec1, vec2), out)
+    f.broadcast([f.dims(out), f.dims(input)])
+
+
+@rule("dot vdot")
+def dot(f: Facts, out: Value, input: Value, other: Value) -> None:
+    contract(f, "k, k -> ", (input, other), out)
+
+
+@rule("inner")
+def inner(f: Facts, out: Value, input: Value, other: Value) -> None:
+    left, right = f.dims(input), f.dims(other)
+    if left and right:
+        f.same(left[-1], right[-1])
+        f.give(out, [*left[:-1], *right[:-1]])
+    else:
+        f.give(out, [*left, *right])
+
+
+@rule("_grouped_mm")
+def grouped_mm(f: Facts, out: Value, mat_a: Value, mat_b: Value, *_: Any, **__: Any) -> None:
+    """Rows of `a`, sorted by group, times the matrix of their group."""
+    contract(f, "t k, e k n -> t n", (mat_a, mat_b), out)
+    for term in (f.dims(mat_a)[0], f.dims(mat_b)[0]):
+        f.freeze(term, "rows lie in groups")
+
+
 @rule("mv")
 def mv(f: Facts, out: Value, input: Value, vec: Value) -> None:
     contract(f, "n k, k -> n", (input, vec), out)
@@ -84,7 +125,7 @@ def baddbmm(f: Facts, out: Value, input: Value, batch1: Value, batch2: Value, **
     f.broadcast([f.dims(out), f.dims(input)])
 
 
-@rule("matmul")
+@rule("matmul linalg_matmul")
 def matmul(f: Facts, out: Value, input: Value, other: Value) -> None:
     left = "k" if len(input.shape) == 1 else "... n k"
     right = "k" if len(other.shape) == 1 else "... k m"
@@ -114,7 +155,7 @@ def _spaced(words: str) -> str:
     return ("... " if words.startswith("...") else "") + " ".join(words.replace("...", ""))
 
 
-@rule("conv1d conv2d conv3d convolution conv_depthwise")
+@rule("conv1d conv2d conv3d")
 def conv(f: Facts, out: Value, input: Value, weight: Value, bias: Value | None = None, *args: Any, **kw: Any) -> None:
     """x [b, groups * i, space], weight [groups * o, i, taps] -> [b, groups * o, space]."""
     number = kw.get("groups", args[3] if len(args) > 3 else 1)
@@ -158,9 +199,31 @@ def embedding(f: Facts, out: Value, weight: Value, input: Value, *_: Any, **__: 
     f.give(out, [*f.dims(input), f.dims(weight)[1]])
 
 
+@rule("embedding_bag")
+def embedding_bag(f: Facts, out: Any, weight: Value, indices: Value, *args: Any, **kwargs: Any) -> None:
+    """The first result is what was asked for; the others are counts that the kernel keeps."""
+    f.freeze(f.dims(weight)[0], "looked up by index")
+    for value in values((indices, args, kwargs)):
+        for term in f.dims(value):
+            f.freeze(term, "cut into bags")
+    result, *others = values(out)
+    f.give(result, [f.fixed(result.shape[0]), f.dims(weight)[1]])
+    for other in others:
+        for term in f.dims(other):
+            f.freeze(term, "counts of bags")
+
+
 @rule("scaled_dot_product_attention")
 def attention(
-    f: Facts, out: Value, query: Value, key: Value, value: Value, attn_mask: Value | None = None, *_: Any, **kw: Any
+    f: Facts,
+    out: Value,
+    query: Value,
+    key: Value,
+    value: Value,
+    attn_mask: Value | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    **kw: Any,
 ) -> None:
     q, k, v = f.dims(query), f.dims(key), f.dims(value)
     f.same(q[-1], k[-1])
@@ -171,6 +234,9 @@ def attention(
         f.same(q[-3], f.product(k[-3], f.leaf(q[-3].size // k[-3].size)))
         lead[1][-1] = lead[2][-1] = q[-3]
     shared = f.broadcast(lead)
+    if is_causal:
+        for term in (q[-2], k[-2]):
+            f.freeze(term, "a causal mask depends on the order of places")
     if attn_mask is not None:
         f.broadcast([[*shared, q[-2], k[-2]], f.dims(attn_mask)])
     f.give(out, [*shared, q[-2], v[-1]])
@@ -216,10 +282,35 @@ def recurrent(f: Facts, out: Sequence[Value], *args: Any) -> None:
     dims = f.dims(data)
     result, *finals = values(out)
     f.give(result, [*dims[:-1], features])
+    f.freeze(dims[1 if batch_first and len(dims) == 3 else 0], "recurrence runs along it")
     if not packed and len(result.shape) == 3:
-        f.same(f.dims(states[0])[-2], dims[0 if batch_first else 1])
+        for s in states:
+            f.same(f.dims(s)[-2], dims[0 if batch_first else 1])
+    for s in states:
+        f.freeze(f.dims(s)[0], "one entry per layer and direction")
     for final, s in zip(finals, states, strict=True):
         f.give(final, f.dims(s))
+
+
+@rule("_pack_padded_sequence")
+def pack(f: Facts, out: Any, input: Value, lengths: Value, *_: Any, **__: Any) -> None:
+    """x [time, batch, ...] (or batch first) -> the steps that exist, one after the other, and how many per step."""
+    *places, features = f.dims(input)
+    for term in (*places, *f.dims(lengths)):
+        f.freeze(term, "sequences are packed")
+    data, counts = values(out)
+    f.give(data, [f.fixed(data.shape[0]), features])
+    f.give(counts, [f.fixed(counts.shape[0])])
+
+
+@rule("_pad_packed_sequence")
+def unpack(f: Facts, out: Any, data: Value, batch_sizes: Value, *_: Any, **__: Any) -> None:
+    rows, features = f.dims(data)
+    for term in (rows, *f.dims(batch_sizes)):
+        f.freeze(term, "sequences are packed")
+    padded, lengths = values(out)
+    f.give(padded, [*(f.fixed(n) for n in padded.shape[:-1]), features])
+    f.give(lengths, [f.fixed(n) for n in lengths.shape])
 
 
 @rule("lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell")
@@ -228,6 +319,7 @@ def recurrent_cell(
 ) -> None:
     states = list(values(state))
     hidden = f.dims(states[0])[-1]
+    f.all_same(f.dims(states[0])[:-1], f.dims(input)[:-1])
     _gates(f, f.dims(w_ih)[0], hidden)
     _gates(f, f.dims(w_hh)[0], hidden)
     f.same(f.dims(w_ih)[1], f.dims(input)[-1])

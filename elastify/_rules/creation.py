@@ -8,8 +8,13 @@ from elastify._graph import Value, values
 from elastify._rules._facts import Facts, flat_sizes, rule
 
 
-@rule("zeros ones empty rand randn full new_zeros new_ones new_empty new_full empty_strided randint new_empty_strided")
+@rule(
+    """zeros ones empty rand randn full normal new_zeros new_ones new_empty new_full empty_strided randint
+    new_empty_strided"""
+)
 def filled(f: Facts, out: Value, *args: Any, **kwargs: Any) -> None:
+    if f.why.op == "normal" and any(True for _ in values(args)):  # mean and deviation are tensors, or x.normal_()
+        return f.give(out, f.broadcast([f.dims(value) for value in values(args)]))
     sized = [a for a in args if not isinstance(a, Value)]
     sizes: list[Any] | None = None
     if "size" in kwargs:
@@ -35,9 +40,12 @@ def arange(f: Facts, out: Value, *args: Any, **kwargs: Any) -> None:
         f.require(numbers[0], term)
 
 
-@rule("tensor as_tensor scalar_tensor eye linspace logspace from_numpy hann_window hamming_window randperm tensor_like")
+@rule(
+    """tensor as_tensor asarray scalar_tensor new_tensor eye linspace logspace hann_window hamming_window
+    blackman_window bartlett_window kaiser_window randperm tril_indices triu_indices fft_fftfreq fft_rfftfreq"""
+)
 def constant(f: Facts, out: Any, *args: Any, **__: Any) -> None:
-    for value in values(args):
+    for value in values(args[1:] if f.why.op == "new_tensor" else args):
         for term in f.dims(value):
             f.freeze(term, "copied into a constant")
     for value in values(out):
@@ -46,7 +54,16 @@ def constant(f: Facts, out: Any, *args: Any, **__: Any) -> None:
 
 
 @rule("meshgrid")
-def meshgrid(f: Facts, out: Any, *tensors: Any, **kwargs: Any) -> None:
-    for value in (*values(tensors), *values(out)):
-        for term in f.dims(value):
-            f.freeze(term, "grid coordinates")
+def meshgrid(f: Facts, out: Any, *tensors: Any, indexing: str = "ij", **_: Any) -> None:
+    dims = [f.dims(value)[0] if value.shape else f.leaf(1) for value in values(tensors)]
+    if indexing == "xy":
+        dims[:2] = dims[1::-1]
+    for value in values(out):
+        f.give(value, dims)
+
+
+@rule("cartesian_prod")
+def cartesian_prod(f: Facts, out: Value, *tensors: Any) -> None:
+    """All combinations, the last tensor running fastest, one column per tensor."""
+    rows = f.product(*(f.dims(value)[0] for value in values(tensors)))
+    f.give(out, [rows, *(f.fixed(n, "one column per tensor") for n in out.shape[1:])])

@@ -182,50 +182,130 @@ def index_select(f: Facts, out: Value, input: Value, dim: int, index: Value) -> 
     f.give(out, dims)
 
 
-@rule("gather take_along_dim")
+@rule("gather")
 def gather(f: Facts, out: Value, input: Value, dim: int, index: Value, **_: Any) -> None:
-    dims, where = f.dims(input), f.dims(index)
+    _pointwise(f, f.dims(input), dim, f.dims(index))
+    f.give(out, f.dims(index))
+
+
+@rule("take")
+def take(f: Facts, out: Value, input: Value, index: Value) -> None:
+    for term in f.dims(input):
+        f.freeze(term, "units are picked by an index tensor")
+    f.give(out, f.dims(index))
+
+
+@rule("take_along_dim")
+def take_along(f: Facts, out: Value, input: Value, indices: Value, dim: int, **_: Any) -> None:
+    gather(f, out, input, dim, indices)
+
+
+def _pointwise(f: Facts, dims: Sequence[Term], dim: int, *others: Sequence[Term]) -> None:
+    """Tensors that an index along `dim` joins element by element: equal in all other dimensions, or only in part."""
     f.freeze(dims[dim], "units are picked by an index tensor")
-    for i, (a, b) in enumerate(zip(dims, where, strict=True)):
-        if i != dim % len(dims):
+    for other in others:
+        for i, (a, b) in enumerate(zip(dims, other, strict=True)):
+            if i == dim % len(dims):
+                continue
             if a.size == b.size:
                 f.same(a, b)
             else:
-                f.freeze(a, "only a part is gathered")
-                f.freeze(b, "only a part is gathered")
-    f.give(out, where)
+                f.freeze(a, "only a part is indexed")
+                f.freeze(b, "only a part is indexed")
 
 
-@rule("scatter scatter_add scatter_reduce index_add index_copy index_fill index_put masked_scatter")
-def scatter(f: Facts, out: Value, input: Value, *args: Any, **kwargs: Any) -> None:
-    for value in (input, *values(args), *values(kwargs)):
-        for term in f.dims(value):
-            f.freeze(term, "units are written by an index tensor")
+@rule("scatter scatter_add scatter_reduce")
+def scatter(f: Facts, out: Value, input: Value, dim: int, index: Value, *args: Any, **kwargs: Any) -> None:
+    """x[i][index[i][j]] = source[i][j] along dim 1 of two."""
+    sources = [f.dims(value) for value in values((args, kwargs)) if value.shape]
+    _pointwise(f, f.dims(input), dim, f.dims(index), *sources)
+    for source in sources:
+        f.same(source[dim], f.dims(index)[dim]) if source[dim].size == f.dims(index)[dim].size else f.freeze(
+            source[dim], "only a part is scattered"
+        )
     f.give(out, f.dims(input))
 
 
-@rule("topk sort argsort kthvalue mode median")
+@rule("index_add index_copy index_fill index_reduce")
+def index_add(f: Facts, out: Value, input: Value, dim: int, index: Value, *args: Any, **kwargs: Any) -> None:
+    """Whole slices go to the places that the index names."""
+    dims = f.dims(input)
+    f.freeze(dims[dim], "units are picked by an index tensor")
+    for source in values((args, kwargs)):
+        for i, term in enumerate(f.dims(source)):
+            f.same(term, f.dims(index)[0] if i == dim % len(dims) else dims[i])
+    f.give(out, dims)
+
+
+@rule("index_put")
+def index_put(f: Facts, out: Value, input: Value, indices: Any, value: Any, *_: Any, **__: Any) -> None:
+    setitem(f, out, input, tuple(slice(None) if i is None else i for i in indices), value)
+
+
+@rule("select_scatter")
+def select_scatter(f: Facts, out: Value, input: Value, src: Value, dim: int, index: Any) -> None:
+    dims = list(f.dims(input))
+    f.freeze(dims.pop(int(dim)), "a unit is picked by its position")
+    f.all_same(dims, f.dims(src))
+    f.give(out, f.dims(input))
+
+
+@rule("slice_scatter")
+def slice_scatter(
+    f: Facts, out: Value, input: Value, src: Value, dim: int = 0, start: Any = None, end: Any = None, step: Any = 1
+) -> None:
+    dims = list(f.dims(input))
+    dims[dim] = cut(f, dims[dim], start, end, step)
+    f.all_same(dims, f.dims(src))
+    f.give(out, f.dims(input))
+
+
+_RANKING = {"topk": 1, "kthvalue": 1}  # numbers before the dimension
+
+
+@rule("topk sort argsort kthvalue mode median nanmedian msort")
 def ranked(f: Facts, out: Any, input: Value, *args: Any, **kwargs: Any) -> None:
     """Ranking along a dimension returns positions: that dimension is fixed."""
-    dims = list(f.dims(input))
-    dim = kwargs.get("dim", next((a for a in args[-1:] if isinstance(a, int) and not isinstance(a, bool)), -1))
-    named = {v.shape for v in values(out)}
-    axis = int(dim) if any(len(s) == len(dims) for s in named) else -1
-    for term in dims:
-        if all(len(s) == len(dims) for s in named) and term is not dims[axis]:
-            continue
-        f.freeze(term, "the operation ranks units and returns positions")
+    dims, op = list(f.dims(input)), f.why.op
+    numbers = [a for a in args if isinstance(a, int) and not isinstance(a, bool)][
+        _RANKING.get(op, 0) - ("k" in kwargs) :
+    ]
+    if op in ("median", "nanmedian") and not numbers and "dim" not in kwargs:
+        return f.give(out, [])  # of all elements, without positions
+    dim = 0 if op == "msort" else int(kwargs.get("dim", numbers[0] if numbers else -1)) % len(dims)
+    f.freeze(dims[dim], "the operation ranks units and returns positions")
     for value in values(out):
-        if len(value.shape) == len(dims):
-            f.give(
-                value,
-                [
-                    t if t.size == n and i != axis % len(dims) else f.fixed(n)
-                    for i, (t, n) in enumerate(zip(dims, value.shape, strict=True))
-                ],
-            )
-        else:
-            f.give(value, [f.fixed(n) for n in value.shape])
+        kept = [t for i, t in enumerate(dims) if i != dim or len(value.shape) == len(dims)]
+        f.give(value, [t if t.size == n else f.fixed(n) for t, n in zip(kept, value.shape, strict=True)])
+
+
+@rule("isin")
+def isin(f: Facts, out: Value, elements: Any, test_elements: Any = None, **_: Any) -> None:
+    f.give(out, f.dims(elements) if isinstance(elements, Value) else [])
+
+
+@rule("bucketize")
+def bucketize(f: Facts, out: Value, input: Value, boundaries: Value, **_: Any) -> None:
+    f.freeze(f.dims(boundaries)[0], "boundaries lie in order")
+    f.give(out, f.dims(input))
+
+
+@rule("multinomial")
+def multinomial(f: Facts, out: Value, input: Value, *_: Any, **__: Any) -> None:
+    *lead, units = f.dims(input)
+    f.freeze(units, "positions are drawn")
+    f.give(out, [*lead, f.fixed(out.shape[-1])])
+
+
+@rule(
+    """masked_select masked_scatter nonzero argwhere _unique2 unique_consecutive bincount histc histogram
+    searchsorted as_strided"""
+)
+def by_position(f: Facts, out: Any, *args: Any, **kwargs: Any) -> None:
+    """What these read and make depends on where each unit is."""
+    for value in values((args, kwargs, out)):
+        for term in f.dims(value):
+            f.freeze(term, "the result depends on the position of each unit")
 
 
 @rule("one_hot")

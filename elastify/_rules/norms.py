@@ -1,4 +1,4 @@
-"""Rules of normalisations, reductions, pooling and resampling."""
+"""Rules of normalisations and reductions."""
 
 from __future__ import annotations
 
@@ -72,7 +72,10 @@ def _dims_of(args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Any, bool]:
     return dim, bool(keep)
 
 
-@rule("sum mean amax amin prod logsumexp nansum nanmean std var var_mean std_mean all any count_nonzero aminmax")
+@rule(
+    """sum mean amax amin prod logsumexp special_logsumexp nansum nanmean std var var_mean std_mean all any
+    count_nonzero aminmax"""
+)
 def reduction(f: Facts, out: Any, input: Value, *args: Any, **kwargs: Any) -> None:
     dim, keep = _dims_of(args, kwargs)
     if len(next(values(out)).shape) == len(input.shape) and len(input.shape) > 0:
@@ -80,52 +83,53 @@ def reduction(f: Facts, out: Any, input: Value, *args: Any, **kwargs: Any) -> No
     _reduced(f, out, f.dims(input), dim, keep)
 
 
-@rule("norm linalg_vector_norm vector_norm linalg_norm")
+@rule("norm linalg_vector_norm linalg_norm linalg_matrix_norm")
 def vector_norm(
     f: Facts, out: Any, input: Value, ord: Any = 2, dim: Any = None, keepdim: bool = False, **kw: Any
 ) -> None:
     keep = bool(keepdim) or len(next(values(out)).shape) == len(input.shape) > 0
+    if dim is None and f.why.op == "linalg_matrix_norm":
+        dim = (-2, -1)
     _reduced(f, out, f.dims(input), dim, keep)
 
 
-@rule("_ordered_reduction argmax argmin")
-def ordered_reduction(f: Facts, out: Any, input: Value, *args: Any, **kwargs: Any) -> None:
-    """max(dim) and argmax return positions, so the reduced dimension is fixed."""
+@rule("norm_except_dim")
+def norm_except(f: Facts, out: Value, input: Value, pow: int = 2, dim: int = 0) -> None:
+    dims = f.dims(input)
+    f.give(out, [term if i == dim % len(dims) else f.leaf(1) for i, term in enumerate(dims)] if dim != -1 else [])
+
+
+@rule("argmax argmin")
+def position(f: Facts, out: Any, input: Value, *args: Any, **kwargs: Any) -> None:
+    """Positions are numbers of units: what they count is fixed."""
     dim, keep = _dims_of(args, kwargs)
-    for term in _reduced(f, out, f.dims(input), dim, keep) if dim is not None else ():
+    for term in _reduced(f, out, f.dims(input), dim, keep):
         f.freeze(term, "the operation returns positions")
-    if dim is None:
-        _reduced(f, out, f.dims(input), None, False)
 
 
-@rule(
-    """max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d lp_pool1d lp_pool2d adaptive_avg_pool1d
-    adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d
-    max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices upsample_nearest1d upsample_nearest2d
-    upsample_nearest3d upsample_bilinear2d upsample_linear1d upsample_bicubic2d upsample_trilinear3d
-    _upsample_nearest_exact1d _upsample_nearest_exact2d _upsample_bilinear2d_aa _upsample_bicubic2d_aa
-    fractional_max_pool2d replication_pad1d reflection_pad1d"""
-)
-def resample(f: Facts, out: Any, input: Value, *_: Any, **__: Any) -> None:
-    """Space in, space out; batch and channels pass through."""
-    rank = len(input.shape)
-    space = 3 if rank == 5 else 1 if rank == 2 else rank - 2
-    for term in f.dims(input)[rank - space :]:
-        f.freeze(term, "pooled or resampled along it")
-    for value in values(out):
-        f.give(value, [*f.dims(input)[: rank - space], *(f.fixed(n) for n in value.shape[rank - space :])])
+@rule("max min")
+def extremum(f: Facts, out: Any, input: Value, *args: Any, **kwargs: Any) -> None:
+    """Of two tensors, of a whole tensor, or along a dimension (then with positions)."""
+    if any(True for _ in values((args, kwargs))):
+        f.give(out, f.broadcast([f.dims(value) for value in values((input, args, kwargs))]))
+    elif args or kwargs:
+        position(f, out, input, *args, **kwargs)
+    else:
+        f.give(out, [])
 
 
-@rule("stft")
-def stft(f: Facts, out: Value, input: Value, *_: Any, **__: Any) -> None:
-    f.freeze(f.dims(input)[-1], "a Fourier transform runs along it")
-    lead = f.dims(input)[:-1]
-    f.give(out, [*lead, *(f.fixed(n) for n in out.shape[len(lead) :])])
+@rule("quantile nanquantile")
+def quantile(
+    f: Facts, out: Value, input: Value, q: Any, dim: int | None = None, keepdim: bool = False, **_: Any
+) -> None:
+    """Sorted inside, but what comes out does not depend on the order."""
+    dims = f.dims(input)
+    gone = range(len(dims)) if dim is None else [int(dim) % len(dims)]
+    kept = [f.leaf(1) if i in gone else term for i, term in enumerate(dims) if keepdim or i not in gone]
+    f.give(out, [*(f.dims(q) if isinstance(q, Value) else []), *kept])
 
 
-@rule("istft")
-def istft(f: Facts, out: Value, input: Value, *_: Any, **__: Any) -> None:
-    for term in f.dims(input)[-2:]:
-        f.freeze(term, "a Fourier transform runs along it")
-    lead = f.dims(input)[:-2]
-    f.give(out, [*lead, *(f.fixed(n) for n in out.shape[len(lead) :])])
+@rule("dist")
+def distance(f: Facts, out: Value, input: Value, other: Value, *_: Any, **__: Any) -> None:
+    f.broadcast([f.dims(input), f.dims(other)])
+    f.give(out, [])

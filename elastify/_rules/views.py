@@ -7,7 +7,6 @@ count, and unify the products of each group. Everything that merges or splits di
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import prod
 from typing import Any
 
 from elastify._graph import Value, values
@@ -58,7 +57,7 @@ def regroup(f: Facts, dims: Sequence[Term], shape: Sequence[int]) -> list[Term]:
     return result
 
 
-@rule("view reshape view_as_shape _unsafe_view")
+@rule("view reshape _unsafe_view")
 def reshape(f: Facts, out: Value, input: Value, *shape: Any, **kwargs: Any) -> None:
     sizes = flat_sizes(shape or (kwargs.get("shape", kwargs.get("size")),))
     if not all(isinstance(n, int) for n in sizes):  # view(dtype) changes the element size
@@ -103,24 +102,24 @@ def permute(f: Facts, out: Value, input: Value, *order: Any, dims: Any = None) -
     f.give(out, [terms[int(i)] for i in chosen])
 
 
-@rule("transpose swapaxes swapdims")
+@rule("transpose")
 def transpose(f: Facts, out: Value, input: Value, dim0: int, dim1: int) -> None:
     dims = list(f.dims(input))
     dims[dim0], dims[dim1] = dims[dim1], dims[dim0]
     f.give(out, dims)
 
 
-@rule("T H adjoint t numpy_T")
+@rule("T H t")
 def reverse_dims(f: Facts, out: Value, input: Value) -> None:
     f.give(out, f.dims(input)[::-1])
 
 
-@rule("mT mH")
+@rule("mT mH adjoint")
 def matrix_transpose(f: Facts, out: Value, input: Value) -> None:
     transpose(f, out, input, -2, -1)
 
 
-@rule("movedim moveaxis")
+@rule("movedim")
 def movedim(f: Facts, out: Value, input: Value, source: Any, destination: Any) -> None:
     n = len(input.shape)
     moved = [int(i) % n for i in flat_sizes([source])]
@@ -188,11 +187,14 @@ def repeat_interleave(f: Facts, out: Value, input: Value, repeats: Any, dim: int
     f.give(out, dims)
 
 
-@rule("cat concat concatenate")
+@rule("cat")
 def cat(f: Facts, out: Value, tensors: Sequence[Value], dim: int = 0, **kwargs: Any) -> None:
     dim = int(kwargs.get("axis", dim))
     lists = [f.dims(v) for v in tensors if v.shape != (0,)]
-    dim %= len(lists[0])
+    _join(f, out, lists, dim % len(lists[0]))
+
+
+def _join(f: Facts, out: Value, lists: Sequence[Sequence[Term]], dim: int) -> None:
     first = list(lists[0])
     for other in lists[1:]:
         for i, (a, b) in enumerate(zip(first, other, strict=True)):
@@ -200,6 +202,30 @@ def cat(f: Facts, out: Value, tensors: Sequence[Value], dim: int = 0, **kwargs: 
                 f.same(a, b)
     first[dim] = f.concat([dims[dim] for dims in lists])
     f.give(out, first)
+
+
+@rule("hstack vstack row_stack dstack column_stack")
+def stack_along(f: Facts, out: Value, tensors: Sequence[Value], **_: Any) -> None:
+    """cat along the first, second or third dimension, after new ones where a tensor has too few."""
+    op = f.why.op
+    lists = [list(f.dims(v)) for v in tensors]
+    for dims in lists:
+        if op == "column_stack" and len(dims) < 2:
+            dims += [f.leaf(1)] * (2 - len(dims))
+        elif op in ("vstack", "row_stack", "dstack"):
+            dims[:0] = [f.leaf(1)] * (2 - len(dims))
+        dims += [f.leaf(1)] * (3 - len(dims)) if op == "dstack" else []
+    along = {"vstack": 0, "row_stack": 0, "dstack": 2}.get(op, min(1, len(lists[0]) - 1))
+    _join(f, out, lists, along)
+
+
+@rule("atleast_1d atleast_2d atleast_3d")
+def atleast(f: Facts, out: Value, *tensors: Any) -> None:
+    """New dimensions in front, except that the third comes last."""
+    for value, result in zip(values(tensors), values(out), strict=True):
+        dims = list(f.dims(value))
+        dims += [f.leaf(1)] if f.why.op == "atleast_3d" and 0 < len(dims) < 3 else []
+        f.give(result, [*[f.leaf(1)] * (len(result.shape) - len(dims)), *dims])
 
 
 @rule("stack")
@@ -239,7 +265,13 @@ def chunk(f: Facts, out: Sequence[Value], input: Value, chunks: Any, dim: int = 
     _give_parts(f, out, input, dim, [part] * len(sizes))
 
 
-@rule("split split_with_sizes")
+@rule("hsplit vsplit dsplit")
+def split_along(f: Facts, out: Sequence[Value], input: Value, parts: Any) -> None:
+    dim = {"vsplit": 0, "dsplit": 2}.get(f.why.op, min(1, len(input.shape) - 1))
+    chunk(f, out, input, parts, dim)
+
+
+@rule("split")
 def split(f: Facts, out: Sequence[Value], input: Value, split_size: Any = None, dim: int = 0, **kwargs: Any) -> None:
     split_size = next(iter(kwargs.values())) if split_size is None else split_size
     sizes = [value.shape[dim] for value in values(out)]
@@ -256,7 +288,7 @@ def split(f: Facts, out: Sequence[Value], input: Value, split_size: Any = None, 
     _give_parts(f, out, input, dim, parts)
 
 
-@rule("pad constant_pad_nd")
+@rule("pad")
 def pad(f: Facts, out: Value, input: Value, pad: Sequence[Any], mode: str = "constant", *_: Any, **__: Any) -> None:
     dims = list(f.dims(input))
     for i in range(len(pad) // 2):
@@ -279,16 +311,18 @@ def pad(f: Facts, out: Value, input: Value, pad: Sequence[Any], mode: str = "con
 @rule("pixel_shuffle")
 def pixel_shuffle(f: Facts, out: Value, input: Value, upscale_factor: int) -> None:
     dims, r = f.dims(input), int(upscale_factor)
-    channels = f.leaf(out.shape[-3])
-    f.same(dims[-3], f.product(channels, f.fixed(r), f.fixed(r)))
-    f.give(out, [*dims[:-3], channels, f.fixed(out.shape[-2]), f.fixed(out.shape[-1])])
+    channels, down, across = f.leaf(out.shape[-3]), f.fixed(r), f.fixed(r)
+    f.same(dims[-3], f.product(channels, down, across))
+    f.give(out, [*dims[:-3], channels, f.product(dims[-2], down), f.product(dims[-1], across)])
 
 
 @rule("pixel_unshuffle")
 def pixel_unshuffle(f: Facts, out: Value, input: Value, downscale_factor: int) -> None:
     dims, r = f.dims(input), int(downscale_factor)
-    wide = f.product(dims[-3], f.fixed(r), f.fixed(r))
-    f.give(out, [*dims[:-3], wide, f.fixed(out.shape[-2]), f.fixed(out.shape[-1])])
+    rows, columns, down, across = f.leaf(out.shape[-2]), f.leaf(out.shape[-1]), f.fixed(r), f.fixed(r)
+    f.same(dims[-2], f.product(rows, down))
+    f.same(dims[-1], f.product(columns, across))
+    f.give(out, [*dims[:-3], f.product(dims[-3], down, across), rows, columns])
 
 
 @rule("channel_shuffle native_channel_shuffle")
@@ -299,13 +333,6 @@ def channel_shuffle(f: Facts, out: Value, input: Value, groups: Any) -> None:
     f.same(dims[1], f.product(outer, inner))
     dims[1] = f.product(inner, outer)
     f.give(out, dims)
-
-
-@rule("im2col")
-def im2col(f: Facts, out: Value, input: Value, kernel_size: Any, *_: Any, **__: Any) -> None:
-    dims = f.dims(input)
-    taps = f.fixed(prod(flat_sizes([kernel_size])) if not isinstance(kernel_size, int) else int(kernel_size) ** 2)
-    f.give(out, [*dims[:-3], f.product(dims[-3], taps), f.fixed(out.shape[-1])])
 
 
 @rule("view_as_real")
