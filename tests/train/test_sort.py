@@ -65,7 +65,25 @@ class Recurrent(nn.Module):
         return self.out(self.rnn(self.into(x))[0])
 
 
-SHAPES = {Conv: (4, 3, 6, 6), Attention: (2, 5, 6), Recurrent: (2, 7, 5)}
+class Rotary(nn.Module):
+    """Rotary positions: head_dim is twice a frequency axis that also runs through a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qk, self.v, self.head = nn.Linear(6, 32), nn.Linear(6, 20), nn.Linear(20, 3)
+        self.register_buffer("frequency", torch.rand(8) + 0.1)
+
+    def rotate(self, x: Tensor) -> Tensor:
+        angle = torch.arange(x.shape[1], dtype=x.dtype)[:, None] * self.frequency
+        a, b = x.chunk(2, -1)
+        return x * torch.cat([angle, angle], -1).cos() + torch.cat([-b, a], -1) * torch.cat([angle, angle], -1).sin()
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k = (self.rotate(part) for part in self.qk(x).chunk(2, -1))
+        return self.head((q @ k.transpose(1, 2) * 0.3).softmax(-1) @ self.v(x))
+
+
+SHAPES = {Rotary: (2, 5, 6), Conv: (4, 3, 6, 6), Attention: (2, 5, 6), Recurrent: (2, 7, 5)}
 _made: dict[type, nn.Module] = {}
 
 
@@ -88,7 +106,7 @@ def kept_norm(model: nn.Module) -> float:
     return sum(p.square().sum().item() for p in small.parameters())
 
 
-@pytest.mark.parametrize("kind", [Conv, Attention, Recurrent])
+@pytest.mark.parametrize("kind", [Conv, Attention, Recurrent, Rotary])
 def test_the_function_stays_and_a_slice_keeps_more(kind: type) -> None:
     model, x = make(kind)
     before, kept, whole = model(x).detach(), kept_norm(model), {n: t.clone() for n, t in model.state_dict().items()}
@@ -102,7 +120,7 @@ def test_the_function_stays_and_a_slice_keeps_more(kind: type) -> None:
     assert all(tensor.square().sum().isclose(whole[n].square().sum()) for n, tensor in model.named_parameters())
 
 
-@pytest.mark.parametrize("kind", [Conv, Attention, Recurrent])
+@pytest.mark.parametrize("kind", [Conv, Attention, Recurrent, Rotary])
 def test_sorting_twice_changes_nothing(kind: type) -> None:
     model, _ = make(kind)
     sort_channels(model)
@@ -115,7 +133,6 @@ def test_sorting_twice_changes_nothing(kind: type) -> None:
 def test_importance_of_ones_own() -> None:
     model, x = make(Attention)
     before = model(x).detach()
-    before.square().sum()
     model(x).square().sum().backward()
     orders = sort_channels(model, lambda p: (p * p.grad).square())
     torch.testing.assert_close(model(x), before, rtol=1e-5, atol=1e-5)
