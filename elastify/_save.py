@@ -27,7 +27,7 @@ from elastify._attributes import get_in, holder, put_in, resolve
 from elastify._blocks import renumbered
 from elastify._errors import ElastifyError
 from elastify._extract import FORMAT, children_of, drop_blocks, own, plain_copy
-from elastify._rewrite import SPEC
+from elastify._rewrite import SPEC, is_elastic, record, set_active
 
 JSON_NAME, WEIGHTS_NAME = "elastify.json", "model.safetensors"
 
@@ -38,7 +38,13 @@ def save(model: nn.Module, directory: str | os.PathLike[str]) -> None:
     Every parameter and buffer is stored, tied ones once. An existing folder is overwritten file by file, each
     of them whole or not at all. Raises ElastifyError for a model that does not come from `extract` or `load`.
 
-    >>> save(extract(model, 0.5), "half/")  # doctest: +SKIP
+    >>> import tempfile
+    >>> from elastify import elastify, extract
+    >>> model = elastify(nn.Sequential(nn.Linear(4, 64), nn.ReLU(), nn.Linear(64, 3)), torch.zeros(2, 4))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save(extract(model, 0.5), folder)
+    ...     sorted(os.listdir(folder))
+    ['elastify.json', 'model.safetensors']
     """
     if any("_elastify" in module.__dict__ for module in model.modules()):
         raise ElastifyError("an elastic model cannot be saved", fix="save(extract(model, config), directory)")
@@ -73,13 +79,27 @@ def load(directory: str | os.PathLike[str], like: nn.Module | Callable[[], nn.Mo
     not matter. Without it the full-size model is built by timm, torchvision or transformers, where it came from there.
     Raises ElastifyError for a folder that is missing, damaged, of a newer format, or of another model.
 
-    >>> small = load("half/", like=MyModel())  # doctest: +SKIP
+    >>> import tempfile
+    >>> from elastify import elastify, extract
+    >>> model = elastify(nn.Sequential(nn.Linear(4, 64), nn.ReLU(), nn.Linear(64, 3)), torch.zeros(2, 4))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save(extract(model, 0.5), folder)
+    ...     load(folder, like=model)[0]
+    Linear(in_features=4, out_features=32, bias=True)
     """
     folder = Path(directory)
     spec = _read_spec(folder)
     tensors = _read_tensors(folder, spec)
     full = _full_size(folder, spec, like)
-    small = _rebuild(folder, full, spec, tensors)
+    active = record(full).active if is_elastic(full) else None
+    if active is None:
+        small = _rebuild(folder, full, spec, tensors)
+    else:  # its numbers are those of a subnet
+        set_active(full, {}, {})
+        try:
+            small = _rebuild(folder, full, spec, tensors)
+        finally:
+            set_active(full, active.sizes, active.blocks)
     small.__dict__[SPEC] = {key: spec[key] for key in ("format", "class", "source", "attributes", "removed")}
     return small.train(spec["training"])
 
