@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import copy
+from functools import partial
 from pathlib import Path
 
 import timm
 import torch
-import torch.nn.functional as F
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -44,7 +44,8 @@ def main(argv: list[str] | None = None) -> list[list[str]]:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default="/usr/share/datasets/fashion-mnist", help="folder of the images")
     parser.add_argument("--model", help="name of a timm model with pretrained weights (default: a new small ResNet-18)")
-    parser.add_argument("--epochs", type=int, default=2, help="epochs of each training (default 2)")
+    parser.add_argument("--epochs", type=int, default=1, help="epochs of each training (default 1)")
+    parser.add_argument("--rate", type=float, default=4e-3, help="learning rate (default 4e-3; pretrained: try 5e-4)")
     parser.add_argument("--trials", type=int, default=24, help="networks that each search evaluates (default 24)")
     parser.add_argument("--alone", action="store_true", help="also train each size alone, for as many steps in all")
     parser.add_argument("--quick", action="store_true", help="40 steps a training, 6 trials, 1,000 test images")
@@ -57,7 +58,8 @@ def main(argv: list[str] | None = None) -> list[list[str]]:
     steps, trials = (40, 6) if args.quick else (args.epochs * len(loader), args.trials)
 
     def train(model: nn.Module, steps: int, strategy: Sandwich | None = None) -> nn.Module:
-        fit(model, loader, F.cross_entropy, strategy=strategy, steps=steps, scheduler="cosine")
+        adam = partial(torch.optim.AdamW, lr=args.rate)
+        fit(model, loader, nn.CrossEntropyLoss(), strategy=strategy, steps=steps, optimizer=adam, scheduler="cosine")
         return model
 
     def calibrated(model: nn.Module, config: object = None) -> nn.Module:
