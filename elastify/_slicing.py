@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
@@ -37,18 +38,16 @@ class Index:
     """Keep these positions; the tensor of them is made once per device."""
 
     def __init__(self, positions: Sequence[int]) -> None:
-        self.positions = torch.tensor(positions, dtype=torch.int32)
-        self._elsewhere: dict[torch.device, Tensor] = {}
+        self.positions = np.array(positions, np.int32)  # no tensor: under a fake-tensor mode it would be a fake one
+        self._tensors: dict[torch.device, Tensor] = {}
 
     def select(self, tensor: Tensor, dim: int) -> Tensor:
         """The kept positions of `tensor` along `dim`."""
-        index = self.positions
         if isinstance(tensor, FakeTensor):  # a fake tensor wants a fake index, which nobody else may ever see
-            index = torch.tensor(index.tolist(), dtype=torch.int32, device=tensor.device)
-        elif tensor.device.type != "cpu":
-            index = self._elsewhere.get(tensor.device)
-            if index is None:
-                index = self._elsewhere[tensor.device] = self.positions.to(tensor.device)
+            return tensor.index_select(dim, torch.tensor(self.positions, device=tensor.device))
+        index = self._tensors.get(tensor.device)
+        if index is None:
+            index = self._tensors[tensor.device] = torch.tensor(self.positions, device=tensor.device)
         return tensor.index_select(dim, index)
 
 
