@@ -28,7 +28,7 @@ from elastify._recapture import failing
 from elastify._rewrite import install, is_elastic, remove, set_active
 from elastify._space import SearchSpace
 from elastify._terms import Terms
-from elastify._verify import check_finite, failing_axes
+from elastify._verify import failing_axes
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -171,13 +171,12 @@ def _prove_units(
     moving: Callable[[bool], list[tuple[Layout, ...]]],
 ) -> Plan:
     """Demote axes in which the network is not symmetric; in train mode too where only that uses some parameters."""
-    check_finite(model)
-    for training in (False, True) if _only_in_training(planner.analysis) else (False,):
-        failed = failing_axes(model, plan, args, kwargs, outputs, layouts=moving(training), training=training)
-        if failed:
-            _warn("axes", [f"{a.name}: {failed[a.id]}" for a in plan.axes if a.id in failed])
-            planner.excluded = {**planner.excluded, **failed}
-            plan = planner.plan()
+    modes = (False, True) if _only_in_training(planner.analysis) else (False,)
+    failed = failing_axes(model, plan, args, kwargs, outputs, modes=modes, layouts=moving)
+    if failed:
+        _warn("axes", [f"{a.name}: {failed[a.id]}" for a in plan.axes if a.id in failed])
+        planner.excluded = {**planner.excluded, **failed}
+        plan = planner.plan()
     return plan
 
 

@@ -37,18 +37,26 @@ def failing_axes(
     kwargs: dict[str, Any],
     pick: Callable[[Any], list[Tensor]],
     *,
-    layouts: Sequence[tuple[Layout, ...]] = (),
+    modes: Sequence[bool] = (False,),
+    layouts: Callable[[bool], Sequence[tuple[Layout, ...]]] = lambda _: (),
     seed: int = 0,
-    training: bool = False,
 ) -> dict[int, str]:
     """Axes (by id) in which the model is not symmetric, with what was measured; empty when all are proven.
 
-    `pick` takes the outputs to compare out of what forward returns; `layouts` are those of their dimensions where
-    they may move with the axes. The model is not changed.
+    `pick` takes the outputs to compare out of what forward returns; `modes` are the training flags to test under, and
+    `layouts` gives those of the outputs' dimensions in a mode where they may move with the axes. The model is not
+    changed.
     """
     check_finite(model)
-    test = _Symmetry(model, plan, args, kwargs, pick, seed, training, layouts)
-    return test.failures()
+    found: dict[int, str] = {}
+    silent = list(plan.axes)  # axes that no mode has shown to matter
+    for training in modes:
+        test = _Symmetry(model, plan, args, kwargs, pick, seed, training, layouts(training))
+        found.update(test.failures())
+        silent = test.unmoved([axis for axis in silent if axis.id not in found])
+    for axis in silent:
+        found[axis.id] = "permuting one of its tensors alone does not change the output: nothing is proven"
+    return found
 
 
 def check_finite(model: nn.Module) -> None:
@@ -143,6 +151,7 @@ class _Symmetry:
                 self.tensors[name].copy_(self.original[name])
 
     def failures(self) -> dict[int, str]:
+        """Axes in which the model is not symmetric, until those that are left hold together."""
         found: dict[int, str] = {}
         proven = list(self.plan.axes)
         while True:  # an axis that failed stays as it is from then on, which its partners must survive
@@ -152,8 +161,6 @@ class _Symmetry:
             if len(left) == len(proven):
                 break
             proven = left
-        for axis in self._unmoved(proven):
-            found[axis.id] = "permuting one of its tensors alone does not change the output: nothing is proven"
         return found
 
     def _narrow(self, axes: list[ElasticAxis], draw: int, found: dict[int, str]) -> None:
@@ -169,7 +176,7 @@ class _Symmetry:
         self._narrow(axes[:half], draw, found)
         self._narrow(axes[half:], draw, found)
 
-    def _unmoved(self, axes: list[ElasticAxis]) -> list[ElasticAxis]:
+    def unmoved(self, axes: list[ElasticAxis]) -> list[ElasticAxis]:
         """Axes with no tensor that the output depends on."""
         moving = self._with_gradient({name for axis in axes for name in self.members[axis.id]})
         silent = [axis for axis in axes if moving.isdisjoint(self.members[axis.id])]
