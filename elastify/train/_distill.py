@@ -28,6 +28,7 @@ _SIGNATURES: dict[Any, inspect.Signature] = {
 def soft_cross_entropy(outputs: Any, teacher_outputs: Any) -> Tensor:
     """Cross-entropy with the teacher's probabilities, averaged over all but the last dimension (the classes).
 
+    >>> import torch
     >>> logits = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
     >>> bool(soft_cross_entropy(logits, logits) < soft_cross_entropy(-logits, logits))
     True
