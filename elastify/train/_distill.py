@@ -29,7 +29,8 @@ def soft_cross_entropy(outputs: Any, teacher_outputs: Any) -> Tensor:
     """Cross-entropy with the teacher's probabilities, averaged over all but the last dimension (the classes).
 
     >>> import torch
-    >>> logits = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
+    >>> from torch import tensor
+    >>> logits = tensor([[2.0, 0.0], [0.0, 1.0]])
     >>> bool(soft_cross_entropy(logits, logits) < soft_cross_entropy(-logits, logits))
     True
 

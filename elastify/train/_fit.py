@@ -97,6 +97,8 @@ def fit(
         raise ElastifyError(f"unknown amp {amp!r}", fix='None, "bf16" or "fp16"')
     if checkpoint_every is not None and (checkpoint is None or checkpoint_every < 1):
         raise ElastifyError(f"checkpoint_every={checkpoint_every} needs checkpoint='folder/' and at least 1 step")
+    if distill is not None and strategy is None:
+        raise ElastifyError("there is nobody to distil into", why="fit has no strategy", fix="strategy=Sandwich(model)")
     if checkpoint is not None:
         make_folder(Path(checkpoint))
     if device is not None:

@@ -18,10 +18,11 @@ _SMOOTHING = 0.95
 class Bar:
     """The progress bar: smoothed losses of full, smallest and random subnets; it counts steps, or seconds."""
 
-    def __init__(self, total: int | None, unit: str, *, shown: bool) -> None:
+    def __init__(self, total: int | None, unit: str, steps: int, seconds: float, *, shown: bool) -> None:
         self.unit = unit
         self._smooth: dict[str, float] = {}
-        self._bar = tqdm(total=total, unit=unit, disable=not shown, mininterval=0.5)
+        begin = self._place(steps, seconds)
+        self._bar = tqdm(total=total, initial=begin, unit=unit, disable=not shown, mininterval=0.5)
 
     def __enter__(self) -> Bar:
         return self
@@ -31,7 +32,10 @@ class Bar:
 
     def move(self, steps: int, seconds: float) -> None:
         """Stand where the run stands."""
-        self._bar.update((steps if self.unit == "step" else round(seconds)) - self._bar.n)
+        self._bar.update(self._place(steps, seconds) - self._bar.n)
+
+    def _place(self, steps: int, seconds: float) -> int:
+        return steps if self.unit == "step" else round(seconds)
 
     def show(self, losses: Losses) -> None:
         """The losses of one more step."""

@@ -66,8 +66,8 @@ class Run:
     def train(self, data: Iterable[Any], seed: int, progress: bool) -> None:
         """Epoch after epoch until a limit, an interrupt or a hook ends it."""
         self._saved = (len(self.losses), time.monotonic())
-        with catch_interrupt(self._notice), Bar(*self.limits.total(), shown=progress) as bar:
-            bar.move(len(self.losses), self.seconds)
+        bar = Bar(*self.limits.total(), len(self.losses), self.seconds, shown=progress)
+        with catch_interrupt(self._notice), bar:
             while not self._finished():
                 self._epoch(epoch_batches(data, seed, self.epoch, self.batch), bar)
             if self.folder and self._saved[0] != len(self.losses):

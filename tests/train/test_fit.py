@@ -157,6 +157,16 @@ class TestTraining:
             reference = quiet(Two(), [((X, X), Y)], steps=2)
             assert history.losses == reference.losses
 
+    def test_distillation_of_ones_own(self, model: nn.Module) -> None:
+        seen = []
+
+        def distill(outputs: Tensor, teacher: Tensor) -> Tensor:
+            seen.append((outputs.requires_grad, teacher.requires_grad))
+            return F.mse_loss(outputs, teacher)
+
+        quiet(model, loader(), strategy=Sandwich(model, n_random=1), steps=2, distill=distill)
+        assert seen == [(True, False)] * 4
+
     def test_ends(self) -> None:
         assert quiet(net(), loader(), epochs=2, steps=9).steps == 9
         assert quiet(net(), loader(), epochs=1, steps=9).steps == 6
@@ -305,6 +315,7 @@ class TestRefusals:
 
     def test_arguments(self) -> None:
         self.refuse("fit needs an end", epochs=None)
+        self.refuse("there is nobody to distil into", distill=F.mse_loss)
         self.refuse("epochs=0 is no end", epochs=0)
         self.refuse("steps=2.5 is no end", steps=2.5)
         self.refuse("minutes=-1 is no end", minutes=-1)
