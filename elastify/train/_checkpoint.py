@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import tempfile
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -27,6 +26,7 @@ from elastify._errors import ElastifyError
 JSON_NAME = "checkpoint.json"
 FORMAT = 1
 _WEIGHTS = re.compile(r"step-\d+\.safetensors")
+_LEFT_OVER = re.compile(r"\.?step-\d+\.safetensors(\.tmp)?")
 _TAG = "$"
 
 
@@ -46,9 +46,9 @@ def write_checkpoint(folder: Path, step: int, state: Mapping[str, Any]) -> None:
         "state": packed,
     }
     text = json.dumps(notes)
-    _atomic(folder / JSON_NAME, lambda path: Path(path).write_text(text, encoding="utf-8"))
+    _atomic(folder / JSON_NAME, lambda path: path.write_text(text, encoding="utf-8"))
     for old in folder.iterdir():
-        if _WEIGHTS.fullmatch(old.name) and old.name != name:
+        if _LEFT_OVER.fullmatch(old.name) and old.name != name:
             old.unlink(missing_ok=True)
 
 
@@ -152,15 +152,14 @@ def unpack(value: Any, tensors: Mapping[str, Tensor]) -> Any:
     raise ValueError(f"unknown kind {kind!r}")
 
 
-def _atomic(path: Path, write: Callable[[str], Any]) -> None:
+def _atomic(path: Path, write: Callable[[Path], Any]) -> None:
     """Write beside `path`, then rename."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
+    temporary = path.with_name(f".{path.name}.tmp")
     try:
         write(temporary)
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 

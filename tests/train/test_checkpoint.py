@@ -110,6 +110,16 @@ def test_a_crash_between_the_two_files_keeps_the_old_checkpoint(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.json", "step-00000003.safetensors"]
 
 
+def test_leftovers_of_a_killed_process_go(tmp_path: Path) -> None:
+    for name in (".step-00000001.safetensors.tmp", "step-00000001.safetensors"):
+        (tmp_path / name).write_bytes(b"half")
+    (tmp_path / "notes.txt").write_text("mine")
+    write_checkpoint(tmp_path, 2, {"a": torch.ones(1)})
+    found = sorted(path.name for path in tmp_path.iterdir())
+    assert found == ["checkpoint.json", "notes.txt", "step-00000002.safetensors"]
+    assert (tmp_path / "checkpoint.json").stat().st_mode == (tmp_path / "notes.txt").stat().st_mode
+
+
 def test_nothing_there_begins_anew(tmp_path: Path) -> None:
     assert read_checkpoint(tmp_path / "new") is None
     assert run(net(), tmp_path / "new").steps == 2
