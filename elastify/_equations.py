@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from math import ceil, floor, isfinite
 
 from elastify._ints import Attr, Dim, Expr, Guard, Op, leaves
 from elastify._layout import Layout, axes_of
@@ -30,9 +32,7 @@ class Solver:
     def guards(self, guards: list[Guard]) -> list[Guard]:
         """Turn equalities into equations; return the comparisons that are left."""
         rest = []
-        for guard in dict.fromkeys(guards):
-            if guard.fn == "truth":
-                continue
+        for guard in dict.fromkeys(filter(None, map(_whole, guards))):
             equal = (guard.fn, guard.result) in {("eq", True), ("ne", False)}
             if not equal or any(_has_rest(arg) for arg in guard.args):
                 rest.append(guard)
@@ -132,11 +132,30 @@ class Solver:
         return self.facts.terms.is_frozen(self._leaf(leaf))
 
 
+_MIRROR = {"lt": "gt", "le": "ge", "gt": "lt", "ge": "le", "eq": "eq", "ne": "ne"}
+
+
+def _whole(guard: Guard) -> Guard | None:
+    """A comparison of whole numbers: n > 2.5 is n > 2. None where it says nothing about sizes."""
+    if guard.fn == "truth":
+        return None
+    left, right = guard.args
+    if not isinstance(left, float) and not isinstance(right, float):
+        return guard
+    fn, expr, bound = (guard.fn, left, right) if isinstance(right, float) else (_MIRROR[guard.fn], right, left)
+    if not isinstance(bound, (int, float)) or not isfinite(bound) or (fn in ("eq", "ne") and bound != int(bound)):
+        return None
+    whole = ceil(bound) if fn in ("lt", "ge") else floor(bound)
+    return replace(guard, fn=fn, args=(expr, whole))
+
+
 def _has_rest(expr: Expr) -> bool:
     return isinstance(expr, Op) and (expr.fn == "mod" or any(_has_rest(arg) for arg in expr.args))
 
 
-def constraints(guards: list[Guard], layout: Callable[[Attr | Dim], Layout], smallest: Mapping[int, int]) -> list[Constraint]:
+def constraints(
+    guards: list[Guard], layout: Callable[[Attr | Dim], Layout], smallest: Mapping[int, int]
+) -> list[Constraint]:
     """Comparisons that some configuration might answer differently; `smallest` gives the least size per axis."""
 
     def convert(expr: Expr) -> SizeExpr:
