@@ -127,7 +127,7 @@ def pack(value: Any, tensors: dict[str, Tensor], path: str = "") -> Any:
     if hasattr(value, "item") and getattr(value, "ndim", None) == 0:  # a number of numpy
         return value.item()
     raise ElastifyError(
-        f"a {type(value).__name__} cannot be stored in a checkpoint",
+        f"a checkpoint cannot hold a value of type {type(value).__name__}",
         where=path,
         why="checkpoints hold numbers, text and tensors, never code",
         fix="leave it out of state_dict(), or train without checkpoint=",

@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 
 from elastify._errors import ElastifyError
 from elastify.train._batches import ForwardFn, epoch_batches, random_state, run_batch, set_random_state, to_device
-from elastify.train._checkpoint import damaged, describe_tensors, write_checkpoint
+from elastify.train._checkpoint import damaged, describe_tensors, pack, write_checkpoint
 from elastify.train._plain import Plain
 from elastify.train._progress import Bar, catch_interrupt
 from elastify.train._schedule import Limits, Schedule
@@ -66,6 +66,8 @@ class Run:
     def train(self, data: Iterable[Any], seed: int, progress: bool) -> None:
         """Epoch after epoch until a limit, an interrupt or a hook ends it."""
         self._saved = (len(self.losses), time.monotonic())
+        if self.folder is not None:
+            pack(self._small_state(), {})  # what cannot be stored shall be known now, not at the first checkpoint
         bar = Bar(*self.limits.total(), len(self.losses), self.seconds, shown=progress)
         with catch_interrupt(self._notice), bar:
             while not self._finished():
@@ -166,16 +168,13 @@ class Run:
     def save(self) -> None:
         """Write the checkpoint."""
         assert self.folder is not None
-        width = 2 + max((len(losses.random) for losses in self.losses), default=0)
         rows = [[x.max, math.nan if x.min is None else x.min, *x.random] for x in self.losses]
         state = {
+            **self._small_state(),
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "strategy": self.strategy.state_dict(),
-            "kinds": self._kinds(),
-            "losses": torch.tensor([row + [math.nan] * (width - len(row)) for row in rows], dtype=torch.float64),
+            "losses": torch.tensor([value for row in rows for value in row], dtype=torch.float64),
+            "widths": torch.tensor([len(row) for row in rows]),
             "epoch": self.epoch,
             "batch": self.batch,
             "seconds": self.seconds,
@@ -183,6 +182,10 @@ class Run:
         }
         write_checkpoint(self.folder, len(self.losses), state)
         self._saved = (len(self.losses), time.monotonic())
+
+    def _small_state(self) -> dict[str, Any]:
+        parts = {"schedule": self.schedule, "scaler": self.scaler, "strategy": self.strategy}
+        return {name: part.state_dict() for name, part in parts.items()} | {"kinds": self._kinds()}
 
     def _kinds(self) -> dict[str, str]:
         parts = {"strategy": self.strategy, "optimizer": self.optimizer, "scheduler": self.schedule}
@@ -198,8 +201,8 @@ class Run:
             self.schedule.load_state_dict(state["schedule"])
             self.scaler.load_state_dict(state["scaler"])
             self.strategy.load_state_dict(state["strategy"])
-            rows = state["losses"].tolist()
-            self.losses = [_losses_of(row) for row in rows]
+            rows = state["losses"].split(state["widths"].tolist())
+            self.losses = [_losses_of(row.tolist()) for row in rows]
             self.epoch, self.batch, self.seconds = state["epoch"], state["batch"], state["seconds"]
             self._random = state["random"]
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
@@ -229,4 +232,4 @@ class Run:
 
 def _losses_of(row: list[float]) -> Losses:
     full, least, *others = row
-    return Losses(full, None if math.isnan(least) else least, tuple(x for x in others if not math.isnan(x)))
+    return Losses(full, None if math.isnan(least) else least, tuple(others))

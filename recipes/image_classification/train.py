@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> list[list[str]]:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default="/usr/share/datasets/fashion-mnist", help="folder of the images")
     parser.add_argument("--model", help="name of a timm model with pretrained weights (default: a new small ResNet-18)")
-    parser.add_argument("--epochs", type=int, default=1, help="epochs of each training (default 1)")
+    parser.add_argument("--epochs", type=float, default=1, help="epochs of each training, also parts (default 1)")
     parser.add_argument("--rate", type=float, default=4e-3, help="learning rate (default 4e-3; pretrained: try 5e-4)")
     parser.add_argument("--trials", type=int, default=24, help="networks that each search evaluates (default 24)")
     parser.add_argument("--alone", action="store_true", help="also train each size alone, for as many steps in all")
@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> list[list[str]]:
     images, labels = read_images(args.data, train=True)
     test = [part[: 1000 if args.quick else None] for part in read_images(args.data, train=False)]
     loader = DataLoader(TensorDataset(images[:-2000], labels[:-2000]), 128, shuffle=True, drop_last=True)
-    steps, trials = (40, 6) if args.quick else (args.epochs * len(loader), args.trials)
+    steps, trials = (40, 6) if args.quick else (max(1, round(args.epochs * len(loader))), args.trials)
 
     def train(model: nn.Module, steps: int, strategy: Sandwich | None = None) -> nn.Module:
         adam = partial(torch.optim.AdamW, lr=args.rate)

@@ -74,16 +74,34 @@ def test_nested_state_round_trip(tmp_path: Path) -> None:
 
 
 def test_state_that_is_code_is_refused() -> None:
-    with pytest.raises(ElastifyError, match="a function cannot be stored in a checkpoint") as caught:
+    with pytest.raises(ElastifyError, match="a checkpoint cannot hold a value of type function") as caught:
         pack({"a": [1, pack]}, {})
     assert "where: /a/1" in str(caught.value)
     with pytest.raises(ValueError, match="unknown kind 'code'"):
         unpack({"$": "code"}, {})
 
 
+def test_state_that_is_code_is_refused_before_the_first_step(tmp_path: Path) -> None:
+    class Halving:
+        def __init__(self) -> None:
+            self.by = object()
+
+        def __call__(self, epoch: int) -> float:
+            return 0.5**epoch
+
+    with pytest.raises(ElastifyError, match="a checkpoint cannot hold a value of type object") as caught:
+        run(
+            net(),
+            tmp_path,
+            scheduler=lambda optimizer: torch.optim.lr_scheduler.LambdaLR(optimizer, Halving()),
+            on_step=lambda step, losses: pytest.fail("trained"),
+        )
+    assert "/schedule/lr_lambdas/0/by" in str(caught.value)
+
+
 def test_a_failed_write_keeps_the_old_checkpoint(tmp_path: Path) -> None:
     write_checkpoint(tmp_path, 1, {"a": torch.ones(2)})
-    with pytest.raises(ElastifyError, match="cannot be stored"):
+    with pytest.raises(ElastifyError, match="cannot hold"):
         write_checkpoint(tmp_path, 2, {"a": torch.zeros(2), "b": object()})
     found = read_checkpoint(tmp_path)
     assert found is not None
