@@ -45,7 +45,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], dict[str, Any], tuple[str, ...]]] = 
     "inputs of a wrong shape": (
         lambda: Odd(plain),
         {"example_inputs": torch.randn(2, 5)},
-        ("does not run on the example inputs", "where: a, ", "test_elastic.py:", "2x5 and 6x10", "float32[2, 5]"),
+        ("does not run on the example inputs", "where: a, ", "small_nets.py:", "2x5 and 6x10", "float32[2, 5]"),
     ),
     "too many inputs": (
         lambda: Odd(plain),
