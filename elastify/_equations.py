@@ -39,16 +39,16 @@ class Solver:
                 continue
             left, right = guard.args
             self.facts.why = Why("comparison", "", guard.source)
-            if isinstance(left, int):
+            if isinstance(left, (int, float)):
                 left, right = right, left
-            if not isinstance(left, int) and self.size(left) > 1:
+            if not isinstance(left, (int, float)) and self.size(left) > 1:
                 self._equate(left, right)
         return rest
 
-    def _equate(self, left: Expr, right: Expr) -> None:
+    def _equate(self, left: Attr | Dim | Op, right: Expr) -> None:
         if all(self._settled(side) for side in (left, right)):
             return
-        if isinstance(right, int):
+        if isinstance(right, (int, float)):
             for leaf in leaves(left):
                 self.facts.freeze(self._leaf(leaf), f"compared with the number {right}")
         elif isinstance(left, Op) and not isinstance(right, Op):
@@ -97,8 +97,8 @@ class Solver:
     def term(self, expr: Expr) -> Term:
         """The term that an expression describes."""
         f = self.facts
-        if isinstance(expr, int):
-            return f.fixed(expr, f"the number {expr} is written in the source")
+        if isinstance(expr, (int, float)):
+            return f.fixed(int(expr), f"the number {expr} is written in the source")
         if not isinstance(expr, Op):
             return self._leaf(expr)
         if expr.fn == "mul":
@@ -161,7 +161,7 @@ def constraints(
     def convert(expr: Expr) -> SizeExpr:
         if isinstance(expr, Op):
             return Op(expr.fn, tuple(convert(arg) for arg in expr.args))  # type: ignore[arg-type]
-        return expr if isinstance(expr, int) else layout(expr)
+        return int(expr) if isinstance(expr, (int, float)) else layout(expr)
 
     found: dict[Constraint, None] = {}
     for guard in guards:

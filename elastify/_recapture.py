@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from elastify._analysis import Analysis
 from elastify._errors import ElastifyError
@@ -82,6 +81,12 @@ def failing(
     axes: dict[int, str] = {}
     stages: dict[str, str] = {}
 
+    def blame(item: int | str, text: str) -> None:
+        if isinstance(item, int):
+            axes[item] = text
+        else:
+            stages[item] = text
+
     def wrong(sizes: Sizes, blocks: Blocks) -> str:
         try:
             found = compare(analysis, plan, capture(sizes, blocks), sizes, blocks)
@@ -89,10 +94,9 @@ def failing(
             return f"the smaller network does not run: {error.why or error.what}"
         return found.text if found else ""
 
-    def narrow(items: list[Any], sizes: Sizes, blocks: Blocks, text: str) -> None:
+    def narrow(items: list[int | str], sizes: Sizes, blocks: Blocks, text: str) -> None:
         if len(items) == 1:
-            (axes if isinstance(items[0], int) else stages)[items[0]] = text
-            return
+            return blame(items[0], text)
         half = len(items) // 2
         blamed = False
         for part in (items[:half], items[half:]):
@@ -104,7 +108,7 @@ def failing(
                 narrow(part, sizes, blocks, some)
         if not blamed:  # only together: keep the first half, give up the other
             for item in items[half:]:
-                (axes if isinstance(item, int) else stages)[item] = text
+                blame(item, text)
 
     for sizes, blocks in configurations:
         while True:

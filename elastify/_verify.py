@@ -87,8 +87,8 @@ class _Symmetry:
     ) -> None:
         self.plan, self.pick, self.seed, self.layouts = plan, pick, seed, layouts
         self.members: dict[int, list[str]] = {}
-        for name, layouts in plan.tensors.items():
-            for ident in {axis.id for layout in layouts for axis in axes_of(layout)}:
+        for name, dims in plan.tensors.items():
+            for ident in {axis.id for layout in dims for axis in axes_of(layout)}:
                 self.members.setdefault(ident, []).append(name)
         self.parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
         # one sample in float64 where the model allows it; some insist on a batch, or on float32 somewhere

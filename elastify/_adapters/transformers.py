@@ -55,7 +55,8 @@ def _tokens(model: Any, config: Any) -> Tensor:
 def _first_position(model: nn.Module) -> int:
     """Some models count positions from the one after the padding index."""
     tables = (m for name, m in model.named_modules() if name.endswith("position_embeddings"))
-    return next((m.padding_idx + 1 for m in tables if getattr(m, "padding_idx", None) is not None), 0)
+    paddings = (getattr(m, "padding_idx", None) for m in tables)
+    return next((index + 1 for index in paddings if isinstance(index, int)), 0)
 
 
 def _picture(model: Any, config: Any) -> Tensor:

@@ -148,7 +148,7 @@ class Facts:
         """An expression must equal the size of a term; what cannot be stated at once is kept for later."""
         if isinstance(expr, Op):
             self.equations.append(Equation(expr, term, self.why))
-        elif isinstance(expr, int):
+        elif isinstance(expr, (int, float)):
             self.freeze(term, f"the number {expr} is written in the source")
         else:
             self.same(self.size_of(expr, term.size), term)

@@ -53,12 +53,13 @@ def diag(f: Facts, out: Value, input: Value, diagonal: int = 0) -> None:
     if len(dims) == 1:
         diag_embed(f, out, input, diagonal)
     else:
-        f.give(out, [_paired(f, *dims, diagonal, out.shape[0])])
+        f.give(out, [_paired(f, dims[0], dims[1], diagonal, out.shape[0])])
 
 
 @rule("trace")
 def trace(f: Facts, out: Value, input: Value) -> None:
-    _paired(f, *f.dims(input), 0, 0)
+    rows, columns = f.dims(input)
+    _paired(f, rows, columns, 0, 0)
     f.give(out, [])
 
 
