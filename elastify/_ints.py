@@ -142,6 +142,8 @@ def _arithmetic(name: str, fn: str, *, reflected: bool = False) -> None:
             return result
         if others and type(others[0]) is int and others[0] == neutral and not (reflected and fn in _ONE_WAY):
             return Int(result, self.expr)
+        if fn == "mul" and type(others[0]) is int and not others[0]:
+            return result  # nothing, whatever the size is
         args = (self.expr, *map(expr_of, others))
         return Int(result, Op(fn, args[::-1] if reflected else args))
 
