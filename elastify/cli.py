@@ -37,7 +37,10 @@ _DEMO = "elastify_recipes.music_separation.demo"
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"elastify {metadata.version('elastify')}")
+        try:
+            typer.echo(f"elastify {metadata.version('elastify')}")
+        except metadata.PackageNotFoundError:
+            typer.echo("elastify from a folder that is not installed")
         raise typer.Exit
 
 
