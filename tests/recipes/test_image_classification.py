@@ -70,6 +70,13 @@ def test_the_whole_recipe(
         assert f"{train.accuracy(load(tmp_path / row[0], like=like), images, labels):.1f}" == row[3]
 
 
+def test_other_models_come_with_their_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(train.timm, "create_model", lambda name, **kwargs: asked.append((name, kwargs)))
+    train.make_model("convnext_atto", 3)
+    assert asked == [("convnext_atto", {"pretrained": True, "in_chans": 3, "num_classes": 10})]
+
+
 def test_it_is_short_and_uses_public_names_only() -> None:
     text = RECIPE.read_text(encoding="utf-8")
     assert len(text.splitlines()) < 100
