@@ -9,7 +9,7 @@ one that stays: the first of the run, or the block before it of the same kind th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,23 +41,26 @@ def find_runs(analysis: Analysis, children: Mapping[str, Sequence[str]], kind: C
     for container in sorted(children, key=lambda path: path.count(".")):
         if any(container == b or container.startswith(f"{b}.") for run in runs for b in run.blocks):
             continue
-        run: list[str] = []
-        for path in children[container]:
-            if run and _skippable(analysis, tables, path, run[-1]):
-                run.append(path)
-                continue
-            if len(run) > 1:
-                runs.append(Run(container, tuple(run)))
-            run = [path] if all(len(table.get(path, ())) == 1 for table in tables) else []
-        if len(run) > 1:
-            runs.append(Run(container, tuple(run)))
-    return [run for run in (_of_one_kind(run, kind) for run in runs) if len(run.blocks) > 1]
+        for blocks in _rows(analysis, tables, children[container]):
+            if len(blocks) > 1 and kind(blocks[0]) != kind(blocks[1]):
+                blocks = blocks[1:]  # the block that stays must be like the next
+            if len(blocks) > 1:
+                runs.append(Run(container, tuple(blocks)))
+    return runs
 
 
-def _of_one_kind(run: Run, kind: Callable[[str], Any]) -> Run:
-    """The block that stays must be like the next, or the run begins with the next."""
-    first, second = run.blocks[:2]
-    return run if kind(first) == kind(second) else Run(run.container, run.blocks[1:])
+def _rows(
+    analysis: Analysis, tables: list[dict[str, list[ModuleCall]]], children: Sequence[str]
+) -> Iterator[list[str]]:
+    """Children in rows: one that stays, and those after it that may be skipped."""
+    row: list[str] = []
+    for path in children:
+        if row and _skippable(analysis, tables, path, row[-1]):
+            row.append(path)
+            continue
+        yield row
+        row = [path] if all(len(table.get(path, ())) == 1 for table in tables) else []
+    yield row
 
 
 def _calls_by_path(graph: Graph) -> dict[str, list[ModuleCall]]:

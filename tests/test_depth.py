@@ -1,0 +1,203 @@
+"""Blocks that can be left out: which ones, and why not the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from elastify import activate, elastify, extract, space
+from elastify._analysis import analyse
+from elastify._capture import capture_all
+from elastify._depth import Run, find_runs
+from elastify._planner import attribute_value, containers
+
+X = torch.randn(2, 6, generator=torch.Generator().manual_seed(0))
+
+
+class Fn(nn.Module):
+    """A module with parts and a function of (self, x) as its forward."""
+
+    def __init__(self, forward: Callable[..., Any], **parts: Any) -> None:
+        super().__init__()
+        self.function = [forward]
+        for name, part in parts.items():
+            setattr(self, name, part)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function[0](self, *args, **kwargs)
+
+
+def residual(width: int = 8) -> Fn:
+    return Fn(lambda m, x: x + torch.tanh(m.fc(m.norm(x))), norm=nn.LayerNorm(width), fc=nn.Linear(width, width))
+
+
+def post_norm(width: int = 8) -> Fn:
+    return Fn(lambda m, x: m.norm(x + torch.tanh(m.fc(x))), norm=nn.LayerNorm(width), fc=nn.Linear(width, width))
+
+
+def plain(width: int = 8, out: int = 8) -> Fn:
+    return Fn(lambda m, x: torch.tanh(m.fc(x)), fc=nn.Linear(width, out))
+
+
+def rigid() -> Fn:
+    """Not residual, but of a width that nothing can change: the next block takes what this one gives."""
+    return Fn(lambda m, x: torch.tanh(m.fc(x)).view(2, 8), fc=nn.Linear(8, 8))
+
+
+def chain(*blocks: nn.Module, width: int = 8, out: int = 8) -> nn.Module:
+    return nn.Sequential(nn.Linear(6, width), nn.Sequential(*blocks), nn.Linear(out, 3))
+
+
+def runs(model: nn.Module) -> list[Run]:
+    graphs = capture_all(model, (X,), {})
+    found = analyse(graphs, lambda attr: attribute_value(model, attr), [name for name, _ in model.named_parameters()])
+    return find_runs(found, containers(model), lambda path: type(model.get_submodule(path)))
+
+
+def blocks_of(model: nn.Module) -> list[tuple[str, ...]]:
+    return [run.blocks for run in runs(model)]
+
+
+@pytest.mark.parametrize("make", [residual, post_norm, rigid])
+def test_repeated_blocks_are_a_stage(make: Callable[[], nn.Module]) -> None:
+    assert runs(chain(make(), make(), make())) == [Run("1", ("1.0", "1.1", "1.2"))]
+
+
+def test_blocks_with_widths_of_their_own_are_no_stage() -> None:
+    """Layouts are never made one just to gain depth."""
+    assert runs(chain(plain(), plain(), plain())) == []
+
+
+def test_one_block_is_no_stage() -> None:
+    assert runs(chain(residual())) == []
+
+
+def test_a_block_that_changes_the_width_ends_a_run_and_begins_the_next() -> None:
+    model = chain(residual(), residual(), plain(8, 12), residual(12), residual(12), width=8, out=12)
+    assert blocks_of(model) == [("1.0", "1.1"), ("1.2", "1.3", "1.4")]
+
+
+class Down(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(8, 12)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(x)
+
+
+def test_what_stays_is_of_the_kind_of_what_may_go() -> None:
+    model = chain(Down(), residual(12), residual(12), residual(12), out=12)
+    assert blocks_of(model) == [("1.1", "1.2", "1.3")]
+
+
+def test_a_loop_over_a_module_list() -> None:
+    def forward(m: Fn, x: Tensor) -> Tensor:
+        x = m.stem(x)
+        for block in m.blocks:
+            x = block(x)
+        return m.head(x)
+
+    parts = {"stem": nn.Linear(6, 8), "head": nn.Linear(8, 3)}
+    model = Fn(forward, blocks=nn.ModuleList(residual() for _ in range(4)), **parts)
+    assert blocks_of(model) == [tuple(f"blocks.{i}" for i in range(4))]
+
+
+def test_a_block_called_twice_is_no_member() -> None:
+    block = residual()
+    assert runs(chain(block, block)) == []
+    assert blocks_of(chain(residual(), residual(), block, block)) == [("1.0", "1.1")]
+
+
+def test_blocks_without_weights_are_no_members() -> None:
+    assert runs(chain(nn.Tanh(), nn.Tanh(), nn.Tanh())) == []
+
+
+def test_a_plain_block_that_is_not_like_its_neighbour_is_no_member() -> None:
+    other = Fn(lambda m, x: torch.relu(m.fc(x)), fc=nn.Linear(8, 8))
+    assert runs(chain(plain(), other)) == []
+
+
+def test_units_that_are_not_the_same_keep_a_block_in() -> None:
+    """Sizes agree, layouts do not: the second output is tied to other units than its input."""
+    model = Fn(
+        lambda m, x: m.head(m.blocks(m.stem(x))),
+        stem=nn.Linear(6, 8), blocks=nn.Sequential(Down(), nn.Linear(12, 8), residual()), head=nn.Linear(8, 3),
+    )  # fmt: skip
+    assert runs(model) == []
+
+
+def test_blocks_with_tuples() -> None:
+    def block() -> Fn:
+        return Fn(lambda m, x, y: (x + torch.tanh(m.fc(y)), y), fc=nn.Linear(8, 8))
+
+    def forward(m: Fn, x: Tensor) -> Tensor:
+        x = y = m.stem(x)
+        for one in m.blocks:
+            x, y = one(x, y)
+        return m.head(x)
+
+    parts = {"stem": nn.Linear(6, 8), "head": nn.Linear(8, 3)}
+    model = Fn(forward, blocks=nn.ModuleList(block() for _ in range(3)), **parts)
+    assert blocks_of(model) == [("blocks.0", "blocks.1", "blocks.2")]
+
+
+def test_stages_inside_the_blocks_of_a_stage_stay_whole() -> None:
+    def outer() -> Fn:
+        return Fn(lambda m, x: x + m.inner(x), inner=nn.Sequential(residual(), residual()))
+
+    assert blocks_of(chain(outer(), outer())) == [("1.0", "1.1")]
+
+
+def test_a_block_that_only_training_skips_is_no_member() -> None:
+    def forward(m: Fn, x: Tensor) -> Tensor:
+        y = torch.tanh(m.fc(x))
+        return y if m.training else x + y
+
+    odd = Fn(forward, fc=nn.Linear(8, 8))
+    assert blocks_of(chain(residual(), odd, residual())) == [("1.1", "1.2")]
+
+
+# -- in elastify ---------------------------------------------------------------------------------------------
+
+
+def net(count: int = 4) -> nn.Module:
+    torch.manual_seed(0)
+    return elastify(chain(*(residual() for _ in range(count))), X)
+
+
+@pytest.mark.parametrize(
+    ("wish", "kept"), [({"1": 2}, (0, 1)), ({"1": 0.5}, (0, 1)), ({"1": 4}, (0, 1, 2, 3)), ({"1": (0, 3)}, (0, 3))]
+)
+def test_a_prefix_or_chosen_blocks_are_kept(wish: dict[str, Any], kept: Sequence[int]) -> None:
+    model = net()
+    config = space(model).config(wish)
+    assert config.depths["1"] == tuple(kept)
+    expected = X
+    with torch.no_grad(), activate(model, None):
+        expected = model[0](X)
+        for i in kept:
+            expected = model[1][i](expected)
+        expected = model[2](expected)
+    with torch.no_grad(), activate(model, config):
+        torch.testing.assert_close(model(X), expected)
+    small = extract(model, config)
+    assert len(small[1]) == len(kept)
+    torch.testing.assert_close(small(X), expected)
+
+
+def test_min_ratio_choices_and_freeze_reach_stages() -> None:
+    def stage(**options: Any) -> tuple[int, ...]:
+        model = elastify(chain(*(residual() for _ in range(4))), X, **options)
+        return next((stage.choices for stage in space(model).stages), ())
+
+    assert stage() == (1, 2, 3, 4)
+    assert stage(min_ratio=0.5) == (2, 3, 4)
+    assert stage(min_ratio={"1": 0.7}) == (3, 4)
+    assert stage(choices={"1": [2]}) == (2, 4)
+    assert stage(freeze=["1"], keep_outputs=False) == ()
+    assert stage(depth=False) == ()

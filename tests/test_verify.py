@@ -1,0 +1,303 @@
+"""The two proofs, on plans and records made by hand: what they catch, and what they must not accuse."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from elastify import ElastifyError, elastify, space
+from elastify._analysis import Analysis, analyse
+from elastify._capture import capture
+from elastify._errors import ElastifyError as Error
+from elastify._graph import Graph
+from elastify._layout import Axis, Concat, Layout, Product
+from elastify._plan import ElasticAxis, Plan, Stage
+from elastify._recapture import compare, failing
+from elastify._verify import check_finite, derangement, failing_axes, quiet, redraw
+
+X = torch.randn(2, 6, generator=torch.Generator().manual_seed(0))
+IN, OUT = Axis(90, 6), Axis(91, 3)
+
+
+class Net(nn.Module):
+    def __init__(self, forward: Callable[..., Any], **parts: Any) -> None:
+        super().__init__()
+        self.function = [forward]
+        for name, part in parts.items():
+            setattr(self, name, part)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.function[0](self, x)
+
+
+def mlp(function: Callable[[Tensor], Tensor] = torch.tanh) -> Net:
+    return Net(lambda m, x: m.b(function(m.a(x))), a=nn.Linear(6, 4), b=nn.Linear(4, 3))
+
+
+def plan_of(rows: Layout, bias: Layout, columns: Layout) -> Plan:
+    """The plan of an mlp in which the hidden dimension is written differently in its three places."""
+    ids = {part.id: part.size for layout in (rows, bias, columns) for part in parts(layout) if part.id < 90}
+    axes = tuple(ElasticAxis(ident, f"axis{ident}", size, tuple(range(1, size + 1))) for ident, size in ids.items())
+    return Plan(axes, tensors={"a.weight": (rows, IN), "a.bias": (bias,), "b.weight": (OUT, columns)})
+
+
+def parts(layout: Layout) -> list[Axis]:
+    return [layout] if isinstance(layout, Axis) else [axis for part in layout.parts for axis in parts(part)]
+
+
+def failures(model: nn.Module, plan: Plan, **options: Any) -> dict[int, str]:
+    def pick(result: Any) -> list[Tensor]:
+        return [result] if isinstance(result, Tensor) else list(result)
+
+    return failing_axes(model, plan, options.pop("args", (X,)), {}, pick, **options)
+
+
+H, A, B = Axis(0, 4), Axis(1, 2), Axis(2, 2)
+AB, BA = Product((A, B)), Product((B, A))
+RIGHT = [plan_of(H, H, H), plan_of(AB, AB, AB), plan_of(Concat((A, B)), Concat((A, B)), Concat((A, B)))]
+WRONG = {
+    "another axis for the bias": plan_of(H, Axis(1, 4), H),
+    "another axis of two units": plan_of(Concat((A, B)), Concat((A, B)), Concat((A, Axis(3, 2)))),
+    "factors exchanged": plan_of(AB, AB, BA),
+    "parts exchanged": plan_of(Concat((A, B)), Concat((A, B)), Concat((B, A))),
+    "a product for a concat": plan_of(Concat((A, A)), Concat((A, A)), Product((A, Axis(95, 2)))),
+    "an input taken for units": Plan(
+        (ElasticAxis(4, "in", 6, (1, 6)), *plan_of(H, H, H).axes),
+        tensors={**plan_of(H, H, H).tensors, "a.weight": (H, Axis(4, 6))},
+    ),
+}
+
+
+@pytest.mark.parametrize("plan", RIGHT)
+def test_true_axes_pass(plan: Plan) -> None:
+    assert failures(mlp(), plan) == {}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_axes_fail(case: str) -> None:
+    found = failures(mlp(), WRONG[case])
+    assert found
+    assert all("the permutation test fails: the output moves by" in text for text in found.values())
+
+
+def test_only_the_wrong_axis_is_accused() -> None:
+    plan = WRONG["an input taken for units"]
+    assert list(failures(mlp(), plan)) == [4]
+
+
+def test_the_model_is_not_changed() -> None:
+    model = mlp().train()
+    before = copy.deepcopy(model.state_dict())
+    failures(model, RIGHT[0])
+    assert model.training
+    assert all(torch.equal(a, b) for a, b in zip(before.values(), model.state_dict().values(), strict=True))
+    assert all(p.grad is None and p.dtype is torch.float32 for p in model.parameters())
+
+
+def test_weights_of_zero_hide_nothing() -> None:
+    model = mlp()
+    nn.init.zeros_(model.b.weight)
+    nn.init.zeros_(model.a.bias)
+    assert failures(model, WRONG["another axis for the bias"])
+    assert failures(model, RIGHT[0]) == {}
+
+
+def test_inputs_of_zero_hide_nothing() -> None:
+    zeros = (torch.zeros(2, 6),)
+    assert failures(mlp(), RIGHT[0], args=zeros) == {}
+    assert failures(mlp(), WRONG["an input taken for units"], args=zeros)
+
+
+def test_an_axis_that_the_output_does_not_depend_on_is_not_proven() -> None:
+    model = Net(lambda m, x: m.b(m.a(x)) * 0 + x[:, :3], a=nn.Linear(6, 4), b=nn.Linear(4, 3))
+    assert "nothing is proven" in failures(model, RIGHT[0])[0]
+
+
+def test_outputs_that_are_whole_numbers_prove_nothing_by_staying_the_same() -> None:
+    model = Net(lambda m, x: (m.b(m.a(x)) > 1e9).long(), a=nn.Linear(6, 4), b=nn.Linear(4, 3))
+    assert "nothing is proven" in failures(model, RIGHT[0])[0]
+
+
+def test_a_network_symmetric_in_a_single_tensor_is_not_accused() -> None:
+    model = Net(lambda m, x: torch.tanh(m.a(x)).sum(-1), a=nn.Linear(6, 4, bias=False))
+    plan = Plan((ElasticAxis(0, "hidden", 4, (1, 4)),), tensors={"a.weight": (H, IN)})
+    assert failures(model, plan) == {}
+
+
+def test_a_forward_without_gradients_is_measured_instead() -> None:
+    model = mlp(lambda x: torch.tanh(x.detach()))
+    model.b.requires_grad_(False)
+    assert failures(model, RIGHT[0]) == {}
+
+
+def test_a_forward_that_insists_on_float32_is_tested_in_float32() -> None:
+    def single(m: Net, x: Tensor) -> Tensor:
+        if m.a.weight.dtype is not torch.float32:
+            raise RuntimeError("float32 only")
+        return m.b(torch.tanh(m.a(x)))
+
+    model = Net(single, a=nn.Linear(6, 4), b=nn.Linear(4, 3))
+    assert failures(model, RIGHT[0]) == {}
+    assert failures(model, WRONG["another axis for the bias"])
+
+
+def test_dropout_and_batch_statistics_do_not_disturb_the_training_mode() -> None:
+    model = nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4), nn.Dropout(0.5), nn.Linear(4, 3))
+    tensors = {"0.weight": (H, IN), "0.bias": (H,), "3.weight": (OUT, H)}
+    tensors |= {f"1.{name}": (H,) for name in ("weight", "bias", "running_mean", "running_var")}
+    plan = Plan((ElasticAxis(0, "hidden", 4, (1, 4)),), tensors=tensors)
+    args = (torch.randn(8, 6),)
+    assert failures(model, plan, args=args, modes=(False, True)) == {}
+    forgotten = replace(plan, tensors={n: layout for n, layout in tensors.items() if n != "1.running_var"})
+    assert failures(model, forgotten, args=args) == failures(model, forgotten, args=args, modes=(False, True)) != {}
+
+
+def test_infinite_outputs_are_compared_by_their_place() -> None:
+    def masked(m: Net, x: Tensor) -> Tensor:
+        y = m.b(torch.tanh(m.a(x)))
+        return torch.cat([y, torch.full_like(y, float("-inf"))], -1)
+
+    model = Net(masked, a=nn.Linear(6, 4), b=nn.Linear(4, 3))
+    assert failures(model, RIGHT[0]) == {}
+    assert failures(model, WRONG["another axis for the bias"])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused(value: float) -> None:
+    model = mlp()
+    model.a.bias.data[1] = value
+    with pytest.raises(Error, match=r"parameter a.bias has values that are NaN or infinite"):
+        check_finite(model)
+
+
+@pytest.mark.parametrize("size", range(2, 12))
+def test_derangements_leave_nothing_in_place(size: int) -> None:
+    for seed in range(20):
+        order = derangement(size, seed)
+        assert sorted(order) == list(range(size))
+        assert not (order == np.arange(size)).any()
+
+
+def test_redrawing_gives_every_parameter_weight_and_keeps_variances_positive() -> None:
+    model = nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4))
+    for p in model.parameters():
+        nn.init.zeros_(p)
+    redraw(model, 0)
+    assert all((p != 0).all() and p.unique().numel() == p.numel() for p in model.parameters())
+    assert (model[1].running_var > 0).all()
+    first = copy.deepcopy(model.state_dict())
+    redraw(model, 0)
+    assert all(torch.equal(a, b) for a, b in zip(first.values(), model.state_dict().values(), strict=True))
+
+
+def test_only_modules_without_weights_are_quietened() -> None:
+    model = nn.Sequential(nn.BatchNorm1d(4), nn.Dropout()).train()
+    quiet(model)
+    assert [module.training for module in model] == [True, False]
+
+
+# -- sizes ---------------------------------------------------------------------------------------------------
+
+
+def recorded(model: nn.Module) -> Analysis:
+    names = {name for name, _ in model.named_parameters()}
+    return analyse([capture(model, (X,), {})], lambda attr: 0, names)
+
+
+def narrow(width: int, out: int = 3) -> Graph:
+    return capture(Net(lambda m, x: m.b(torch.tanh(m.a(x))), a=nn.Linear(6, width), b=nn.Linear(width, out)), (X,), {})
+
+
+def hidden_of(found: Analysis) -> int:
+    return next(found.terms.leaves(found.tensor("a.bias")[0])).id
+
+
+def test_a_reduced_network_of_the_right_sizes_is_accepted() -> None:
+    found = recorded(mlp())
+    assert compare(found, Plan(), narrow(2), {hidden_of(found): 2}, {}) is None
+
+
+@pytest.mark.parametrize(
+    ("graph", "text"),
+    [
+        (lambda: narrow(3), "[2, 3] and not [2, 2] from linear in a (test_verify.py:"),
+        (lambda: capture(mlp(torch.relu), (X,), {}), "[2, 4] and not [2, 2]"),
+        (lambda: capture(mlp(lambda x: torch.tanh(x) + 1), (X,), {}), "4 operations instead of 3"),
+    ],
+)
+def test_a_difference_is_told_with_its_place(graph: Callable[[], Graph], text: str) -> None:
+    found = recorded(mlp())
+    mismatch = compare(found, Plan(), graph(), {hidden_of(found): 2}, {})
+    assert mismatch is not None
+    assert text.split(" (")[0] in mismatch.text
+
+
+def test_another_operation_of_the_same_size_is_a_difference() -> None:
+    found = recorded(mlp())
+    mismatch = compare(found, Plan(), capture(mlp(torch.relu), (X,), {}), {}, {})
+    assert mismatch is not None
+    assert mismatch.text.startswith("relu runs in place of tanh")
+
+
+def test_an_output_of_another_size_is_a_difference_even_if_all_operations_agree() -> None:
+    model = nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 3))
+    found = recorded(model)
+    stage = Stage("blocks", "", ("0", "1"), (1, 2))
+    cut = capture(nn.Sequential(nn.Linear(6, 4)), (X,), {})
+    mismatch = compare(found, Plan(stages=(stage,)), cut, {}, {"blocks": (0,)})
+    assert mismatch is not None
+    assert mismatch.text == "[2, 4] and not [2, 3] from the whole model"
+
+
+def test_blame_is_narrowed_to_the_axis_and_the_stage() -> None:
+    def run(sizes: Any, blocks: Any) -> Graph:
+        if sizes.get(2, 9) < 9:
+            raise ElastifyError("does not run", why="axis 2")
+        return narrow(4) if "s" not in blocks else narrow(3)
+
+    found = recorded(mlp())
+    plan = Plan(stages=(Stage("s", "", (), (1,)),))
+    axes, stages = failing(found, plan, run, [({1: 2, 2: 3, 3: 4}, {"s": ()})])
+    assert axes == {2: "the smaller network does not run: axis 2"}
+    assert list(stages) == ["s"]
+
+
+def test_axes_that_fail_only_together_lose_one() -> None:
+    def run(sizes: Any, blocks: Any) -> Graph:
+        if {1, 2} <= set(sizes):
+            raise ElastifyError("does not run", why="1 with 2")
+        return narrow(4)
+
+    axes, stages = failing(recorded(mlp()), Plan(), run, [({1: 2, 2: 3}, {})])
+    assert axes == {2: "the smaller network does not run: 1 with 2"}
+    assert stages == {}
+
+
+# -- both, in elastify ------------------------------------------------------------------------------------------
+
+
+def test_what_a_proof_rejects_is_reported_and_stays_whole() -> None:
+    def stubborn(m: Net, x: Tensor) -> Tensor:
+        y = torch.tanh(m.a(x))
+        if len(y[0]) < 4:  # a Python number: nothing knows where it came from
+            y = y.flip(-1)
+        return m.b(y) + m.d(torch.tanh(m.c(x)))
+
+    model = Net(stubborn, a=nn.Linear(6, 4), b=nn.Linear(4, 3), c=nn.Linear(6, 5), d=nn.Linear(5, 3))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        elastify(model, X)
+    texts = [str(w.message) for w in caught]
+    assert len(texts) == 1
+    assert texts[0].startswith("verification took 1 axes and stages out of the search space:\n  ")
+    assert "9 operations instead of 8" in texts[0]
+    assert [axis.size for axis in space(model).axes] == [5]
+    assert "9 operations instead of 8" in str(space(model))
