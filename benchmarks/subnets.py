@@ -1,8 +1,8 @@
 """What it costs to choose a subnet and to run it, against the same subnet extracted.
 
-    python benchmarks/subnets.py [--repeats 7] [--models timm:deit_tiny_patch16_224 ...]
+    python benchmarks/subnets.py [--repeats 15] [--models timm:deit_tiny_patch16_224 ...]
 
-*activate* is the median time for configurations never seen before; *first step* is what the first forward and backward
+*activate* is the median time for 200 configurations never seen before; *first step* is what the first forward and backward
 pass after it takes beyond a later one (slices are worked out when they are first asked for). The step is forward and
 backward in train mode, batch 16, at half of every size, activated and extracted in turn.
 """
@@ -61,7 +61,7 @@ def measure(name: str, repeats: int) -> tuple[str, ...]:
         warnings.simplefilter("ignore")
         elastify(model, torch.randn(2, *shape), verify=False)
     times = []
-    for config in [space(model).sample(seed) for seed in range(50)]:
+    for config in [space(model).sample(seed) for seed in range(200)]:
         begun = time.process_time()
         activate(model, config)
         times.append(time.process_time() - begun)
@@ -100,7 +100,7 @@ def first_step(model: nn.Module, config: object, batch: Tensor) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--models", nargs="*", default=list(CASES), choices=list(CASES))
     options = parser.parse_args()
     start()

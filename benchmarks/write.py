@@ -9,6 +9,7 @@ they are.
 from __future__ import annotations
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -33,7 +34,8 @@ def section(name: str) -> str:
     script = HERE / f"{name}.py"
     story = ast.get_docstring(ast.parse(script.read_text(encoding="utf-8"))) or ""
     prose = [part for part in story.split("\n\n") if not part.startswith("    ")]
-    done = subprocess.run([sys.executable, str(script)], stdout=subprocess.PIPE, text=True, check=True)
+    environment = {**os.environ, "PYTHONPATH": str(HERE.parent)}
+    done = subprocess.run([sys.executable, str(script)], stdout=subprocess.PIPE, text=True, check=True, env=environment)
     return "\n\n".join([f"## {SECTIONS[name]}", *prose, done.stdout.strip()])
 
 
