@@ -2,9 +2,9 @@
 
     python benchmarks/subnets.py [--repeats 15] [--models timm:deit_tiny_patch16_224 ...]
 
-*activate* is the median time for 200 configurations never seen before; *first step* is what the first forward and backward
-pass after it takes beyond a later one (slices are worked out when they are first asked for). The step is forward and
-backward in train mode, batch 16, at half of every size, activated and extracted in turn.
+*activate* is the median time for 200 configurations never seen before; *first step* is what the first forward and
+backward pass after it takes beyond a later one (slices are worked out when they are first asked for). The step is
+forward and backward in train mode, batch 16, at half of every size, activated and extracted in turn.
 """
 
 from __future__ import annotations
