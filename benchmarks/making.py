@@ -19,7 +19,8 @@ from unittest import mock
 
 import torch
 from common import interleaved, limit, machine, print_table, ratio, seconds, start
-from zoo_suites import FIRST, Entry
+from suite_first import FIRST
+from zoo_entry import Entry
 
 from elastify import _build, elastify
 

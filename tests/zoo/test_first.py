@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from zoo_suites import FIRST, Entry, missing
+from suite_first import FIRST
+from zoo_entry import Entry, missing
 
 from elastify.testing import check_model
 
