@@ -9,6 +9,7 @@ from types import ModuleType
 
 import pytest
 from suite_first import FIRST
+from suite_timm import ROWS, TIMM
 from torch import nn
 from zoo_entry import Entry, missing
 from zoo_suites import SUITES
@@ -136,3 +137,10 @@ def test_a_process_that_dies_is_a_failure(zoo: ModuleType, tmp_path: Path) -> No
     assert not result["passed"]
     assert "the process ended with code 2" in result["failures"][0]
     assert "hf:whisper" in result["failures"][0]
+
+
+def test_the_timm_suite_has_every_family() -> None:
+    families = [row[0] for row in ROWS]
+    assert families == sorted(set(families))
+    assert len(families) == len(TIMM) == 98
+    assert len({entry.name for entry in TIMM}) == 98

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from suite_first import FIRST
+from suite_timm import TIMM
 from zoo_entry import Entry
 
-SUITES: dict[str, list[Entry]] = {"first": FIRST}
+SUITES: dict[str, list[Entry]] = {"first": FIRST, "timm": TIMM}
