@@ -23,7 +23,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.overrides import TorchFunctionMode
 
 from elastify._capture_names import IDENTITY, OpName, op_name
-from elastify._capture_rnn import GATES, recurrent
+from elastify._capture_shapes import by_shape
 from elastify._graph import Call, Graph, ModuleCall, Value
 from elastify._ints import Dim, Guard, Int, leaves
 
@@ -118,8 +118,8 @@ class Recorder(TorchFunctionMode):
         self.busy += 1
         try:
             out = None
-            if name.op in GATES and args and type(args[0]) is FakeTensor:
-                out = recurrent(name.op, args)
+            if args and type(args[0]) is FakeTensor:
+                out = by_shape(name.op, args, kwargs)
             if out is None:
                 out = func(*args, **kwargs)
             if name.kind == "size":

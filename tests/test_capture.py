@@ -309,3 +309,24 @@ def test_a_training_run_that_fails_is_a_warning():
 
     with pytest.warns(UserWarning, match="training mode was not captured.*targets are missing"):
         assert len(capture_all(Net(body), (X,), {})) == 1
+
+
+@pytest.mark.parametrize("options", [{}, {"length": 50}, {"center": False}, {"onesided": False}])
+def test_an_inverse_fourier_transform_needs_no_numbers(options, recwarn):
+    class Net(nn.Module):
+        def forward(self, x):
+            there = torch.stft(x, 16, 4, window=torch.ones(16), return_complex=True, onesided=options.get("onesided"))
+            return torch.istft(there, 16, 4, window=torch.ones(16), **options)
+
+    x = torch.randn(2, 64)
+    assert capture(Net(), (x,), {}).outputs[0].shape == tuple(Net()(x).shape)
+    assert not recwarn.list
+
+
+def test_an_inverse_fourier_transform_of_another_size_is_refused():
+    class Net(nn.Module):
+        def forward(self, x):
+            return torch.istft(torch.stft(x, 16, 4, window=torch.ones(16), return_complex=True), 32, 4)
+
+    with pytest.raises(ElastifyError, match=r"istft"):
+        capture(Net(), (torch.randn(2, 64),), {})
