@@ -109,9 +109,24 @@ class Solver:
             quotient = f.leaf(self.size(expr))
             f.same(self.term(expr.args[0]), f.product(self.term(expr.args[1]), quotient))
             return quotient
+        if expr.fn == "sub" and (rest := self._without(*map(self.term, expr.args))) is not None:
+            return rest
         for leaf in leaves(expr):
             f.freeze(self._leaf(leaf), f"its size enters a computation ({expr.fn}) that cannot be solved")
         return f.fixed(max(self.size(expr), 0), "a computed number")
+
+    def _without(self, whole: Term, part: Term) -> Term | None:
+        """What is left of a concat without some of its parts: `C - hidden` where C is hidden and something."""
+        left = self._parts(whole)
+        for gone in self._parts(part):
+            if gone not in left:
+                return None
+            left.remove(gone)
+        return self.facts.concat(left)
+
+    def _parts(self, term: Term) -> list[Term]:
+        term = self.facts.terms.find(term)
+        return [x for part in term.parts for x in self._parts(part)] if term.kind == "concat" else [term]
 
     def size(self, expr: Expr) -> int:
         """The value of an expression for the full network."""

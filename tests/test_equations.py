@@ -60,6 +60,17 @@ def test_a_product_and_a_sum_of_sizes(world: World) -> None:
     assert not world.frozen(WIDTH)
 
 
+def test_a_difference_is_what_is_left_of_a_concat(world: World) -> None:
+    """split(x, [hidden, C - hidden]), after which C is made of the two."""
+    facts, rest = world.facts, world.facts.leaf(9)
+    facts.same(world.term(Dim(0, 1)), facts.concat([world.term(HEADS), rest]))
+    facts.equate(Op("sub", (Dim(0, 1), HEADS)), rest)
+    world.solver.solve()
+    assert world.layout(Dim(0, 1)) == Concat((world.layout(HEADS), facts.terms.resolve(rest)))
+    assert not world.frozen(HEADS)
+    assert not facts.terms.is_frozen(rest)
+
+
 @pytest.mark.parametrize("fn", ["mod", "pow", "sub", "neg"])
 def test_what_cannot_be_solved_freezes_all_that_it_mentions(world: World, fn: str) -> None:
     args = (Dim(0, 1),) if fn == "neg" else (Dim(0, 1), HEADS)

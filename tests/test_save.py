@@ -174,6 +174,10 @@ class TestLibraries:
         again = self.round_trip(model, plan, {0: 8}, torch.randn(1, 3, 64, 64), tmp_path)
         assert again.layer1[0].bn1.num_features == 8
         assert describe(models.resnet34()) == {"kind": "torchvision", "name": "resnet34"}
+        computed = models.regnet_y_400mf()  # its constructor computes widths with tensors
+        assert describe(computed) == {"kind": "torchvision", "name": "regnet_y_400mf"}
+        offline = models.segmentation.lraspp_mobilenet_v3_large(weights_backbone=None)  # downloads one by default
+        assert describe(offline) == {"kind": "torchvision", "name": "lraspp_mobilenet_v3_large"}
 
     def test_transformers(self, tmp_path):
         import transformers

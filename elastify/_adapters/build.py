@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from elastify._adapters.saved import _OPTIONS
+from elastify._adapters.saved import weightless
 from elastify._errors import ElastifyError
 
 LARGE = 1_000_000_000
@@ -79,13 +79,7 @@ def _torchvision(name: str) -> Callable[[], nn.Module]:
     from torchvision import models
 
     _check("torchvision", name, models.list_models())
-    return lambda: models.get_model(name, weights=None, **_weightless(name))
-
-
-def _weightless(name: str) -> dict[str, Any]:
-    """Options of a torchvision builder that keep it from slow initialisation and from downloading a backbone."""
-    detector = any(part in name for part in ("rcnn", "retinanet", "fcos", "ssd", "deeplab", "fcn_", "lraspp"))
-    return {**_OPTIONS.get(name, {}), **({"weights_backbone": None} if detector else {})}
+    return lambda: models.get_model(name, **weightless(name))
 
 
 def _transformers(name: str) -> Callable[[], nn.Module]:

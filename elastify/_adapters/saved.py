@@ -6,11 +6,13 @@ file are only ever looked up in the library's own registry, never imported.
 
 from __future__ import annotations
 
+import inspect
 from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 
 def describe(model: Any) -> dict[str, Any] | None:
@@ -46,13 +48,20 @@ def build_like(spec: dict[str, Any]) -> nn.Module | None:
     if kind == "torchvision":
         from torchvision import models
 
-        return models.get_model(name, weights=None, **_OPTIONS.get(name, {})) if name in models.list_models() else None
+        return models.get_model(name, **weightless(name)) if name in models.list_models() else None
     if kind == "transformers":
         return _transformers(name, source.get("config"))
     return None
 
 
-_OPTIONS = {"googlenet": {"init_weights": False}, "inception_v3": {"init_weights": False}}
+def weightless(name: str) -> dict[str, Any]:
+    """Options of a torchvision builder that keep it from slow initialisation and from downloading a backbone."""
+    from torchvision import models
+
+    options: dict[str, Any] = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
+    if "weights_backbone" in inspect.signature(models.get_model_builder(name)).parameters:
+        options["weights_backbone"] = None
+    return {"weights": None, **options}
 
 
 def _plain(value: Any) -> Any:
@@ -90,13 +99,23 @@ def _torchvision_name(model: nn.Module) -> str | None:
 
 @lru_cache(maxsize=32)
 def _builder(home: str, shapes: tuple[tuple[str, tuple[int, ...]], ...]) -> str | None:
-    """Builders of the module are tried on the meta device, where they cost little; none of the models runs."""
+    """Builders of the module are tried without memory, which costs little; none of the models runs."""
     from torchvision import models
 
     for name in models.list_models(exclude="quantized_*"):
         if models.get_model_builder(name).__module__ == home:
-            with torch.device("meta"):
-                made = models.get_model(name, weights=None, **_OPTIONS.get(name, {}))
+            with _Shapes():
+                made = models.get_model(name, **weightless(name))
             if tuple((key, tuple(tensor.shape)) for key, tensor in made.state_dict().items()) == shapes:
                 return name
     return None
+
+
+class _Shapes(TorchFunctionMode):
+    """Weights are made on the meta device; numbers that a constructor computes with tensors are real."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if func in (torch.empty, torch.zeros, torch.ones) and kwargs.get("device") is None:
+            kwargs["device"] = "meta"
+        return func(*args, **kwargs)

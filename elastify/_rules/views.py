@@ -253,7 +253,7 @@ def _give_parts(f: Facts, out: Any, input: Value, dim: int, parts: Sequence[Term
         f.give(value, dims)
 
 
-@rule("chunk tensor_split")
+@rule("chunk")
 def chunk(f: Facts, out: Sequence[Value], input: Value, chunks: Any, dim: int = 0) -> None:
     """Equal parts stay equal: they become one layout (see decisions/0002)."""
     sizes = [value.shape[dim] for value in values(out)]
@@ -265,10 +265,22 @@ def chunk(f: Facts, out: Sequence[Value], input: Value, chunks: Any, dim: int = 
     _give_parts(f, out, input, dim, [part] * len(sizes))
 
 
+@rule("tensor_split")
+def tensor_split(f: Facts, out: Sequence[Value], input: Value, places: Any = None, dim: int = 0, **given: Any) -> None:
+    """Into a number of parts, or cut at places that count from the front."""
+    places = next(iter(given.values())) if places is None else places
+    if not isinstance(places, (tuple, list)):
+        return chunk(f, out, input, places, dim)
+    parts = [f.leaf(value.shape[dim]) for value in values(out)]
+    for i, place in enumerate(places, 1):
+        f.require(place, f.concat(parts[:i]))
+    _give_parts(f, out, input, dim, parts)
+
+
 @rule("hsplit vsplit dsplit")
 def split_along(f: Facts, out: Sequence[Value], input: Value, parts: Any) -> None:
     dim = {"vsplit": 0, "dsplit": 2}.get(f.why.op, min(1, len(input.shape) - 1))
-    chunk(f, out, input, parts, dim)
+    tensor_split(f, out, input, parts, dim)
 
 
 @rule("split")

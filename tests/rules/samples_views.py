@@ -73,7 +73,7 @@ SAMPLES = [
     Sample("chunk", lambda m, x: x.chunk(2, 1), (T((2, 6, 5)),), (2, 3, 5)),
     Sample("chunk", lambda m, x: x.chunk(2, 1), (X,), (2, 5)),
     Sample("tensor_split", lambda m, x: x.tensor_split(3, dim=1), (T((2, 6, 5)),), (2, 2, 5)),
-    Sample("tensor_split", lambda m, x: x.tensor_split((1, 3), dim=1), (T((2, 6, 5)),), (2, 5)),
+    Sample("tensor_split", lambda m, x: x.tensor_split((1, 3), dim=1), (T((2, 6, 5)),), (2, 3, 5)),
     Sample("split", lambda m, x: x.split(m.n, 1), (T((2, 6, 5)),), (2, 3, 5), {"n": 3}),
     Sample("split", lambda m, x: x.split(2, 1), (X,), (2, 5)),
     Sample("split", lambda m, x: x.split([m.a, m.b], dim=1), (T((2, 10, 5)),), (2, 3, 5, 7), {"a": 3, "b": 7}),

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from suite_first import FIRST
 from suite_timm import TIMM
+from suite_torchvision import TORCHVISION
 from zoo_entry import Entry
 
-SUITES: dict[str, list[Entry]] = {"first": FIRST, "timm": TIMM}
+SUITES: dict[str, list[Entry]] = {
+    "first": FIRST,
+    "timm": TIMM,
+    "torchvision": TORCHVISION,
+}
