@@ -20,13 +20,15 @@ import torch
 from torch import Tensor, nn
 
 from elastify._build import elastify
-from elastify._elastic import State, activate, cost, extract, state
+from elastify._capture import capture
+from elastify._elastic import State, activate, cost, extract, ids_of, state
 from elastify._errors import ElastifyError
 from elastify._oracle import oracle_macs
+from elastify._recapture import compare
 from elastify._space import SearchSpace
 from elastify._verify import first_sample, quiet, redraw
 
-__all__ = ["Report", "check_model", "oracle_macs"]
+__all__ = ["Report", "check_model", "check_sizes", "oracle_macs"]
 
 
 @dataclass(slots=True)
@@ -90,6 +92,54 @@ def check_model(
     for index, config in enumerate(drawn):
         check.configuration(config, count=index < costs, gradients=index < gradients)
     check.copies(drawn[-1])
+    return report
+
+
+def check_sizes(
+    model: nn.Module,
+    example_inputs: Any = None,
+    *,
+    example_kwargs: Mapping[str, Any] | None = None,
+    configurations: int = 3,
+    numeric: int = 2,
+    tolerance: float = 1e-5,
+    seed: int = 0,
+    **options: Any,
+) -> Report:
+    """The lighter check, for networks that are large or without weights (on the meta device). `model` is made elastic.
+
+    The smallest and random configurations, `configurations` in all, are captured again on fake tensors: each must be
+    the network that the plan predicts. With weights, `numeric` of them must give the same output activated and
+    extracted. Units are not proven. Other keywords go to `elastify`.
+    """
+    report = Report(type(model).__name__)
+    model.eval()
+    started = time.perf_counter()
+    with _collected(report.warnings):
+        elastify(model, example_inputs, example_kwargs=example_kwargs, verify=False, **options)
+    report.seconds = time.perf_counter() - started
+    known = state(model)
+    _describe(report, model, known)
+    drawn = [known.space.min, *(known.space.sample(seed + i) for i in range(configurations - 1))]
+    for config in drawn:
+        with activate(model, config):
+            try:
+                found = compare(
+                    known.analysis,
+                    known.space.plan,
+                    capture(model, known.args, known.kwargs),
+                    *ids_of(known.space, config),
+                )
+            except ElastifyError as error:
+                report.failures.append(f"the smaller network does not run for {config!r}: {error.why or error.what}")
+                continue
+        if found:
+            report.failures.append(f"the plan is wrong for {config!r}: {found.text}")
+    if not any(t.is_meta for t in (*model.parameters(), *model.buffers())):
+        redraw(model, seed)
+        check = _Check(report, model, model, known, seed, tolerance)
+        for config in drawn[:numeric]:
+            check.configuration(config, count=False, gradients=False)
     return report
 
 

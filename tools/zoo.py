@@ -63,11 +63,12 @@ def check_one(suite: str, name: str) -> dict[str, Any]:
         model, args, kwargs = entry.make()
         shapes = [list(t.shape[1:]) for t in (*args, *kwargs.values()) if isinstance(t, torch.Tensor)]
         found |= {"inputs": shapes, "params": sum(p.numel() for p in model.parameters())}
-        from elastify.testing import check_model
+        from elastify.testing import check_model, check_sizes
 
         gc.freeze()  # looking through all that was imported would be charged to whoever is running when it is due
         with _timed() as seconds:
-            report = check_model(model, args, example_kwargs=kwargs, **entry.options)
+            check = check_sizes if entry.light else check_model
+            report = check(model, args, example_kwargs=kwargs, **entry.options)
     except Exception as error:  # noqa: BLE001 - a model that breaks the checker is a result, not the end of the run
         where = traceback.extract_tb(error.__traceback__)[-1]
         return {**found, "failures": [f"{type(error).__name__} at {Path(where.filename).name}:{where.lineno}: {error}"]}
@@ -205,6 +206,7 @@ def write_documents(suites: Sequence[str], cache: Path) -> None:
 def page(results: dict[str, list[dict[str, Any]]]) -> Iterator[str]:
     """The coverage page, line by line."""
     import torch
+    from zoo_suites import SUITES
 
     yield "# Coverage"
     yield ""
@@ -216,13 +218,19 @@ def page(results: dict[str, list[dict[str, Any]]]) -> Iterator[str]:
         "hold, costs are what kernels count, gradients agree, copies and `state_dict` behave; and each kind of axis "
         "named in the table is elastic everywhere in the model. The smallest configuration is that of "
         "`min_ratio=0.25`, its MACs and parameters as shares of the full network. *error* is the largest difference "
-        "between activated and extracted outputs, relative to the largest output. Weights are random, inputs small."
+        "between activated and extracted outputs, relative to the largest output. Weights are random, inputs small. "
+        "Suites with a summary only had the lighter check, `check_sizes`: reduced configurations, captured again on "
+        "fake tensors, are the networks that the plan predicts, and networks of up to 50 million parameters give the "
+        "same output activated and extracted."
     )
     for suite, rows in results.items():
         yield ""
         yield f"## Suite `{suite}`"
         yield ""
-        yield f"{sum(row['passed'] for row in rows)} of {len(rows)} models passed."
+        yield _summary(rows, len(SUITES[suite]))
+        if any(entry.light for entry in SUITES[suite]):
+            yield from _section("Failures", ((row["model"], text) for row in rows for text in row["failures"][:1]))
+            continue
         yield ""
         yield (
             "| model | input | passed | elastic | axes | stages | smallest MACs | smallest parameters | elastify | "
@@ -244,6 +252,18 @@ def page(results: dict[str, list[dict[str, Any]]]) -> Iterator[str]:
         yield from _section("Frozen dimensions worth explaining", _frozen_lines(rows))
         yield ""
         yield "Not listed: the model's inputs and outputs, and the taps of convolutions."
+
+
+def _summary(rows: Sequence[dict[str, Any]], total: int) -> str:
+    """How many passed, how many get small, how many have depth, in one line."""
+    known = [row for row in rows if "axes" in row]
+    small = sum(row["smallest_macs"] <= 0.2 for row in known)
+    deep = sum(row["stages"] > 0 for row in known)
+    missing = f" ({total - len(rows)} not run)" if len(rows) < total else ""
+    return (
+        f"{sum(row['passed'] for row in rows)} of {total} models passed{missing}. In {small} the smallest "
+        f"configuration has at most 20 % of the MACs, {deep} have elastic depth."
+    )
 
 
 def _row(row: dict[str, Any]) -> str:

@@ -28,7 +28,7 @@ class Entry:
     """A model of a suite. `elastic` maps kinds of axes to places; `stages` are containers whose depth is elastic.
 
     `why_large` explains a smallest configuration of more than 20 % of the MACs; suites with `elastic` need it.
-    `options` go to `check_model`.
+    `options` go to `check_model`, or, where the entry is `light`, to `check_sizes`.
     """
 
     name: str
@@ -37,6 +37,7 @@ class Entry:
     stages: Sequence[str] = ()
     why_large: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
+    light: bool = False
 
 
 def missing(entry: Entry, names: Sequence[str], found: SearchSpace) -> list[str]:

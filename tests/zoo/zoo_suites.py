@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from suite_first import FIRST
 from suite_timm import TIMM
+from suite_timm_all import TIMM_ALL
 from suite_torchvision import TORCHVISION
 from zoo_entry import Entry
 
 SUITES: dict[str, list[Entry]] = {
     "first": FIRST,
     "timm": TIMM,
+    "timm-all": TIMM_ALL,
     "torchvision": TORCHVISION,
 }
