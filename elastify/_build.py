@@ -8,8 +8,8 @@ wrong, the model is as it was.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
@@ -65,14 +65,49 @@ def elastify(
 
     Raises ElastifyError where the model does not run on the inputs, nothing in it is elastic, or an argument is wrong.
     """
+    build(
+        model,
+        example_inputs,
+        example_kwargs=example_kwargs,
+        keep_outputs=keep_outputs,
+        verify=verify,
+        freeze=tuple([freeze] if isinstance(freeze, str) else freeze),
+        choices=choices,
+        min_ratio=min_ratio,
+        multiple_of=multiple_of,
+        depth=depth,
+    )
+    return model
+
+
+@dataclass(frozen=True)
+class Built:
+    """What `elastify` knew while it worked; an elastic model does not keep it."""
+
+    analysis: Analysis
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    outputs: Callable[[Any], list[Tensor]]
+
+
+def build(
+    model: nn.Module,
+    example_inputs: Any = None,
+    *,
+    example_kwargs: Mapping[str, Any] | None = None,
+    keep_outputs: bool = True,
+    verify: bool = True,
+    **asked: Any,
+) -> Built:
+    """Make a model elastic (see `elastify`); `asked` are the fields of `Options`."""
     if isinstance(model, nn.Module) and is_elastic(model):
         raise ElastifyError(
             "this model is elastic already", fix="use it as it is, or copy.deepcopy the original before elastify"
         )
     if not isinstance(model, nn.Module):
         raise ElastifyError(f"elastify takes a torch.nn.Module, not a {type(model).__name__}")
+    options = Options(**asked)
     args, kwargs = _inputs(model, example_inputs, example_kwargs)
-    options = Options(tuple([freeze] if isinstance(freeze, str) else freeze), choices, min_ratio, multiple_of, depth)
     graphs = capture_all(model, args, kwargs)
     hidden = _adapters.auxiliary_outputs(model)
     interface = (lambda graph: _interface(graph, hidden)) if keep_outputs else (lambda graph: ())
@@ -86,7 +121,7 @@ def elastify(
     if verify and on_meta:
         warnings.warn("the model has no weights (meta device), so nothing was verified", stacklevel=2)
     planner = Planner(model, analysis, options)
-    if choices or isinstance(min_ratio, Mapping) or freeze:
+    if options.choices or isinstance(options.min_ratio, Mapping) or options.freeze:
         everything = Planner(model, analysis, Options()).plan()
         names = [part.name for part in (*everything.axes, *everything.stages)]
         check_patterns(options, names, [path for path, _ in model.named_modules()])
@@ -105,12 +140,12 @@ def elastify(
         if verified:
             plan = _prove_sizes(model, planner, plan, analysis, args, kwargs)
         _check_something_moves(model, plan, analysis, planner)
-        model.__dict__[STATE] = _state(model, plan, analysis, args, kwargs, outputs, verified)
+        model.__dict__[STATE] = _state(model, plan, analysis, verified)
     except BaseException:
         remove(model)
         model.__dict__.pop(STATE, None)
         raise
-    return model
+    return Built(analysis, args, kwargs, outputs)
 
 
 def _inputs(model: nn.Module, inputs: Any, kwargs: Mapping[str, Any] | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -231,41 +266,24 @@ def _warn(what: str, lines: Sequence[str]) -> None:
     warnings.warn(f"verification took {len(lines)} {what} out of the search space:\n  {shown}", stacklevel=4)
 
 
-class Reasons(Mapping[str, Sequence[str]]):
-    """Why the dimensions of each axis belong together, by axis name; worked out when first asked."""
-
-    def __init__(self, plan: Plan, terms: Terms) -> None:
-        self._names, self._terms = {axis.name: axis.id for axis in plan.axes}, terms
-
-    @cached_property
-    def _by_axis(self) -> dict[int, list[Any]]:
-        return self._terms.reasons()
-
-    def __getitem__(self, name: str) -> list[str]:
-        return [str(why) for why in self._by_axis.get(self._names[name], ())]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
+def _reasons(plan: Plan, terms: Terms) -> dict[str, tuple[str, ...]]:
+    """Why the dimensions of each axis belong together, by axis name; axes share the texts that they have in common."""
+    texts: dict[Any, str] = {}
+    found = terms.reasons()
+    return {axis.name: tuple(texts.setdefault(why, str(why)) for why in found.get(axis.id, ())) for axis in plan.axes}
 
 
-def _state(
-    model: nn.Module,
-    plan: Plan,
-    analysis: Analysis,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    outputs: Callable[[Any], list[Tensor]],
-    verified: bool,
-) -> State:
+def _state(model: nn.Module, plan: Plan, analysis: Analysis, verified: bool) -> State:
     graph, terms = analysis.graphs[0], analysis.terms
     layouts = {ident: tuple(map(terms.resolve, dims)) for ident, dims in analysis.dims[0].items()}
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     costs = CostModel(graph, layouts, plan, batch=analysis.batch, parameters=parameters)
-    batched = {v.name: tuple(v.shape[1:]) for v in graph.inputs}
     found = SearchSpace(
-        plan, verified=verified, title=type(model).__name__, example=batched, cost=costs, reasons=Reasons(plan, terms)
+        plan,
+        verified=verified,
+        title=type(model).__name__,
+        example={v.name: tuple(v.shape[1:]) for v in graph.inputs},
+        cost=costs,
+        reasons=_reasons(plan, terms),
     )
-    return State(found, costs, analysis, args, kwargs, outputs)
+    return State(found, costs)

@@ -11,9 +11,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
-from elastify._analysis import Analysis
 from elastify._config import SubnetConfig
 from elastify._cost import Cost, CostModel, parse_budget
 from elastify._errors import ElastifyError
@@ -31,10 +30,6 @@ class State:
 
     space: SearchSpace
     costs: CostModel
-    analysis: Analysis
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    outputs: Callable[[Any], list[Tensor]]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> State:
         return self

@@ -19,9 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from elastify._build import elastify
+from elastify._build import Built, build
 from elastify._capture import capture
-from elastify._elastic import State, activate, cost, extract, ids_of, state
+from elastify._config import SubnetConfig
+from elastify._elastic import activate, cost, extract, ids_of, space
 from elastify._errors import ElastifyError
 from elastify._oracle import oracle_macs
 from elastify._recapture import compare
@@ -80,15 +81,14 @@ def check_model(
     elastic = copy.deepcopy(model).eval()
     started = time.perf_counter()
     with _collected(report.warnings):
-        elastify(elastic, example_inputs, example_kwargs=example_kwargs, **options)
+        built = build(elastic, example_inputs, example_kwargs=example_kwargs, **options)
     report.seconds = time.perf_counter() - started
-    known = state(elastic)
-    _describe(report, elastic, known)
-    check = _Check(report, plain, elastic, known, seed, tolerance)
+    _describe(report, elastic)
+    check = _Check(report, plain, elastic, built, seed, tolerance)
     check.full()
     redraw(elastic, seed)  # what initialisation leaves at zero would hide differences
     plain.load_state_dict(elastic.state_dict())
-    drawn = [known.space.min, *(known.space.sample(seed + i) for i in range(configurations - 1))]
+    drawn = _drawn(space(elastic), configurations, seed)
     for index, config in enumerate(drawn):
         check.configuration(config, count=index < costs, gradients=index < gradients)
     check.copies(drawn[-1])
@@ -116,38 +116,40 @@ def check_sizes(
     model.eval()
     started = time.perf_counter()
     with _collected(report.warnings):
-        elastify(model, example_inputs, example_kwargs=example_kwargs, verify=False, **options)
+        built = build(model, example_inputs, example_kwargs=example_kwargs, verify=False, **options)
     report.seconds = time.perf_counter() - started
-    known = state(model)
-    _describe(report, model, known)
-    drawn = [known.space.min, *(known.space.sample(seed + i) for i in range(configurations - 1))]
-    for config in drawn:
-        with activate(model, config):
-            try:
-                found = compare(
-                    known.analysis,
-                    known.space.plan,
-                    capture(model, known.args, known.kwargs),
-                    *ids_of(known.space, config),
-                )
-            except ElastifyError as error:
-                report.failures.append(f"the smaller network does not run for {config!r}: {error.why or error.what}")
-                continue
-        if found:
-            report.failures.append(f"the plan is wrong for {config!r}: {found.text}")
+    _describe(report, model)
+    drawn = _drawn(space(model), configurations, seed)
+    report.failures += filter(None, (_unlike_the_plan(model, built, config) for config in drawn))
     if not any(t.is_meta for t in (*model.parameters(), *model.buffers())):
         redraw(model, seed)
-        check = _Check(report, model, model, known, seed, tolerance)
+        check = _Check(report, model, model, built, seed, tolerance)
         for config in drawn[:numeric]:
             check.configuration(config, count=False, gradients=False)
     return report
 
 
-def _describe(report: Report, model: nn.Module, known: State) -> None:
-    report.space = known.space
-    full, least = cost(model), cost(model, known.space.min)
-    report.axes, report.stages = len(known.space.axes), len(known.space.stages)
-    report.roles = tuple(sorted({axis.role for axis in known.space.axes}))
+def _drawn(found: SearchSpace, count: int, seed: int) -> list[SubnetConfig]:
+    return [found.min, *(found.sample(seed + i) for i in range(count - 1))]
+
+
+def _unlike_the_plan(model: nn.Module, built: Built, config: SubnetConfig) -> str:
+    """How a reduced network, captured again, differs from the plan."""
+    where = space(model)
+    try:
+        with activate(model, config):
+            reduced = capture(model, built.args, built.kwargs)
+    except ElastifyError as error:
+        return f"the smaller network does not run for {config!r}: {error.why or error.what}"
+    found = compare(built.analysis, where.plan, reduced, *ids_of(where, config))
+    return f"the plan is wrong for {config!r}: {found.text}" if found else ""
+
+
+def _describe(report: Report, model: nn.Module) -> None:
+    report.space = found = space(model)
+    full, least = cost(model), cost(model, found.min)
+    report.axes, report.stages = len(found.axes), len(found.stages)
+    report.roles = tuple(sorted({axis.role for axis in found.axes}))
     report.full_macs = full.macs
     report.smallest_macs = least.macs / full.macs if full.macs else 1.0
     report.smallest_params = least.params / full.params
@@ -156,15 +158,15 @@ def _describe(report: Report, model: nn.Module, known: State) -> None:
 
 class _Check:
     def __init__(
-        self, report: Report, plain: nn.Module, elastic: nn.Module, known: State, seed: int, tolerance: float
+        self, report: Report, plain: nn.Module, elastic: nn.Module, built: Built, seed: int, tolerance: float
     ) -> None:
-        self.report, self.plain, self.elastic, self.known = report, plain, elastic, known
+        self.report, self.plain, self.elastic, self.built = report, plain, elastic, built
         self.seed, self.tolerance = seed, tolerance
 
     def run(self, model: nn.Module) -> list[Tensor]:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            return self.known.outputs(model(*self.known.args, **self.known.kwargs))
+            return self.built.outputs(model(*self.built.args, **self.built.kwargs))
 
     def fail(self, text: str) -> None:
         self.report.failures.append(text)
@@ -199,7 +201,7 @@ class _Check:
 
     def count(self, small: nn.Module, config: Any) -> None:
         """The closed form equals what the kernels count on the extracted model, for one sample."""
-        one = first_sample((self.known.args, self.known.kwargs))
+        one = first_sample((self.built.args, self.built.kwargs))
         counted, said = oracle_macs(small, *one), cost(self.elastic, config)
         if counted != said.macs:
             self.fail(f"cost says {said.macs} MACs, the kernels count {counted} for {config!r}")
