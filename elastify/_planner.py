@@ -140,10 +140,11 @@ class Planner:
         real: set[int] = set()
         for name in self.canonical().values():
             for dim, term in enumerate(self.analysis.tensor(name)):
+                place = name, dim  # one for all axes: a dense network has a hundred through each tensor
                 for leaf in dict.fromkeys(terms.leaves(term)):
                     if leaf.frozen is None and leaf.size > 1 and leaf.id not in self.excluded:
                         draft = drafts.setdefault(leaf.id, Draft(leaf.id, leaf.size))
-                        draft.members.append((name, dim))
+                        draft.members.append(place)
                         if name in parameters:
                             real.add(leaf.id)
         for attr, term in self.analysis.facts.attributes.items():
