@@ -86,13 +86,28 @@ class Solver:
         return [whole, self.facts.terms.product(whole.parts[::-1])]
 
     def _factors(self, term: Term) -> Counter[int]:
-        term = self.facts.terms.find(term)
-        parts = term.parts if term.kind == "product" else (term,)
-        flat: Counter[int] = Counter()
-        for part in parts:
-            part = self.facts.terms.find(part)
-            flat += self._factors(part) if part.kind == "product" else Counter([part.id])
-        return flat
+        """Factors by identity, fixed ones by their size: equal counters are equal sizes in every subnet."""
+        return Counter(map(_key, self._parts(term)))
+
+    def _parts(self, term: Term, kind: str = "product") -> list[Term]:
+        """Factors (or, for "concat", summands) of a term from left to right; n equal summands are n times one."""
+        f, term = self.facts, self.facts.terms.find(term)
+        parts = [f.terms.find(part) for part in term.parts]
+        if kind == "product" and term.kind == "concat" and len({part.id for part in parts}) == 1:
+            return [f.fixed(len(parts), "the number of equal parts"), *self._parts(parts[0])]
+        if term.kind == kind:
+            return [inner for part in parts for inner in self._parts(part, kind)]
+        return [term] if term.size > 1 or kind == "concat" else []
+
+    def _without(self, whole: Term, part: Term, kind: str) -> list[Term] | None:
+        """The parts of `whole` that `part` does not have; None where it has others."""
+        gone, left = Counter(map(_key, self._parts(part, kind))), []
+        for piece in self._parts(whole, kind):
+            if gone[_key(piece)]:
+                gone[_key(piece)] -= 1
+            else:
+                left.append(piece)
+        return None if +gone else left
 
     def term(self, expr: Expr) -> Term:
         """The term that an expression describes."""
@@ -106,27 +121,31 @@ class Solver:
         if expr.fn == "add" and all(self.size(arg) >= 0 for arg in expr.args):
             return f.concat(map(self.term, expr.args))
         if expr.fn == "floordiv" and self.size(expr.args[0]) % self.size(expr.args[1]) == 0:
-            quotient = f.leaf(self.size(expr))
-            f.same(self.term(expr.args[0]), f.product(self.term(expr.args[1]), quotient))
-            return quotient
-        if expr.fn == "sub" and (rest := self._without(*map(self.term, expr.args))) is not None:
-            return rest
+            return self._quotient(*map(self.term, expr.args))
+        if expr.fn == "sub" and 0 < self.size(expr.args[1]) < self.size(expr.args[0]):
+            return self._difference(*map(self.term, expr.args))
         for leaf in leaves(expr):
             f.freeze(self._leaf(leaf), f"its size enters a computation ({expr.fn}) that cannot be solved")
         return f.fixed(max(self.size(expr), 0), "a computed number")
 
-    def _without(self, whole: Term, part: Term) -> Term | None:
-        """What is left of a concat without some of its parts: `C - hidden` where C is hidden and something."""
-        left = self._parts(whole)
-        for gone in self._parts(part):
-            if gone not in left:
-                return None
-            left.remove(gone)
-        return self.facts.concat(left)
+    def _quotient(self, number: Term, divisor: Term) -> Term:
+        """What is left of the factors of `number`, wherever those of `divisor` stand; else a new factor."""
+        left = self._without(number, divisor, "product")
+        if left is not None:
+            return self.facts.product(*left)
+        rest = self.facts.leaf(number.size // divisor.size)
+        orders = [self.facts.product(*order) for order in ((divisor, rest), (rest, divisor))]
+        self.facts.same(number, next((order for order in orders if self.facts.terms.fits(order, number)), orders[0]))
+        return rest
 
-    def _parts(self, term: Term) -> list[Term]:
-        term = self.facts.terms.find(term)
-        return [x for part in term.parts for x in self._parts(part)] if term.kind == "concat" else [term]
+    def _difference(self, number: Term, part: Term) -> Term:
+        """What is left of the summands of `number`, wherever those of `part` stand; else what follows that part."""
+        left = self._without(number, part, "concat")
+        if left is not None:
+            return self.facts.concat(left)
+        rest = self.facts.leaf(number.size - part.size)
+        self.facts.same(number, self.facts.concat([part, rest]))
+        return rest
 
     def size(self, expr: Expr) -> int:
         """The value of an expression for the full network."""
@@ -145,6 +164,10 @@ class Solver:
         if isinstance(leaf, Attr) and leaf not in self.facts.attributes:
             return True
         return self.facts.terms.is_frozen(self._leaf(leaf))
+
+
+def _key(part: Term) -> int:
+    return part.id if part.frozen is None else -part.size
 
 
 _MIRROR = {"lt": "gt", "le": "ge", "gt": "lt", "ge": "le", "eq": "eq", "ne": "ne"}

@@ -14,8 +14,8 @@ from elastify._plan import Constraint
 from elastify._rules import Facts, Why
 from elastify._terms import Terms
 
-HEADS, DIM, WIDTH = Attr("attn", "num_heads"), Attr("attn", "head_dim"), Attr("", "width")
-VALUES = {HEADS: 3, DIM: 4, WIDTH: 12}
+HEADS, DIM, WIDTH, PART = (Attr("", name) for name in ("num_heads", "head_dim", "width", "part"))
+VALUES = {HEADS: 3, DIM: 4, WIDTH: 12, PART: 5}
 
 
 class World:
@@ -51,6 +51,15 @@ def test_a_quotient_makes_a_product(world: World) -> None:
     assert not world.frozen(Dim(0, 1))
 
 
+def test_a_quotient_finds_its_divisor_wherever_it_stands(world: World) -> None:
+    """Heads that vary fastest: C is Product(head_dim, heads), and C // heads still is head_dim."""
+    world.facts.same(world.term(WIDTH), world.facts.product(world.term(DIM), world.term(HEADS)))
+    world.facts.equate(Op("floordiv", (WIDTH, HEADS)), world.term(Dim(0, 2)))
+    world.solver.solve()
+    assert world.layout(Dim(0, 2)) == world.layout(DIM)
+    assert not world.frozen(WIDTH)
+
+
 def test_a_product_and_a_sum_of_sizes(world: World) -> None:
     world.facts.equate(Op("mul", (HEADS, DIM)), world.term(Dim(0, 1)))
     world.facts.equate(Op("add", (Op("mul", (2, DIM)), DIM)), world.term(WIDTH))
@@ -71,7 +80,22 @@ def test_a_difference_is_what_is_left_of_a_concat(world: World) -> None:
     assert not facts.terms.is_frozen(rest)
 
 
-@pytest.mark.parametrize("fn", ["mod", "pow", "sub", "neg"])
+def test_a_difference_is_what_a_part_leaves(world: World) -> None:
+    """split(x, [part, width - part]): what follows the part, or what else a known sum has, in whatever order."""
+    first, second = world.facts.leaf(5), world.facts.leaf(7)
+    world.facts.equate(PART, first)
+    world.facts.equate(Op("sub", (WIDTH, PART)), second)
+    world.solver.solve()
+    assert world.layout(WIDTH) == Concat((world.layout(PART), world.facts.terms.resolve(second)))
+    world.facts.same(world.term(Dim(0, 1)), world.facts.concat([second, first]))
+    world.facts.equate(Op("sub", (Dim(0, 1), PART)), rest := world.facts.leaf(7))
+    world.solver.solve()
+    assert world.facts.terms.resolve(rest) == world.facts.terms.resolve(second)
+    assert not world.frozen(PART)
+    assert not world.frozen(Dim(0, 1))
+
+
+@pytest.mark.parametrize("fn", ["mod", "pow", "neg"])
 def test_what_cannot_be_solved_freezes_all_that_it_mentions(world: World, fn: str) -> None:
     args = (Dim(0, 1),) if fn == "neg" else (Dim(0, 1), HEADS)
     world.facts.equate(Op(fn, args), world.facts.leaf(4))
