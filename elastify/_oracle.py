@@ -32,7 +32,10 @@ def oracle_macs(model: nn.Module, args: Sequence[Any] = (), kwargs: Mapping[str,
     420
     """
     training = {module: module.training for module in model.modules()}
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     model.eval()
+    for parameter in trained:  # the counter asks views of them for a gradient that they do not have here
+        parameter.requires_grad_(False)
     try:
         with torch.no_grad(), _plain_kernels():
             counter = FlopCounterMode(display=False, custom_mapping=_UNCOUNTED)
@@ -41,6 +44,8 @@ def oracle_macs(model: nn.Module, args: Sequence[Any] = (), kwargs: Mapping[str,
     finally:
         for module, flag in training.items():
             module.training = flag
+        for parameter in trained:
+            parameter.requires_grad_(True)
     return counter.get_total_flops() // 2
 
 
