@@ -166,7 +166,7 @@ def conv(f: Facts, out: Value, input: Value, weight: Value, bias: Value | None =
     rows = f.dims(weight)[0]
     if int(number) != 1:
         f.same(rows, f.product(groups, f.leaf(rows.size // int(number))))
-    _conv_out(f, out, input, weight, bias, rows)
+    _conv_out(f, out, input, weight, bias, rows, _pointwise(weight, args, kw))
 
 
 @rule("conv_transpose1d conv_transpose2d conv_transpose3d")
@@ -181,16 +181,36 @@ def conv_transpose(
     f.same(f.dims(input)[-space - 1], columns)
     if int(number) != 1:
         f.same(columns, f.product(groups, f.leaf(columns.size // int(number))))
-    _conv_out(f, out, input, weight, bias, f.product(groups, f.dims(weight)[1]))
+    _conv_out(f, out, input, weight, bias, f.product(groups, f.dims(weight)[1]), _pointwise(weight, args, kw))
 
 
-def _conv_out(f: Facts, out: Value, input: Value, weight: Value, bias: Value | None, channels: Term) -> None:
+def _pointwise(weight: Value, args: Sequence[Any], kwargs: dict[str, Any]) -> list[bool]:
+    """Along which dimensions of space a convolution has one tap, moves by one and pads nothing: places do not mix."""
     space = len(weight.shape) - 2
-    for term in (*f.dims(weight)[2:], *f.dims(input)[-space:]):
-        f.freeze(term, "a convolution runs along it")
+
+    def each(name: str, at: int, default: int) -> list[Any]:
+        given = kwargs.get(name, args[at] if len(args) > at else default)
+        numbers = [given] if isinstance(given, (str, int)) else list(given)
+        return numbers * space if len(numbers) == 1 else numbers
+
+    moves, pads = each("stride", 0, 1), each("padding", 1, 0)
+    return [
+        taps == 1 and int(move) == 1 and (isinstance(pad, str) or int(pad) == 0)
+        for taps, move, pad in zip(weight.shape[2:], moves, pads, strict=True)
+    ]
+
+
+def _conv_out(
+    f: Facts, out: Value, input: Value, weight: Value, bias: Value | None, channels: Term, pointwise: Sequence[bool]
+) -> None:
+    lead, places = f.dims(input)[: -len(pointwise) - 1], f.dims(input)[-len(pointwise) :]
+    for taps, place, free in zip(f.dims(weight)[2:], places, pointwise, strict=True):
+        for term in () if free else (taps, place):
+            f.freeze(term, "a convolution runs along it")
     if bias is not None:
         f.same(f.dims(bias)[0], channels)
-    f.give(out, [*f.dims(input)[: -space - 1], channels, *(f.fixed(n) for n in out.shape[-space:])])
+    after = zip(places, out.shape[-len(pointwise) :], pointwise, strict=True)
+    f.give(out, [*lead, channels, *(place if free else f.fixed(n) for place, n, free in after)])
 
 
 @rule("embedding")
