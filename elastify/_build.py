@@ -22,7 +22,7 @@ from elastify._elastic import STATE, State, ids_of
 from elastify._errors import ElastifyError
 from elastify._graph import Graph, Value, values
 from elastify._layout import Layout
-from elastify._plan import Plan
+from elastify._plan import Plan, Stage
 from elastify._planner import Options, Planner, attribute_value, check_patterns
 from elastify._recapture import failing
 from elastify._rewrite import install, is_elastic, remove, set_active
@@ -245,6 +245,7 @@ def _prove_sizes(
     for _ in range(4):
         where = SearchSpace(plan)
         configurations = [ids_of(where, config) for config in (where.min, where.sample(0), where.sample(1))]
+        configurations.append(({}, {stage.name: _first_and_last(stage) for stage in plan.stages}))
         axes, stages = failing(analysis, plan, run, configurations)
         if not axes and not stages:
             return plan
@@ -252,13 +253,18 @@ def _prove_sizes(
         _warn(
             "axes and stages", [f"{names[i]}: {t}" for i, t in axes.items()] + [f"{n}: {t}" for n, t in stages.items()]
         )
-        containers = {stage.name: stage.container for stage in plan.stages}
+        first = {stage.name: stage.blocks[0] for stage in plan.stages}
         planner.excluded = {**planner.excluded, **axes}
-        planner.excluded_runs |= {containers[name] for name in stages}
+        planner.excluded_runs |= {first[name] for name in stages}
         remove(model)
         plan = planner.plan()
         install(model, plan)
     raise ElastifyError("the sizes of this model cannot be proven", fix="pass freeze=[...] for the modules named above")
+
+
+def _first_and_last(stage: Stage) -> tuple[int, ...]:
+    """Blocks that are no prefix, where there are enough."""
+    return (0, len(stage.blocks) - 1) if len(stage.blocks) > 2 else (0,)
 
 
 def _warn(what: str, lines: Sequence[str]) -> None:

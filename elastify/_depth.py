@@ -1,126 +1,207 @@
 """Blocks that can be left out, found in the record of a run.
 
-A child of a Sequential, ModuleList or ModuleDict is skippable if its output has the very layouts of its input
-and leaving it out is what the network was built for: the output is reached from the input through additions
-alone (a residual branch, normalised afterwards or not), or the child repeats its neighbour operation by
-operation. Layouts are only compared, never unified, to find depth. A stage is a run of such children after
-one that stays: the first of the run, or the block before it of the same kind that changes the size.
+Candidates are the children of every module, in the order in which they ran. Those of a Sequential, ModuleList or
+ModuleDict leave their container, and with them goes what a loop over it does around them; a block in a plain attribute
+steps aside and hands on its only input. What leaving one out means is read from the record (`Branches`). A run is a
+row of such blocks, each fed by the one before, after one that stays: the first of its kind in the row, or
+the block before it of the same kind that changes the size. Residual branches that stand alone (inside larger
+modules that cannot go) make up a run with their like in the other modules.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from elastify._analysis import Analysis
-from elastify._graph import Call, Graph, ModuleCall, Value, values
+from elastify._branches import Branches, only_tensor
+from elastify._graph import ModuleCall
+from elastify._plan import Skip
 
-_PASSES = frozenset(
-    """add dropout alpha_dropout layer_norm batch_norm group_norm rms_norm instance_norm relu gelu contiguous clone
-    permute transpose view reshape flatten unflatten to float type_as clamp where""".split()
-)
+_LONGEST_ROUND = 24  # calls of a loop outside its blocks
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Consecutive children of a container; the first always stays."""
+    """Consecutive blocks of a container; the first always stays. `skips` says of the others what goes, by graph."""
 
     container: str
     blocks: tuple[str, ...]
+    skips: Mapping[str, tuple[Skip, ...]] = field(default_factory=dict, compare=False)
 
 
-def find_runs(analysis: Analysis, children: Mapping[str, Sequence[str]], kind: Callable[[str], Any]) -> list[Run]:
+def find_runs(
+    analysis: Analysis,
+    containers: Mapping[str, Sequence[str]],
+    kind: Callable[[str], Any],
+    others: Mapping[str, Sequence[str]] | None = None,
+) -> list[Run]:
     """Runs of skippable blocks.
 
-    `children` maps each container path to the paths of its children in order; `kind` gives what must be equal
-    of a block and the one that stays before it (its class).
+    `containers` maps each container's path to the paths of its children in order, `others` does so for other modules;
+    `kind` gives what must be equal of a block and the one that stays before it (its class).
     """
-    tables = [_calls_by_path(graph) for graph in analysis.graphs]
-    runs: list[Run] = []
-    for container in sorted(children, key=lambda path: path.count(".")):
-        if any(container == b or container.startswith(f"{b}.") for run in runs for b in run.blocks):
+    finder = _Finder(analysis, containers, kind)
+    for path in sorted({**containers, **(others or {})}, key=lambda path: (path.count(".") + bool(path), path)):
+        if finder.inside(path):
             continue
-        for blocks in _rows(analysis, tables, children[container]):
-            if len(blocks) > 1 and kind(blocks[0]) != kind(blocks[1]):
-                blocks = blocks[1:]  # the block that stays must be like the next
-            if len(blocks) > 1:
-                runs.append(Run(container, tuple(blocks)))
-    return runs
+        rows = finder.rows(containers[path]) if path in containers else finder.loose_rows((others or {})[path])
+        for row, skips in rows:
+            if len(row) > 1 and kind(row[0]) != kind(row[1]):
+                row = row[1:]  # the block that stays must be like the next
+            if len(row) > 1:
+                finder.runs.append(Run(path, tuple(row), skips))
+    finder.add_lone({**containers, **(others or {})})
+    return finder.runs
 
 
-def _rows(
-    analysis: Analysis, tables: list[dict[str, list[ModuleCall]]], children: Sequence[str]
-) -> Iterator[list[str]]:
-    """Children in rows: one that stays, and those after it that may be skipped."""
-    row: list[str] = []
-    for path in children:
-        if row and _skippable(analysis, tables, path, row[-1]):
-            row.append(path)
-            continue
-        yield row
-        row = [path] if all(len(table.get(path, ())) == 1 for table in tables) else []
-    yield row
+Spans = list[tuple[int, int]]  # of one module, its first and last call in each graph
 
 
-def _calls_by_path(graph: Graph) -> dict[str, list[ModuleCall]]:
-    table: dict[str, list[ModuleCall]] = {}
-    for call in graph.modules:
-        table.setdefault(call.path, []).append(call)
-    return table
+class _Finder:
+    def __init__(
+        self, analysis: Analysis, containers: Mapping[str, Sequence[str]], kind: Callable[[str], Any]
+    ) -> None:
+        self.containers, self.kind = containers, kind
+        self.branches = [Branches(analysis, index) for index in range(len(analysis.graphs))]
+        self.calls: list[dict[str, list[ModuleCall]]] = []
+        for graph in analysis.graphs:
+            table: dict[str, list[ModuleCall]] = {}
+            for call in graph.modules:
+                table.setdefault(call.path, []).append(call)
+            self.calls.append(table)
+        self.runs: list[Run] = []
 
+    def inside(self, path: str) -> bool:
+        """Whether a module is a block of a run, or part of one."""
+        return any(path == block or path.startswith(f"{block}.") for run in self.runs for block in run.blocks)
 
-def _skippable(analysis: Analysis, tables: list[dict[str, list[ModuleCall]]], path: str, before: str) -> bool:
-    for index, table in enumerate(tables):
-        calls = table.get(path, [])
-        if len(calls) != 1:
+    def spans(self, path: str) -> Spans | None:
+        """Where a module ran, if it ran once in each graph; a container that is not called runs with its parts."""
+        found = []
+        for table in self.calls:
+            calls = table.get(path, [])
+            if not calls and path in self.containers:
+                parts = [table.get(part, []) for part in self.containers[path]]
+                if not parts or any(len(part) != 1 for part in parts):
+                    return None
+                calls = sorted((part[0] for part in parts), key=lambda call: call.start)
+            elif len(calls) != 1:
+                return None
+            found.append((calls[0].start, calls[-1].stop))
+        return found
+
+    # -- children of containers --------------------------------------------------------------------------------
+
+    def rows(self, children: Sequence[str]) -> Iterator[tuple[list[str], dict[str, tuple[Skip, ...]]]]:
+        """Children in rows: one that stays, and those after it that may be skipped."""
+        row: list[str] = []
+        skips: dict[str, tuple[Skip, ...]] = {}
+        spans = [self.spans(path) for path in children]
+        offset: int | None = None
+        for index, path in enumerate(children):
+            span = spans[index]
+            if row and span is not None and not self.splits(path):
+                found, offset = self.skippable(path, spans, index, offset)
+                if found is not None:
+                    row.append(path)
+                    skips[path] = found
+                    continue
+            yield row, skips
+            row, skips, offset = ([path] if span is not None and not self.splits(path) else []), {}, None
+        yield row, skips
+
+    def splits(self, path: str) -> bool:
+        """Whether a child is itself a row of blocks: then those are what may go, one by one."""
+        parts = self.containers.get(path, ())
+        if len(parts) < 2 or len({self.kind(part) for part in parts}) > 1 or path not in self.calls[0]:
             return False
-        graph, call = analysis.graphs[index], calls[0]
-        source = next(values((call.args, call.kwargs)), None)
-        target = next(values(call.out), None)
-        if source is None or target is None or isinstance(call.out, dict):
-            return False
-        if not _same_layouts(analysis, index, source, target):
-            return False
-        inside = graph.calls[call.start : call.stop]
-        if not _is_residual(inside, source, target) and not _repeats(graph, inside, table.get(before, []), source):
-            return False
-    return True
+        return all(self.alone(part) is not None for part in parts)
 
+    def skippable(
+        self, path: str, spans: Sequence[Spans | None], index: int, offset: int | None
+    ) -> tuple[tuple[Skip, ...] | None, int | None]:
+        """How child `index` goes, with the part of the loop around it that goes too.
 
-def _same_layouts(analysis: Analysis, index: int, a: Value, b: Value) -> bool:
-    terms, dims = analysis.terms, analysis.dims[index]
-    if a.shape != b.shape or a.id not in dims or b.id not in dims:
-        return False
-    return all(
-        x.size == 1 or terms.resolve(x) == terms.resolve(y) or (terms.is_frozen(x) and terms.is_frozen(y))
-        for x, y in zip(dims[a.id], dims[b.id], strict=True)
-    )
+        That part begins `offset` calls after the end of the child before; all children of a row have the same.
+        """
+        here, before = spans[index], spans[index - 1]
+        after = spans[index + 1] if index + 1 < len(spans) else None
+        assert here is not None
+        assert before is not None
+        gap = here[0][0] - before[0][1]
+        for shift in range(min(gap, _LONGEST_ROUND) + 1) if offset is None else [offset]:
+            found = []
+            for number, branches in enumerate(self.branches):
+                (was, start), stop = before[number], here[number][1]
+                if shift > here[number][0] - start or stop + shift > len(branches.graph.calls):
+                    break
+                if after is not None and stop <= after[number][0] < stop + shift:
+                    break
+                start, stop = start + shift, stop + shift
+                skip = branches.without(path, start, stop, (was + shift, start))
+                if skip is None:
+                    break
+                found.append(skip)
+            if len(found) == len(self.branches):
+                return tuple(found), shift
+        return None, None
 
+    # -- blocks that stand alone -------------------------------------------------------------------------------
 
-def _is_residual(inside: Sequence[Call], source: Value, target: Value) -> bool:
-    """Whether additions (and what normally surrounds them) lead from the input to the output, past a branch."""
-    made = {value.id: call for call in inside for value in call.outputs()}
-    reached, waiting = set(), [target.id]
-    added = False
-    while waiting:
-        ident = waiting.pop()
-        if ident in reached:
-            continue
-        reached.add(ident)
-        call = made.get(ident)
-        if call is not None and call.op in _PASSES:
-            added = added or call.op == "add"
-            waiting += [v.id for v in (call.inputs() if call.op == "add" else call.inputs()[:1])]
-    return source.id in reached and added
+    def alone(self, path: str) -> tuple[Skip, ...] | None:
+        """How a block goes of which nothing around it goes, if it is a residual branch."""
+        span = self.spans(path)
+        if span is None:
+            return None
+        found = [branches.without(path, *place) for branches, place in zip(self.branches, span, strict=True)]
+        return tuple(skip for skip in found if skip) if all(found) else None
 
+    def steps_aside(self, path: str) -> tuple[Skip, ...] | None:
+        """How a block with one tensor in and one out goes that stays in its place and hands on what it gets."""
+        found = self.alone(path)
+        for skip, table in zip(found or (), self.calls, strict=False):
+            calls = table.get(path, [])
+            given = only_tensor(calls[0].args, calls[0].kwargs) if calls else None
+            made = only_tensor(calls[0].out, ()) if calls else None
+            if given is None or made is None or skip.instead != ((made.id, given.id),):
+                return None
+        return found
 
-def _repeats(graph: Graph, inside: Sequence[Call], before: Sequence[ModuleCall], source: Value) -> bool:
-    """Whether the block does, operation by operation, what its neighbour does, and feeds on its output."""
-    if len(before) != 1 or not any(v.name for call in inside for v in call.inputs()):
-        return False
-    other = graph.calls[before[0].start : before[0].stop]
-    return len(other) == len(inside) and all(
-        a.op == b.op and [v.shape for v in a.inputs()] == [v.shape for v in b.inputs()]
-        for a, b in zip(inside, other, strict=True)
-    )
+    def loose_rows(self, children: Sequence[str]) -> Iterator[tuple[list[str], dict[str, tuple[Skip, ...]]]]:
+        """Children of a plain module in the order in which they ran, in rows as above."""
+        ran = [(span[0], path) for path in children if (span := self.spans(path)) is not None]
+        row: list[str] = []
+        skips: dict[str, tuple[Skip, ...]] = {}
+        end = -1
+        for (start, stop), path in sorted(ran):
+            found = self.steps_aside(path) if row and start == end and not self.splits(path) else None
+            if found is not None:
+                row.append(path)
+                skips[path] = found
+            else:
+                yield row, skips
+                row, skips = [path], {}
+            end = stop
+        yield row, skips
+
+    def add_lone(self, children: Mapping[str, Sequence[str]]) -> None:
+        """Runs of residual branches that have the same place in different modules."""
+        groups: dict[tuple[str, Any], list[str]] = {}
+        blocks: dict[str, tuple[Skip, ...]] = {}
+        for call in self.branches[0].graph.modules:
+            path, parent = call.path, call.path.rpartition(".")[0]
+            if not path or self.inside(path) or any(path.startswith(f"{block}.") for block in blocks):
+                continue
+            if path in blocks or self.splits(path) or parent not in children:
+                continue
+            found = self.alone(path) if parent in self.containers else self.steps_aside(path)
+            if found is not None:
+                blocks[path] = found
+                groups.setdefault((re.sub(r"\d+", "*", path), self.kind(path)), []).append(path)
+        for (pattern, _), paths in groups.items():
+            if len(paths) > 1:
+                container = pattern.partition("*")[0].rpartition(".")[0]
+                self.runs.append(Run(container, tuple(paths), {path: blocks[path] for path in paths[1:]}))

@@ -54,16 +54,28 @@ class Constraint:
 
 
 @dataclass(frozen=True, slots=True)
+class Skip:
+    """A block left out of a recorded run: calls `start:stop` are gone, and for each value that they handed on
+    another stands in."""
+
+    start: int
+    stop: int
+    instead: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Stage:
     """Repeated blocks of which a prefix may be kept (`blocks` are module paths; the first always stays).
 
-    `container` is the path of the Sequential or ModuleList that holds them. `choices` are legal numbers of blocks.
+    `container` is the path of the module that holds them. `choices` are legal numbers of blocks. `skips` tells of
+    every block but the first what leaving it out does to the recorded run.
     """
 
     name: str
     container: str
     blocks: tuple[str, ...]
     choices: tuple[int, ...]
+    skips: Mapping[str, Skip] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,11 +56,11 @@ def matches(pattern: str, *names: str) -> bool:
     return any(fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*") for name in names)
 
 
-def containers(model: nn.Module) -> dict[str, list[str]]:
-    """Paths of the containers of a model and of their children in order."""
+def children(model: nn.Module, *, contained: bool) -> dict[str, list[str]]:
+    """Paths of the containers of a model, or of its other modules, and of their children in order."""
     found = {}
     for path, module in model.named_modules():
-        if isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict)):
+        if isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict)) is contained:
             found[path] = [f"{path}.{name}" if path else name for name, _ in module.named_children()]
     return found
 
@@ -259,11 +259,13 @@ class Planner:
         def kind(path: str) -> type:
             return type(self.model.get_submodule(path))
 
-        found = find_runs(self.analysis, containers(self.model), kind)
+        found = find_runs(
+            self.analysis, children(self.model, contained=True), kind, children(self.model, contained=False)
+        )
         return [
             run
             for run in found
-            if run.container not in self.excluded_runs
+            if run.blocks[0] not in self.excluded_runs
             and not any(matches(p, run.container, *run.blocks) for p in self.options.freeze)
         ]
 
@@ -278,7 +280,8 @@ class Planner:
                 ratio = 0.25 if found is None else found
             explicit = _last_match(self.options.choices, name)
             choices = build_choices(len(run.blocks), "depth", ratio, None, explicit, name=name)
-            stages.append(Stage(name, run.container, run.blocks, choices))
+            skips = {path: skips[0] for path, skips in run.skips.items()}
+            stages.append(Stage(name, run.container, run.blocks, choices, skips))
         return tuple(stages)
 
     def frozen(self, elastic: set[int]) -> tuple[FrozenDim, ...]:

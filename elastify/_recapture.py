@@ -30,34 +30,77 @@ class Mismatch:
 
 
 def compare(analysis: Analysis, plan: Plan, reduced: Graph, sizes: Sizes, blocks: Blocks) -> Mismatch | None:
-    """The first difference between a captured subnet and what the plan says it is."""
-    skipped = tuple(
-        f"{block}."
+    """The first difference between a captured subnet and what the plan says it is.
+
+    The same operations must run on the same tensors, where a tensor that a skipped block handed on is the one that
+    takes its place.
+    """
+    graph = analysis.graphs[0]
+    skips = [
+        stage.skips[block]
         for stage in plan.stages
         for index, block in enumerate(stage.blocks)
         if index not in blocks.get(stage.name, range(len(stage.blocks)))
-    )
-    full = [call for call in _effective(analysis.graphs[0]) if not f"{call.where}.".startswith(skipped)]
-    now = _effective(reduced)
+    ]
+    gone = {number for skip in skips for number in range(skip.start, skip.stop)}
+    full = [call for number, call in enumerate(graph.calls) if number not in gone and _effective(call)]
+    now = [call for call in reduced.calls if _effective(call)]
     if len(full) != len(now):
         at = next((i for i, (a, b) in enumerate(zip(full, now, strict=False)) if a.op != b.op), -1)
         return Mismatch(
             f"{len(now)} operations instead of {len(full)}; the first other one is {full[at].op} "
             f"in {full[at].where or 'the model'} ({full[at].source})"
         )
+    flow = _Flow(graph, reduced, dict(pair for skip in skips for pair in skip.instead))
     for a, b in zip(full, now, strict=True):
-        found = _compare_values(analysis, a.outputs(), b.outputs(), sizes)
+        found = _compare_values(analysis, a.outputs(), b.outputs(), sizes) or flow.follow(a.inputs(), b.inputs())
         if a.op != b.op:
             found = f"{b.op} runs in place of {a.op}"
         if found:
             return Mismatch(f"{found} from {a.op} in {a.where or 'the model'} ({a.source})")
-    found = _compare_values(analysis, analysis.graphs[0].outputs, reduced.outputs, sizes)
+        flow.bind(a.outputs(), b.outputs())
+    lost = {v.id for number in gone for v in graph.calls[number].outputs()} - flow.instead.keys()
+    outputs = [value for value in graph.outputs if value.id not in lost]
+    found = _compare_values(analysis, outputs, reduced.outputs, sizes) or flow.follow(outputs, reduced.outputs)
     return Mismatch(f"{found} from the whole model") if found else None
 
 
-def _effective(graph: Graph) -> list[Call]:
-    """Calls that made something: `x.to(x.dtype)` gives back x, and may or may not be recorded."""
-    return [call for call in graph.calls if not {v.id for v in call.outputs()} <= {v.id for v in call.inputs()}]
+def _effective(call: Call) -> bool:
+    """Whether a call made something: `x.to(x.dtype)` gives back x, and may or may not be recorded."""
+    return not {v.id for v in call.outputs()} <= {v.id for v in call.inputs()}
+
+
+class _Flow:
+    """Which value of the reduced graph is which of the full one; `instead` gives those that take another's place.
+
+    Parameters are known by name. A sliced one is a tensor without a name, made anew at each use.
+    """
+
+    def __init__(self, full: Graph, reduced: Graph, instead: dict[int, int]) -> None:
+        self.instead = instead
+        self.owned = {value.id: reduced.tensors[name].id for name, value in full.tensors.items()}
+        self.known = {*self.owned.values(), *(v.id for call in reduced.calls for v in call.outputs())}
+        self.same: dict[int, int] = {}
+        self.bind(full.inputs, reduced.inputs)
+
+    def bind(self, full: Sequence[Value], reduced: Sequence[Value]) -> None:
+        self.same.update((a.id, b.id) for a, b in zip(full, reduced, strict=True))
+
+    def follow(self, full: Sequence[Value], reduced: Sequence[Value]) -> str:
+        """The first value that is not the one it should be; one that nothing made is known by its first use."""
+        if len(full) != len(reduced):
+            return f"{len(reduced)} tensors instead of {len(full)}"
+        for a, b in zip(full, reduced, strict=True):
+            ident = a.id
+            while ident in self.instead:
+                ident = self.instead[ident]
+            if ident in self.owned:
+                wrong = b.id in self.known and b.id != self.owned[ident]
+            else:
+                wrong = self.same.setdefault(ident, b.id) != b.id
+            if wrong:
+                return f"{b} in place of {a}"
+        return ""
 
 
 def _compare_values(analysis: Analysis, full: Sequence[Value], reduced: Sequence[Value], sizes: Sizes) -> str:

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from elastify import activate, elastify, extract, space
+from elastify import ElastifyError, activate, elastify, extract, space
 from elastify._analysis import analyse
 from elastify._capture import capture_all
 from elastify._depth import Run, find_runs
-from elastify._planner import attribute_value, containers
+from elastify._planner import attribute_value, children
 
 X = torch.randn(2, 6, generator=torch.Generator().manual_seed(0))
 
@@ -55,7 +55,8 @@ def chain(*blocks: nn.Module, width: int = 8, out: int = 8) -> nn.Module:
 def runs(model: nn.Module) -> list[Run]:
     graphs = capture_all(model, (X,), {})
     found = analyse(graphs, lambda attr: attribute_value(model, attr), [name for name, _ in model.named_parameters()])
-    return find_runs(found, containers(model), lambda path: type(model.get_submodule(path)))
+    parts = children(model, contained=True), children(model, contained=False)
+    return find_runs(found, parts[0], lambda path: type(model.get_submodule(path)), parts[1])
 
 
 def blocks_of(model: nn.Module) -> list[tuple[str, ...]]:
@@ -201,3 +202,190 @@ def test_min_ratio_choices_and_freeze_reach_stages() -> None:
     assert stage(choices={"1": [2]}) == (2, 4)
     assert stage(freeze=["1"], keep_outputs=False) == ()
     assert stage(depth=False) == ()
+
+
+# -- where blocks are found, and where not -------------------------------------------------------------------
+
+
+def fc(width: int = 8) -> nn.Linear:
+    return nn.Linear(width, width)
+
+
+def looped(forward: Callable[..., Any], blocks: nn.Module, **parts: Any) -> Fn:
+    """A stem, blocks that `forward(m, x)` runs, and a head."""
+    return Fn(
+        lambda m, x: m.head(forward(m, m.stem(x))), stem=nn.Linear(6, 8), blocks=blocks, head=nn.Linear(8, 3), **parts
+    )
+
+
+def every(m: Any, x: Any, step: Callable[[Any, Any], Any]) -> Any:
+    for block in m.blocks:
+        x = step(block, x)
+    return x
+
+
+def proven(model: nn.Module) -> list[tuple[str, ...]]:
+    """Blocks of the stages that survive verification, after a look at what leaving out the middle ones does."""
+    torch.manual_seed(0)
+    elastify(model, X, freeze=["head", "stem"], min_ratio=1 / 8)
+    found = [stage for stage in space(model).stages if len(stage.blocks) > 1]
+    for stage in found:
+        for wish in (1, range(0, len(stage.blocks), 2)):
+            config = space(model).config({stage.name: wish})
+            with activate(model, config), torch.no_grad():
+                expected = model(X)
+            torch.testing.assert_close(extract(model, config)(X), expected)
+    return [stage.blocks for stage in found]
+
+
+def named(count: int, first: int = 0) -> tuple[str, ...]:
+    return tuple(f"blocks.{i}" for i in range(first, count))
+
+
+def lists(count: int, *make: Callable[[], nn.Module]) -> nn.ModuleList:
+    return nn.ModuleList(nn.ModuleList(one() for one in make) for _ in range(count))
+
+
+def many(make: Callable[[], nn.Module], count: int = 3) -> nn.ModuleList:
+    return nn.ModuleList(make() for _ in range(count))
+
+
+def attention_and_mlp(m: Any, x: Tensor) -> Tensor:
+    for attention, mlp in m.blocks:
+        x = x + torch.tanh(attention(x))
+        x = x + torch.relu(mlp(x))
+    return x
+
+
+def with_weights(m: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+    y = m.fc(x)
+    return x + torch.tanh(y), y.softmax(-1)
+
+
+def two_streams(m: Any, pair: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    hidden, residual = pair
+    residual = hidden + residual
+    return torch.tanh(m.fc(residual)), residual
+
+
+def gated(m: Any, x: Tensor) -> Tensor:
+    x = x + m.fc(x)
+    return x * torch.sigmoid(m.gate(x.mean(0, keepdim=True)))
+
+
+FOUND: dict[str, tuple[Callable[[], nn.Module], list[tuple[str, ...]]]] = {
+    "parts of a block in a list": (lambda: looped(attention_and_mlp, lists(3, fc, fc)), [named(3)]),
+    "an addition in the loop": (
+        lambda: looped(lambda m, x: every(m, x, lambda b, x: x + torch.tanh(b(x))), many(fc)),
+        [named(3)],
+    ),
+    "a norm before and an addition after": (
+        lambda: looped(lambda m, x: every(m, x, lambda b, x: x + b(torch.relu(x) * 2)), many(fc)),
+        [named(3)],
+    ),
+    "attention weights beside the result": (
+        lambda: looped(lambda m, x: every(m, x, lambda b, x: b(x)[0]), many(lambda: Fn(with_weights, fc=fc()))),
+        [named(3)],
+    ),
+    "two streams": (
+        lambda: looped(lambda m, x: sum(every(m, (x, x * 2), lambda b, p: b(p))), many(lambda: Fn(two_streams, fc=fc()))),
+        [named(3)],
+    ),
+    "keywords": (
+        lambda: looped(
+            lambda m, x: every(m, x, lambda b, x: b(other=m.mask, x=x)),
+            many(lambda: Fn(lambda m, other, x: x + torch.tanh(m.fc(x)) * other, fc=fc())), mask=torch.ones(8),
+        ),
+        [named(3)],
+    ),
+    "a memory first": (
+        lambda: looped(
+            lambda m, x: every(m, x, lambda b, y: b(x, y)),
+            many(lambda: Fn(lambda m, memory, x: x + torch.tanh(m.a(x) + m.b(memory)), a=fc(), b=fc())),
+        ),
+        [named(3)],
+    ),
+    "a gate on the sum": (
+        lambda: looped(lambda m, x: every(m, x, lambda b, x: b(x)), many(lambda: Fn(gated, fc=fc(), gate=fc()))),
+        [named(3)],
+    ),
+    "a dictionary": (
+        lambda: looped(
+            lambda m, x: [x := b(x) for b in m.blocks.values()][-1], nn.ModuleDict({k: residual() for k in "abc"})
+        ),
+        [("blocks.a", "blocks.b", "blocks.c")],
+    ),
+    "plain attributes": (
+        lambda: looped(
+            lambda m, x: m.b3(m.b2(m.b1(m.blocks(x)))), nn.Tanh(), b1=residual(), b2=residual(), b3=residual()
+        ),
+        [("b1", "b2", "b3")],
+    ),
+    "children of a module": (
+        lambda: looped(
+            lambda m, x: m.blocks(x),
+            Fn(lambda m, x: [x := b(x) for b in m.children()][-1], b1=residual(), b2=residual(), b3=residual()),
+        ),
+        [("blocks.b1", "blocks.b2", "blocks.b3")],
+    ),
+    "branches in blocks that cannot go": (
+        lambda: looped(
+            lambda m, x: every(m, x, lambda b, x: b(x)),
+            many(lambda: nn.Sequential(residual(), nn.Linear(8, 8), nn.ReLU())),
+        ),
+        [("blocks.0.0", "blocks.1.0", "blocks.2.0")],
+    ),
+    "blocks in stages": (
+        lambda: looped(
+            lambda m, x: every(m, x, lambda b, x: b(x)), many(lambda: nn.Sequential(residual(), residual(), fc()), 2)
+        ),
+        [("blocks.0.0", "blocks.0.1"), ("blocks.1.0", "blocks.1.1")],
+    ),
+    "rows of blocks in a row": (
+        lambda: looped(lambda m, x: every(m, x, lambda b, x: b(x)), many(lambda: nn.Sequential(residual(), residual()), 2)),
+        [("blocks.0.0", "blocks.0.1"), ("blocks.1.0", "blocks.1.1")],
+    ),
+    "a loop over the length": (
+        lambda: looped(lambda m, x: [x := m.blocks[i](x) for i in range(len(m.blocks))][-1], many(residual)),
+        [named(3)],
+    ),
+    "features of all blocks in one sum": (
+        lambda: looped(lambda m, x: torch.cat([x := b(x) for b in m.blocks], 1).view(2, 3, 8)[:, 0], many(residual)),
+        [],
+    ),
+    "the result of a certain block": (
+        lambda: looped(lambda m, x: [x := b(x) for b in m.blocks][1], many(residual, 4)),
+        [],
+    ),
+    "branches side by side": (
+        lambda: looped(lambda m, x: sum(b(y) for b, y in zip(m.blocks, (x, x * 2, x * 3), strict=True)), many(residual)),
+        [],
+    ),
+    "weights in a second list": (
+        lambda: looped(
+            lambda m, x: [x := b(x) + g(x) for b, g in zip(m.blocks, m.gates, strict=False)][-1],
+            many(residual), gates=many(fc),
+        ),
+        [],
+    ),
+    "weights that another block uses": (
+        lambda: looped(lambda m, x: m.blocks[1].fc(every(m, x, lambda b, x: b(x))), many(residual)),
+        [named(3, 1)],
+    ),
+    "a number in the source": (
+        lambda: looped(lambda m, x: [x := m.blocks[i](x) for i in range(3)][-1], many(residual)),
+        [],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", FOUND)
+@pytest.mark.filterwarnings("ignore:verification took")
+def test_what_is_found_and_proven(case: str) -> None:
+    make, expected = FOUND[case]
+    try:
+        found = proven(make())
+    except ElastifyError as error:
+        assert "nothing in this Fn is elastic" in str(error)
+        found = []
+    assert found == expected

@@ -19,7 +19,7 @@ from elastify._capture import capture
 from elastify._errors import ElastifyError as Error
 from elastify._graph import Graph
 from elastify._layout import Axis, Concat, Layout, Product
-from elastify._plan import ElasticAxis, Plan, Stage
+from elastify._plan import ElasticAxis, Plan, Skip, Stage
 from elastify._recapture import compare, failing
 from elastify._verify import check_finite, derangement, failing_axes, quiet, redraw
 
@@ -250,9 +250,11 @@ def test_another_operation_of_the_same_size_is_a_difference() -> None:
 def test_an_output_of_another_size_is_a_difference_even_if_all_operations_agree() -> None:
     model = nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 3))
     found = recorded(model)
-    stage = Stage("blocks", "", ("0", "1"), (1, 2))
-    cut = capture(nn.Sequential(nn.Linear(6, 4)), (X,), {})
-    mismatch = compare(found, Plan(stages=(stage,)), cut, {}, {"blocks": (0,)})
+    first, last = (call.out.id for call in found.graphs[0].calls)
+    stage = Stage("blocks", "", ("0", "1"), (1, 2), {"1": Skip(1, 2, ((last, first),))})
+    cut = nn.Sequential(nn.Linear(6, 4), model[1])
+    cut.forward = lambda x: cut[0](x)
+    mismatch = compare(found, Plan(stages=(stage,)), capture(cut, (X,), {}), {}, {"blocks": (0,)})
     assert mismatch is not None
     assert mismatch.text == "[2, 4] and not [2, 3] from the whole model"
 

@@ -1,0 +1,151 @@
+"""What leaving out a stretch of a recorded run would mean.
+
+A stretch (the calls of a block, or of one round of a loop) can go if everything that it hands on can be replaced by
+something that was there before, of the very same layouts. What replaces what is read from the record in one of two
+ways. The stretch is a *residual branch* if additions (and what normally surrounds them) lead from a tensor
+that it was given to the one that it hands on. It is a *repetition* if it does, operation by operation, what the
+stretch before it does, and feeds on that one's results. Layouts are only compared, never unified, to find depth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import chain
+
+from elastify._analysis import Analysis
+from elastify._graph import Call, Graph, Value, values
+from elastify._plan import Skip
+
+_KEEPS = frozenset(
+    """dropout alpha_dropout feature_dropout layer_norm batch_norm group_norm rms_norm instance_norm relu relu6 gelu silu
+    leaky_relu elu mish hardswish hardtanh prelu tanh contiguous clone permute transpose view reshape flatten unflatten
+    squeeze unsqueeze getitem select narrow chunk split unbind to float type_as clamp where checkpoint""".split()
+)  # what may stand between an addition and the end of a branch: these follow their first tensor
+_JOINS = frozenset("add cat mul lerp".split())  # and these all that are not smaller than their result
+
+
+class Branches:
+    """The stretches of one graph of an analysis."""
+
+    def __init__(self, analysis: Analysis, index: int) -> None:
+        self.analysis, self.index = analysis, index
+        self.graph: Graph = analysis.graphs[index]
+        self.made: dict[int, int] = {}
+        self.first: dict[int, int] = {}  # of every value, the first call that uses it
+        self.last: dict[int, int] = {}  # and the last
+        for number, call in enumerate(self.graph.calls):
+            for value in call.outputs():
+                self.made.setdefault(value.id, number)
+            for value in call.inputs():
+                self.first.setdefault(value.id, number)
+                self.last[value.id] = number
+        self.owned: dict[int, list[str]] = {}
+        for name, value in self.graph.tensors.items():
+            self.owned.setdefault(value.id, []).append(name)
+        self.returned = {value.id for value in self.graph.outputs}
+
+    def handed_on(self, start: int, stop: int) -> tuple[list[Value], bool]:
+        """Values made in the stretch and used after it, and whether others are part of the model's result."""
+        used, returned = [], False
+        for call in self.graph.calls[start:stop]:
+            for value in call.outputs():
+                if start <= self.made[value.id]:
+                    if self.last.get(value.id, -1) >= stop:
+                        used.append(value)
+                    else:
+                        returned |= value.id in self.returned
+        return used, returned
+
+    def without(self, path: str, start: int, stop: int, before: tuple[int, int] | None = None) -> Skip | None:
+        """The stretch of the block at `path` left out, if that is possible.
+
+        `before` is the stretch before it where there is one: then all that takes over must have been made in that.
+        """
+        since = before[0] if before else -1
+        twins = self._twins(start, stop, before) if before else {}
+
+        def source(value: Value) -> Value | None:
+            found = chain(twins.get(value.id, ()), self._sources(start, stop, value))
+            return next((v for v in found if self.made.get(v.id, -1) >= since and self._alike(v, value)), None)
+
+        return self._skip(path, start, stop, source)
+
+    def _twins(self, start: int, stop: int, before: tuple[int, int]) -> dict[int, list[Value]]:
+        """For every result of a stretch that repeats the one before it, and feeds on that, the one there."""
+        inside, other = self.graph.calls[start:stop], self.graph.calls[slice(*before)]
+        if len(inside) != len(other) or not all(_same_call(a, b) for a, b in zip(inside, other, strict=True)):
+            return {}
+        given = {v.id for call in inside for v in call.inputs()}
+        return {
+            a.id: [b] if b.id in given else []
+            for one, two in zip(inside, other, strict=True)
+            for a, b in zip(one.outputs(), two.outputs(), strict=False)
+        }
+
+    def _skip(self, path: str, start: int, stop: int, source: Callable[[Value], Value | None]) -> Skip | None:
+        owned = {v.id for call in self.graph.calls[start:stop] for v in call.inputs()} & self.owned.keys()
+        if not owned:
+            return None  # no weights: nothing would be saved
+        for ident in owned:
+            elsewhere = self.first[ident] < start or self.last[ident] >= stop
+            if elsewhere and all(name.startswith(f"{path}.") for name in self.owned[ident]):
+                return None  # its weights are needed outside
+        used, returned = self.handed_on(start, stop)
+        if not used and returned:
+            return self._last(start, stop, source)
+        instead = [(value.id, found.id) for value in used if (found := source(value)) is not None]
+        return Skip(start, stop, tuple(instead)) if instead and len(instead) == len(used) else None
+
+    def _last(self, start: int, stop: int, source: Callable[[Value], Value | None]) -> Skip | None:
+        """A stretch whose result is the model's: all results that can be replaced are."""
+        own = [v for call in self.graph.calls[start:stop] for v in call.outputs() if v.id in self.returned]
+        pairs = [(value.id, found.id) for value in own if (found := source(value)) is not None]
+        return Skip(start, stop, tuple(pairs)) if pairs else None
+
+    def _sources(self, start: int, stop: int, target: Value) -> Iterator[Value]:
+        """Values from outside that lead to `target` through at least one addition, the nearest first."""
+        seen: set[tuple[int, bool]] = set()
+        waiting = [(target, False)]
+        while waiting:
+            value, added = waiting.pop(0)
+            if (value.id, added) in seen:
+                continue
+            seen.add((value.id, added))
+            number = self.made.get(value.id, -1)
+            if not start <= number < stop:
+                if added and value.id not in self.owned:
+                    yield value
+                continue
+            call = self.graph.calls[number]
+            given = call.inputs()
+            if call.op in _JOINS:
+                large = [v for v in given if _count(v) * 2 >= _count(value) or call.op == "cat"]
+                waiting += [(v, added or call.op in ("add", "lerp")) for v in large]
+            elif call.op in _KEEPS:
+                waiting += [(v, added) for v in given[:1]]
+
+    def _alike(self, a: Value, b: Value) -> bool:
+        terms, dims = self.analysis.terms, self.analysis.dims[self.index]
+        if a.shape != b.shape or a.id not in dims or b.id not in dims:
+            return False
+        return all(
+            x.size == 1 or terms.resolve(x) == terms.resolve(y) or (terms.is_frozen(x) and terms.is_frozen(y))
+            for x, y in zip(dims[a.id], dims[b.id], strict=True)
+        )
+
+
+def _same_call(a: Call, b: Call) -> bool:
+    return a.op == b.op and [v.shape for v in a.inputs()] == [v.shape for v in b.inputs()]
+
+
+def _count(value: Value) -> int:
+    count = 1
+    for size in value.shape:
+        count *= size
+    return count
+
+
+def only_tensor(args: object, kwargs: object) -> Value | None:
+    """The one tensor of a call, if it has just one."""
+    found = list(values((args, kwargs)))
+    return found[0] if len(found) == 1 else None
