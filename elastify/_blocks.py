@@ -2,7 +2,7 @@
 
 A Sequential, ModuleList or ModuleDict that holds elastic blocks gets a subclass in which iteration, length, indexing,
 slicing and membership see the kept blocks; `_modules`, and with it parameters, state_dict and named_modules, stays
-whole. A block in a plain attribute gets a subclass whose forward returns its only input while it is left out.
+whole. A block that steps aside gets a subclass whose forward returns its only input while it is left out.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import operator
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from functools import wraps
 from typing import Any
 
@@ -62,6 +63,20 @@ def close_gaps(model: nn.Module, gone: Mapping[str, Collection[str]]) -> dict[At
                     module.__dict__["layer_idx"] = int(new)
                     old_places[Attr(inner, "layer_idx")] = int(old)
     return old_places
+
+
+@contextmanager
+def identities(model: nn.Module, paths: Collection[str]) -> Iterator[None]:
+    """Blocks that step aside replaced by `nn.Identity`, as they are in an extracted model, inside the block."""
+    parents = {path: resolve(model, path.rpartition(".")[0])._modules for path in paths}
+    blocks = {path: parents[path][path.rpartition(".")[2]] for path in paths}
+    try:
+        for path in paths:
+            parents[path][path.rpartition(".")[2]] = nn.Identity()
+        yield
+    finally:
+        for path in paths:
+            parents[path][path.rpartition(".")[2]] = blocks[path]
 
 
 def container_members(base: type[Any]) -> dict[str, Any]:
@@ -138,7 +153,7 @@ def block_members(base: type[nn.Module]) -> dict[str, Any]:
     @wraps(inner)
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         active = self._elastify.active
-        if active is None or self.__dict__["_elastify_path"] not in active.skipped:
+        if active is None or self.__dict__["_elastify_path"] not in active.aside:
             return inner(self, *args, **kwargs)
         tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
         if len(tensors) != 1:

@@ -17,9 +17,9 @@ from elastify._graph import Call, Graph, Value, values
 from elastify._plan import Skip
 
 _KEEPS = frozenset(
-    """dropout alpha_dropout feature_dropout layer_norm batch_norm group_norm rms_norm instance_norm relu relu6 gelu silu
-    leaky_relu elu mish hardswish hardtanh prelu tanh contiguous clone permute transpose view reshape flatten unflatten
-    squeeze unsqueeze getitem select narrow chunk split unbind to float type_as clamp where checkpoint""".split()
+    """dropout alpha_dropout feature_dropout layer_norm batch_norm group_norm rms_norm instance_norm relu relu6 gelu
+    silu leaky_relu elu mish hardswish hardtanh prelu tanh contiguous clone permute transpose view reshape flatten
+    unflatten squeeze unsqueeze getitem select narrow chunk split unbind to float type_as clamp where""".split()
 )  # what may stand between an addition and the end of a branch: these follow their first tensor
 _JOINS = frozenset("add cat mul lerp".split())  # and these all that are not smaller than their result
 
@@ -43,6 +43,10 @@ class Branches:
         for name, value in self.graph.tensors.items():
             self.owned.setdefault(value.id, []).append(name)
         self.returned = {value.id for value in self.graph.outputs}
+        self.fed = {value.id for value in self.graph.inputs}  # what depends on the input, not on weights alone
+        for call in self.graph.calls:
+            if any(value.id in self.fed for value in call.inputs()):
+                self.fed.update(value.id for value in call.outputs())
 
     def handed_on(self, start: int, stop: int) -> tuple[list[Value], bool]:
         """Values made in the stretch and used after it, and whether others are part of the model's result."""
@@ -120,7 +124,8 @@ class Branches:
             given = call.inputs()
             if call.op in _JOINS:
                 large = [v for v in given if _count(v) * 2 >= _count(value) or call.op == "cat"]
-                waiting += [(v, added or call.op in ("add", "lerp")) for v in large]
+                joined = call.op in ("add", "lerp") and sum(v.id in self.fed for v in given) > 1
+                waiting += [(v, added or joined) for v in large]
             elif call.op in _KEEPS:
                 waiting += [(v, added) for v in given[:1]]
 

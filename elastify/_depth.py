@@ -25,10 +25,14 @@ _LONGEST_ROUND = 24  # calls of a loop outside its blocks
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Consecutive blocks of a container; the first always stays. `skips` says of the others what goes, by graph."""
+    """Consecutive blocks of a container; the first always stays, and those that step `aside` keep their places.
+
+    `skips` says of the others what goes, by graph.
+    """
 
     container: str
     blocks: tuple[str, ...]
+    aside: bool = False
     skips: Mapping[str, tuple[Skip, ...]] = field(default_factory=dict, compare=False)
 
 
@@ -52,7 +56,7 @@ def find_runs(
             if len(row) > 1 and kind(row[0]) != kind(row[1]):
                 row = row[1:]  # the block that stays must be like the next
             if len(row) > 1:
-                finder.runs.append(Run(path, tuple(row), skips))
+                finder.runs.append(Run(path, tuple(row), path not in containers, skips))
     finder.add_lone({**containers, **(others or {})})
     return finder.runs
 
@@ -61,9 +65,7 @@ Spans = list[tuple[int, int]]  # of one module, its first and last call in each 
 
 
 class _Finder:
-    def __init__(
-        self, analysis: Analysis, containers: Mapping[str, Sequence[str]], kind: Callable[[str], Any]
-    ) -> None:
+    def __init__(self, analysis: Analysis, containers: Mapping[str, Sequence[str]], kind: Callable[[str], Any]) -> None:
         self.containers, self.kind = containers, kind
         self.branches = [Branches(analysis, index) for index in range(len(analysis.graphs))]
         self.calls: list[dict[str, list[ModuleCall]]] = []
@@ -197,11 +199,11 @@ class _Finder:
                 continue
             if path in blocks or self.splits(path) or parent not in children:
                 continue
-            found = self.alone(path) if parent in self.containers else self.steps_aside(path)
+            found = self.steps_aside(path)
             if found is not None:
                 blocks[path] = found
                 groups.setdefault((re.sub(r"\d+", "*", path), self.kind(path)), []).append(path)
         for (pattern, _), paths in groups.items():
             if len(paths) > 1:
                 container = pattern.partition("*")[0].rpartition(".")[0]
-                self.runs.append(Run(container, tuple(paths), {path: blocks[path] for path in paths[1:]}))
+                self.runs.append(Run(container, tuple(paths), True, {path: blocks[path] for path in paths[1:]}))

@@ -35,11 +35,12 @@ def materialise(model: nn.Module, sizes: Mapping[int, int], blocks: Mapping[str,
         set_active(model, {}, {})
         source = describe(model)
         set_active(model, sizes, blocks)
-        removed = sorted(entry.active.skipped) if entry.active else []
+        removed = sorted(entry.active.left) if entry.active else []
+        aside = sorted(entry.active.aside) if entry.active else []
         assert entry.setters is not None
         changed = [[a.owner, a.name, list(a.index), v] for a, v in entry.setters.changed()]
         changed += [[a.owner, a.name, [], resolve(model, a.owner).__dict__[a.name]] for a in entry.moved]
-        small = plain_copy(model, _active_tensors(model), removed)
+        small = plain_copy(model, _active_tensors(model), [*removed, *aside])
         drop_blocks(small, removed)
     finally:
         set_active(model, before.sizes if before else {}, before.blocks if before else {})
@@ -49,6 +50,7 @@ def materialise(model: nn.Module, sizes: Mapping[int, int], blocks: Mapping[str,
         "source": source,
         "attributes": changed,
         "removed": removed,
+        "aside": aside,
     }
     return small
 
@@ -94,7 +96,7 @@ def plain_copy(model: nn.Module, pairs: Collection[tuple[Tensor, Tensor]], skip:
 
 
 def drop_blocks(model: nn.Module, removed: Collection[str]) -> None:
-    """Take placeholders out of their containers and number the rest anew; in a plain attribute they stay."""
+    """Take placeholders out of their containers and number the rest anew."""
     moved = renumbered(model, children_of(removed))
     parents = {path: resolve(model, path) for path in moved}
     for path, names in moved.items():

@@ -103,3 +103,37 @@ def _spread(drafts: Sequence[Draft], names: dict[int, str], rename: Callable[[Dr
         else:
             names[draft.id] = f"{name}{seen[name]}"
             seen[name] += 1
+
+
+def name_runs(runs: Sequence[tuple[str, tuple[str, ...]]]) -> dict[tuple[str, ...], str]:
+    """Names of runs of blocks, given as (container, blocks), by their blocks.
+
+    The only run of a container has its name, `blocks`; one of several says which blocks it has, `blocks.2-5`. Blocks
+    from different places are named after where they stand below their container, `stages.*.mixer` is `stages.mixer`.
+
+    >>> name_runs([("a", ("a.0", "a.1")), ("b", ("b.0", "b.1")), ("b", ("b.3", "b.4")), ("c", ("c.0.fn", "c.1.fn"))])
+    {('a.0', 'a.1'): 'a', ('b.0', 'b.1'): 'b.0-1', ('b.3', 'b.4'): 'b.3-4', ('c.0.fn', 'c.1.fn'): 'c.fn'}
+    """
+    names: dict[tuple[str, ...], str] = {}
+    homes = [_home(blocks) for _, blocks in runs]
+    for (container, blocks), home in zip(runs, homes, strict=True):
+        first, last = (block.rpartition(".")[2] for block in (blocks[0], blocks[-1]))
+        if home is None:
+            words = [word for word in blocks[0].removeprefix(container).split(".") if word and not word.isdigit()]
+            names[blocks] = _join(container, words[-1] if words else "branches")
+        elif homes.count(home) > 1:
+            names[blocks] = _join(container, f"{first}-{last}")
+        else:
+            names[blocks] = container or "blocks"
+    counts, seen = Counter(names.values()), Counter[str]()
+    for blocks, name in names.items():
+        if counts[name] > 1:
+            names[blocks] = f"{name}{seen[name]}"
+            seen[name] += 1
+    return names
+
+
+def _home(blocks: Sequence[str]) -> str | None:
+    """The module that holds all the blocks, if one does."""
+    parents = {block.rpartition(".")[0] for block in blocks}
+    return parents.pop() if len(parents) == 1 else None

@@ -67,14 +67,16 @@ class Skip:
 class Stage:
     """Repeated blocks of which a prefix may be kept (`blocks` are module paths; the first always stays).
 
-    `container` is the path of the module that holds them. `choices` are legal numbers of blocks. `skips` tells of
-    every block but the first what leaving it out does to the recorded run.
+    `container` is the path of the module that holds them. `choices` are legal numbers of blocks. Blocks that step
+    `aside` stay in their place and hand on their input; others leave their container. `skips` tells of every block
+    but the first what leaving it out does to the recorded run.
     """
 
     name: str
     container: str
     blocks: tuple[str, ...]
     choices: tuple[int, ...]
+    aside: bool = False
     skips: Mapping[str, Skip] = field(default_factory=dict, compare=False)
 
 
@@ -85,6 +87,15 @@ class FrozenDim:
     tensor: str
     dim: int
     size: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RigidBlocks:
+    """Blocks that all stay though they look as if they could go: why, as one line."""
+
+    container: str
+    blocks: tuple[str, ...]
     reason: str
 
 
@@ -106,3 +117,4 @@ class Plan:
     constraints: tuple[Constraint, ...] = ()
     statistics: frozenset[str] = frozenset()
     frozen: tuple[FrozenDim, ...] = ()
+    rigid: tuple[RigidBlocks, ...] = ()

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import cached_property
 from typing import Any
 
 from torch import nn
@@ -23,8 +24,8 @@ from elastify._errors import ElastifyError
 from elastify._graph import Graph
 from elastify._ints import Attr, Dim
 from elastify._layout import Axis, Layout, Product, axes_of
-from elastify._naming import Draft, name_axes
-from elastify._plan import Constraint, ElasticAxis, FrozenDim, Plan, Stage
+from elastify._naming import Draft, name_axes, name_runs
+from elastify._plan import Constraint, ElasticAxis, FrozenDim, Plan, RigidBlocks, Stage
 from elastify._terms import Term
 
 _SCALED = frozenset("mul div scaled_dot_product_attention baddbmm matmul pow".split())
@@ -65,15 +66,16 @@ def children(model: nn.Module, *, contained: bool) -> dict[str, list[str]]:
     return found
 
 
-@dataclass(slots=True)
+@dataclass
 class Planner:
-    """Builds the plan of one model; `excluded` axes (demoted by verification) stay fixed."""
+    """Builds the plan of one model; `excluded` axes and `rigid` runs (by their first block), both demoted by
+    verification, stay as they are."""
 
     model: nn.Module
     analysis: Analysis
     options: Options
     excluded: Mapping[int, str] = field(default_factory=dict)
-    excluded_runs: frozenset[str] = frozenset()
+    rigid: Mapping[str, str] = field(default_factory=dict)
 
     def plan(self) -> Plan:
         runs = self.runs()
@@ -96,6 +98,7 @@ class Planner:
             constraints=self.constraints(axes),
             statistics=self.statistics(),
             frozen=self.frozen(elastic),
+            rigid=self.rigid_blocks(),
         )
 
     # -- tensors -----------------------------------------------------------------------------------------
@@ -252,28 +255,36 @@ class Planner:
             found.update(dict.fromkeys(constraints(guards, layout, smallest)))
         return tuple(found)
 
+    @cached_property
+    def found_runs(self) -> list[Run]:
+        contained, others = (children(self.model, contained=flag) for flag in (True, False))
+
+        def kind(path: str) -> Any:
+            parts = tuple(map(kind, contained.get(path, ())))
+            return (type(self.model.get_submodule(path)), parts) if parts else type(self.model.get_submodule(path))
+
+        return find_runs(self.analysis, contained, kind, others) if self.options.depth else []
+
     def runs(self) -> list[Run]:
-        if not self.options.depth:
-            return []
-
-        def kind(path: str) -> type:
-            return type(self.model.get_submodule(path))
-
-        found = find_runs(
-            self.analysis, children(self.model, contained=True), kind, children(self.model, contained=False)
-        )
+        names = name_runs([(run.container, run.blocks) for run in self.found_runs])
         return [
             run
-            for run in found
-            if run.blocks[0] not in self.excluded_runs
-            and not any(matches(p, run.container, *run.blocks) for p in self.options.freeze)
+            for run in self.found_runs
+            if run.blocks[0] not in self.rigid
+            and not any(matches(p, names[run.blocks], run.container, *run.blocks) for p in self.options.freeze)
         ]
 
+    def rigid_blocks(self) -> tuple[RigidBlocks, ...]:
+        return tuple(
+            RigidBlocks(run.container, run.blocks, self.rigid[run.blocks[0]])
+            for run in self.found_runs
+            if run.blocks[0] in self.rigid
+        )
+
     def stages(self, runs: Sequence[Run]) -> tuple[Stage, ...]:
-        stages = []
+        stages, names = [], name_runs([(run.container, run.blocks) for run in self.found_runs])
         for run in runs:
-            name = run.container or "blocks"
-            name = name if sum(r.container == run.container for r in runs) == 1 else run.blocks[0]
+            name = names[run.blocks]
             ratio = self.options.min_ratio
             if isinstance(ratio, Mapping):
                 found = _last_match(ratio, name)
@@ -281,7 +292,7 @@ class Planner:
             explicit = _last_match(self.options.choices, name)
             choices = build_choices(len(run.blocks), "depth", ratio, None, explicit, name=name)
             skips = {path: skips[0] for path, skips in run.skips.items()}
-            stages.append(Stage(name, run.container, run.blocks, choices, skips))
+            stages.append(Stage(name, run.container, run.blocks, choices, run.aside, skips))
         return tuple(stages)
 
     def frozen(self, elastic: set[int]) -> tuple[FrozenDim, ...]:

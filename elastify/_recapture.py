@@ -78,7 +78,8 @@ class _Flow:
 
     def __init__(self, full: Graph, reduced: Graph, instead: dict[int, int]) -> None:
         self.instead = instead
-        self.owned = {value.id: reduced.tensors[name].id for name, value in full.tensors.items()}
+        there = {name: value.id for name, value in reduced.tensors.items()}
+        self.owned = {value.id: there.get(name, -1) for name, value in full.tensors.items()}
         self.known = {*self.owned.values(), *(v.id for call in reduced.calls for v in call.outputs())}
         self.same: dict[int, int] = {}
         self.bind(full.inputs, reduced.inputs)

@@ -47,7 +47,8 @@ class Tables:
 
 
 class Active:
-    """The configuration in force. `hidden` names children by container path, `skipped` paths of blocks elsewhere."""
+    """The configuration in force. Of the blocks not in it, some `left` their containers, which keep their names
+    `hidden` (by container path), some step `aside`."""
 
     def __init__(self, sizes: dict[int, int], blocks: dict[str, tuple[int, ...]]) -> None:
         self.sizes, self.blocks = sizes, blocks
@@ -56,7 +57,8 @@ class Active:
         self.cuts: dict[Ruler, Cut | None] = {}
         self.slices: dict[tuple[Ruler, ...], Slice] = {}
         self.hidden: dict[str, frozenset[str]] = {}
-        self.skipped: frozenset[str] = frozenset()
+        self.left: frozenset[str] = frozenset()
+        self.aside: frozenset[str] = frozenset()
         self.scratch: dict[str, Tensor] = {}
 
     def cut(self, ruler: Ruler) -> Cut | None:
@@ -86,7 +88,8 @@ class Record:
         memo[id(self)] = twin
         if self.active is not None:
             twin.active = Active(self.active.sizes, self.active.blocks)
-            twin.active.hidden, twin.active.skipped = self.active.hidden, self.active.skipped
+            twin.active.hidden = self.active.hidden
+            twin.active.left, twin.active.aside = self.active.left, self.active.aside
         twin.transforms = copy.deepcopy(self.transforms, memo)
         twin.overlays = copy.deepcopy(self.overlays, memo)
         twin.originals, twin.moved = copy.deepcopy(self.originals, memo), dict(self.moved)

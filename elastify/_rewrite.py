@@ -19,7 +19,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from elastify._attributes import compile_setters, resolve
-from elastify._blocks import CONTAINERS, block_members, close_gaps, container_members
+from elastify._blocks import block_members, close_gaps, container_members
 from elastify._errors import ElastifyError
 from elastify._plan import Plan
 from elastify._record import Active, Key, Record, Tables
@@ -87,13 +87,14 @@ def _changes(model: nn.Module, plan: Plan, tables: Tables) -> list[_Change]:
 
     for name, module in _sites(model, plan, tables).items():
         change(module).names[name.rpartition(".")[2]] = plan.aliases.get(name, name)
-    for block in (block for stage in plan.stages for block in stage.blocks):
-        child = resolve(model, block)
+    for aside, block in ((stage.aside, block) for stage in plan.stages for block in stage.blocks):
         parent = block.rpartition(".")[0]
-        if isinstance(container := resolve(model, parent), CONTAINERS):
-            change(container).container, change(container).path = True, parent
+        if not aside:
+            container = change(resolve(model, parent))
+            container.container, container.path = True, parent
         else:
-            change(child).loose, change(child).path = True, block
+            child = change(resolve(model, block))
+            child.loose, child.path = True, block
     return list(changes.values())
 
 
@@ -182,22 +183,29 @@ def set_active(model: nn.Module, sizes: Mapping[int, int], blocks: Mapping[str, 
     entry.moved = close_gaps(model, active.hidden) if active is not None and active.hidden else {}
 
 
+def stepped_aside(model: nn.Module) -> frozenset[str]:
+    """Paths of the blocks that are left out now and stay in their places."""
+    active = record(model).active
+    return active.aside if active is not None else frozenset()
+
+
 def _active(entry: Record, sizes: Mapping[int, int], blocks: Mapping[str, tuple[int, ...]]) -> Active | None:
     sizes, blocks = normalised(entry, sizes, blocks)
     if not sizes and not blocks:
         return None
     active = Active(sizes, blocks)
     gone: dict[str, set[str]] = {}
-    skipped: set[str] = set()
+    skipped: dict[bool, set[str]] = {True: set(), False: set()}
     for name, kept in blocks.items():
         stage = entry.tables.stages[name]
         for index, block in enumerate(stage.blocks):
             if index not in kept:
-                skipped.add(block)
+                skipped[stage.aside].add(block)
                 parent, _, child = block.rpartition(".")
-                gone.setdefault(parent, set()).add(child)
+                if not stage.aside:
+                    gone.setdefault(parent, set()).add(child)
     active.hidden = {path: frozenset(names) for path, names in gone.items()}
-    active.skipped = frozenset(skipped)
+    active.left, active.aside = frozenset(skipped[False]), frozenset(skipped[True])
     return active
 
 

@@ -100,7 +100,7 @@ def load(directory: str | os.PathLike[str], like: nn.Module | Callable[[], nn.Mo
             small = _rebuild(folder, full, spec, tensors)
         finally:
             set_active(full, active.sizes, active.blocks)
-    small.__dict__[SPEC] = {key: spec[key] for key in ("format", "class", "source", "attributes", "removed")}
+    small.__dict__[SPEC] = {key: spec[key] for key in ("format", "class", "source", "attributes", "removed", "aside")}
     return small.train(spec["training"])
 
 
@@ -157,6 +157,7 @@ _FIELDS: dict[str, type] = {
     "class": dict,
     "attributes": list,
     "removed": list,
+    "aside": list,
     "training": bool,
     "tensors": dict,
     "frozen": list,
@@ -192,7 +193,7 @@ def _read_spec(folder: Path) -> dict[str, Any]:
     for name, kind in _FIELDS.items():
         if not isinstance(spec.get(name), kind):
             raise _damaged(folder, f"{JSON_NAME}: {name!r} is missing or not a {kind.__name__}")
-    entries = [*spec["removed"], *spec["frozen"], *spec["ties"].values()]
+    entries = [*spec["removed"], *spec["aside"], *spec["frozen"], *spec["ties"].values()]
     if not all(isinstance(entry, str) for entry in entries):
         raise _damaged(folder, f"{JSON_NAME}: a name is not text")
     if not all(_is_attribute(entry) for entry in spec["attributes"]):
@@ -274,10 +275,11 @@ def _rebuild(folder: Path, full: nn.Module, spec: Mapping[str, Any], tensors: Ma
         )
 
     modules = dict(full.named_modules(remove_duplicate=False))
-    for path in spec["removed"]:
+    left_out = [*spec["removed"], *spec["aside"]]
+    for path in left_out:
         if not path or path not in modules:
             raise other(f"it has no block {path!r}")
-    names = _new_names(full, spec["removed"])
+    names = _new_names(full, spec["removed"], left_out)
     missing = (set(tensors) | set(spec["ties"])) ^ set(names.values())
     if missing:
         raise other(f"the tensors differ: {', '.join(sorted(missing)[:4])}")
@@ -298,8 +300,8 @@ def _rebuild(folder: Path, full: nn.Module, spec: Mapping[str, Any], tensors: Ma
             made[name] = own(value.to(device), tensor)
             made[name].requires_grad_(isinstance(tensor, nn.Parameter) and name not in frozen)
         pairs.append((tensor, made[name]))
-    small = plain_copy(full, pairs, spec["removed"])
-    gone = tuple(f"{path}." for path in spec["removed"])
+    small = plain_copy(full, pairs, left_out)
+    gone = tuple(f"{path}." for path in left_out)
     for owner, name, index, value in spec["attributes"]:
         if not f"{owner}.".startswith(gone):
             _set_number(small, owner, name, tuple(index), value, other)
@@ -320,10 +322,10 @@ def _set_number(
     where[name] = put_in(where[name], index, value)
 
 
-def _new_names(full: nn.Module, removed: list[str]) -> dict[str, str]:
+def _new_names(full: nn.Module, removed: list[str], left_out: list[str]) -> dict[str, str]:
     """Name in the small model of every tensor of the full one that stays."""
     moved = renumbered(full, children_of(removed))
-    gone = tuple(f"{path}." for path in removed)
+    gone = tuple(f"{path}." for path in left_out)
     names: dict[str, str] = {}
     for name in _named(full):
         if name.startswith(gone):

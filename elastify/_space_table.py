@@ -77,11 +77,15 @@ def _axes(space: SearchSpace) -> list[str]:
 
 
 def _stages(space: SearchSpace) -> list[str]:
-    if not space.stages:
-        return []
-    rows: list[tuple[str, ...]] = [("stage", "blocks", "keep", "")]
-    rows += [(s.name, str(len(s.blocks)), ladder(s.choices), _span(s.blocks)) for s in space.stages]
-    return ["", *_aligned(rows, right={1})]
+    lines: list[str] = []
+    if space.stages:
+        rows: list[tuple[str, ...]] = [("stage", "blocks", "keep", "")]
+        rows += [(s.name, str(len(s.blocks)), ladder(s.choices), _span(s.blocks)) for s in space.stages]
+        lines = ["", *_aligned(rows, right={1})]
+    if space.plan.rigid:
+        lines += ["", f"rows of blocks that stay whole ({len(space.plan.rigid)})"]
+        lines += [f"  {_span(rigid.blocks)}: {rigid.reason}" for rigid in space.plan.rigid]
+    return lines
 
 
 def _frozen(space: SearchSpace) -> list[str]:

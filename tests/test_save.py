@@ -254,7 +254,9 @@ class TestBadFolders:
         edit(folder, format=99)
         self.refuses(folder, r"format 99, newer than 1[\s\S]*pip install --upgrade")
 
-    @pytest.mark.parametrize("key", ["class", "attributes", "removed", "training", "tensors", "frozen", "ties"])
+    @pytest.mark.parametrize(
+        "key", ["class", "attributes", "removed", "aside", "training", "tensors", "frozen", "ties"]
+    )
     def test_missing_fields(self, folder, key):
         edit(folder, **{key: None})
         self.refuses(folder, f"'{key}' is missing")

@@ -251,7 +251,7 @@ def test_an_output_of_another_size_is_a_difference_even_if_all_operations_agree(
     model = nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 3))
     found = recorded(model)
     first, last = (call.out.id for call in found.graphs[0].calls)
-    stage = Stage("blocks", "", ("0", "1"), (1, 2), {"1": Skip(1, 2, ((last, first),))})
+    stage = Stage("blocks", "", ("0", "1"), (1, 2), skips={"1": Skip(1, 2, ((last, first),))})
     cut = nn.Sequential(nn.Linear(6, 4), model[1])
     cut.forward = lambda x: cut[0](x)
     mismatch = compare(found, Plan(stages=(stage,)), capture(cut, (X,), {}), {}, {"blocks": (0,)})
@@ -299,7 +299,7 @@ def test_what_a_proof_rejects_is_reported_and_stays_whole() -> None:
         elastify(model, X)
     texts = [str(w.message) for w in caught]
     assert len(texts) == 1
-    assert texts[0].startswith("verification took 1 axes and stages out of the search space:\n  ")
+    assert texts[0].startswith("verification took 1 axes out of the search space:\n  ")
     assert "9 operations instead of 8" in texts[0]
     assert [axis.size for axis in space(model).axes] == [5]
     assert "9 operations instead of 8" in str(space(model))
