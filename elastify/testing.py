@@ -211,37 +211,46 @@ class _Check:
 
     def gradients(self, small: nn.Module, config: Any) -> None:
         """Gradients of the active entries are the extracted model's; the others are zero or None."""
-        elastic, found = copy.deepcopy(self.elastic), {}
+        elastic = copy.deepcopy(self.elastic)
         for model in (elastic, small):
             model.eval()
             quiet(model)
             model.zero_grad(set_to_none=True)
         with activate(elastic, config):
             _scalar(self.run(elastic)).backward()
-            record = elastic.__dict__["_elastify"]
-            for name, parameter in elastic.named_parameters():
-                grad = parameter.grad
-                if grad is None:
-                    continue
-                active = grad
-                if name in record.plan.tensors and record.active is not None:
-                    active = record.slice(record.active, name)(grad)
-                outside = float(grad.abs().sum() - active.abs().sum())
-                if outside > 1e-3 * float(grad.abs().sum()) + 1e-12:
-                    self.fail(f"gradient outside the active entries of {name} for {config!r}")
-                found[id(parameter)] = active
+            ours = self.active_gradients(elastic, config)
         _scalar(self.run(small)).backward()
-        theirs = [p.grad for p in small.parameters() if p.grad is not None and bool(p.grad.abs().max() > 0)]
-        ours = [g for g in found.values() if bool(g.abs().max() > 0)]
-        if [tuple(g.shape) for g in ours] != [tuple(g.shape) for g in theirs]:
-            return self.fail(f"other parameters have gradients activated than extracted for {config!r}")
-        if not theirs:
+        theirs = [p.grad for p in small.parameters()]
+        if len(ours) != len(theirs):
+            return self.fail(f"{len(ours)} parameters are active, {len(theirs)} extracted for {config!r}")
+        scale = max((float(g.abs().max()) for g in theirs if g is not None), default=0.0)
+        if not scale:
             return self.fail("no parameter has a gradient: nothing was compared")
-        scale = max((float(g.abs().max()) for g in theirs), default=1.0)
-        worst = max((float((a - b).abs().max()) / scale for a, b in zip(ours, theirs, strict=True)), default=0.0)
+        worst = max(_difference(a, b) / scale for a, b in zip(ours, theirs, strict=True))
         self.report.worst_gradient = max(self.report.worst_gradient, worst)
         if not worst <= 10 * self.tolerance:
             self.fail(f"gradients differ by {worst:.1e} for {config!r}")
+
+    def active_gradients(self, elastic: nn.Module, config: Any) -> list[Tensor | None]:
+        """Gradients of the active entries of every parameter that is not in a block left out."""
+        record = elastic.__dict__["_elastify"]
+        left_out = tuple(f"{path}." for path in record.active.skipped) if record.active is not None else ()
+        found: dict[int, Tensor | None] = {}
+        for name, parameter in elastic.named_parameters(remove_duplicate=False):
+            if id(parameter) in found or name.startswith(left_out):
+                continue
+            grad = active = parameter.grad
+            name = record.plan.aliases.get(name, name)
+            if grad is not None and name in record.plan.tensors and record.active is not None:
+                active = record.slice(record.active, name)(grad)
+                outside = float(grad.abs().sum() - active.abs().sum())
+                if outside > 1e-3 * float(grad.abs().sum()) + 1e-12:
+                    self.fail(f"gradient outside the active entries of {name} for {config!r}")
+            found[id(parameter)] = active
+        for name, parameter in elastic.named_parameters():
+            if id(parameter) not in found and parameter.grad is not None and bool(parameter.grad.any()):
+                self.fail(f"gradient of {name}, which is left out, for {config!r}")
+        return list(found.values())
 
     def copies(self, config: Any) -> None:
         """A deep copy is elastic on its own, and weights go through a state_dict."""
@@ -272,6 +281,14 @@ def deviation(a: list[Tensor], b: list[Tensor]) -> float:
         scale = float(y.abs().max()) or 1.0
         worst = max(worst, float((x - y).abs().max()) / scale)
     return worst
+
+
+def _difference(a: Tensor | None, b: Tensor | None) -> float:
+    """Largest difference of two gradients, of which one that is None is zero."""
+    if a is None or b is None:
+        rest = b if a is None else a
+        return 0.0 if rest is None else float(rest.abs().max())
+    return float((a - b).abs().max()) if a.shape == b.shape else float("inf")
 
 
 def _scalar(outputs: list[Tensor]) -> Tensor:
