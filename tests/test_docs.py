@@ -1,4 +1,6 @@
-"""The Python code of the README, CONTRIBUTING and the documentation runs, each page as one program."""
+"""The Python code of the README, CONTRIBUTING and the documentation runs, each page as one program; so does the
+miniature.
+"""
 
 from __future__ import annotations
 
@@ -40,3 +42,11 @@ def test_code_runs(page: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-c", code]
     run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
     assert run.returncode == 0, f"{page.name}:\n{run.stderr}"
+
+
+def test_elastify_in_miniature_runs(tmp_path: Path) -> None:
+    script = ROOT / "docs" / "how_it_works.py"
+    run = subprocess.run([sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert "an axis of 10 units runs through up.weight[0], up.bias[0], down.weight[1]" in run.stdout
+    assert len(script.read_text(encoding="utf-8").splitlines()) <= 400
