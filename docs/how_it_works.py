@@ -336,9 +336,7 @@ def main() -> None:
     assert small(example).shape == (7, 2)
     assert sum(p.numel() for p in small.parameters()) == parameters(plan, half)
     print(f"{parameters(plan, {})} parameters, {parameters(plan, half)} with half of every axis")
-    print(
-        f"heads {net.heads} -> {small.heads}, head_dim {net.head_dim} -> {small.head_dim}: the code of forward is the same"
-    )
+    print(f"heads {net.heads} -> {small.heads}, head_dim {net.head_dim} -> {small.head_dim}, and the same forward")
 
     # The proof finds what a rule forgets: without the bias among its members, the hidden axis is no symmetry.
     hidden = next(axis for axis in found if axis.size == 10)
