@@ -87,7 +87,8 @@ def check_model(
     check = _Check(report, plain, elastic, built, seed, tolerance)
     check.full()
     redraw(elastic, seed)  # what initialisation leaves at zero would hide differences
-    plain.load_state_dict(elastic.state_dict())
+    check.plain = copy.deepcopy(model).eval()  # anew, because a model may cache what it made of its weights
+    check.plain.load_state_dict(elastic.state_dict())
     drawn = _drawn(space(elastic), configurations, seed)
     for index, config in enumerate(drawn):
         check.configuration(config, count=index < costs, gradients=index < gradients)
@@ -194,7 +195,7 @@ class _Check:
             if count:
                 self.count(small, config)
             if gradients:
-                self.gradients(small, config)
+                self.gradients(extract(self.elastic, config), config)
         except (ElastifyError, RuntimeError, ValueError, TypeError, AttributeError, IndexError) as error:
             self.fail(f"{type(error).__name__} for {config!r}: {error}")
             activate(self.elastic, None)
@@ -234,19 +235,20 @@ class _Check:
     def active_gradients(self, elastic: nn.Module, config: Any) -> list[Tensor | None]:
         """Gradients of the active entries of every parameter that is not in a block left out."""
         record = elastic.__dict__["_elastify"]
-        left_out = tuple(f"{path}." for path in record.active.skipped) if record.active is not None else ()
+        active = record.active
+        left_out = tuple(f"{path}." for path in active.left | active.aside) if active is not None else ()
         found: dict[int, Tensor | None] = {}
         for name, parameter in elastic.named_parameters(remove_duplicate=False):
             if id(parameter) in found or name.startswith(left_out):
                 continue
-            grad = active = parameter.grad
+            grad = part = parameter.grad
             name = record.plan.aliases.get(name, name)
-            if grad is not None and name in record.plan.tensors and record.active is not None:
-                active = record.slice(record.active, name)(grad)
-                outside = float(grad.abs().sum() - active.abs().sum())
+            if grad is not None and name in record.plan.tensors and active is not None:
+                part = record.slice(active, name)(grad)
+                outside = float(grad.abs().sum() - part.abs().sum())
                 if outside > 1e-3 * float(grad.abs().sum()) + 1e-12:
                     self.fail(f"gradient outside the active entries of {name} for {config!r}")
-            found[id(parameter)] = active
+            found[id(parameter)] = part
         for name, parameter in elastic.named_parameters():
             if id(parameter) not in found and parameter.grad is not None and bool(parameter.grad.any()):
                 self.fail(f"gradient of {name}, which is left out, for {config!r}")
