@@ -151,7 +151,7 @@ class _Session:
         convert = self.fake if fake else _clone
         with ExitStack() as stack:
             stack.enter_context(torch.no_grad())
-            stack.enter_context(prepared(self.model, convert, training=training))
+            swap = stack.enter_context(prepared(self.model, convert, training=training))
             with torch._C.DisableTorchFunction():
                 args, kwargs = _map((self.args, self.kwargs), convert)
             self.name_tensors(recorder, args, kwargs)
@@ -161,6 +161,8 @@ class _Session:
             stack.enter_context(recording(recorder))
             stack.enter_context(recorder)
             run_recorded(self.model, args, kwargs)
+            with torch._C.DisableTorchFunction():
+                graph.caches = list(swap.caches())
         del args, kwargs
         if fake:
             owned = {id(made) for _, made in self.fakes.values()}

@@ -40,7 +40,7 @@ _MAX_ITEMS = 4096  # longer lists and dicts are data, not architecture
 
 
 @contextmanager
-def prepared(model: nn.Module, convert: Convert, *, training: bool, tag: bool = True) -> Iterator[None]:
+def prepared(model: nn.Module, convert: Convert, *, training: bool, tag: bool = True) -> Iterator[_Swap]:
     """The model with stand-ins for everything that it owns, in the given mode, inside the block.
 
     `tag=False` leaves integers and override checks alone.
@@ -49,7 +49,7 @@ def prepared(model: nn.Module, convert: Convert, *, training: bool, tag: bool = 
     try:
         with _generators(), _patched(_override_checks() if tag else []), _eager(), _quiet():
             swap.model(model, training)
-            yield
+            yield swap
     finally:
         try:
             swap.restore()
@@ -138,6 +138,7 @@ class _Swap:
     def __init__(self, convert: Convert, tag: bool) -> None:
         self.convert, self.tag = convert, tag
         self.saved: list[tuple[dict[str, Any], dict[str, Any]]] = []
+        self.given: list[tuple[str, dict[str, Any], dict[str, Any]]] = []  # path, attributes, their contents at first
         self.copies: dict[int, tuple[Any, Any]] = {}  # originals are kept: an id must not be used twice
 
     def model(self, model: nn.Module, training: bool) -> None:
@@ -156,6 +157,16 @@ class _Swap:
             space["training"] = training
             if space.get("_compiled_call_impl") is not None:
                 space["_compiled_call_impl"] = None
+            self.given.append((path, space, {n: _contents(v) for n, v in space.items() if n not in _BASE}))
+
+    def caches(self) -> Iterator[Attr]:
+        """Attributes in which forward has left a tensor that was not there."""
+        for path, space, before in self.given:
+            for name, value in space.items():
+                if name not in _BASE and not isinstance(value, nn.Module):
+                    old = {id(item) for item in before.get(name, ())}
+                    if any(isinstance(item, Tensor) and id(item) not in old for item in _contents(value)):
+                        yield Attr(path, name)
 
     def restore(self) -> None:
         while self.saved:
@@ -216,6 +227,17 @@ class _Swap:
             # an integer of an object inside a list has no name that leads to it
             if not (index and type(item) is int):
                 space[key] = self.value(item, path, key, index, depth + 1)
+        if not index:
+            self.given.append((path, space, {name: _contents(item) for name, item in space.items()}))
+
+
+def _contents(value: Any, depth: int = 0) -> list[Any]:
+    """An attribute's value, or what its containers hold."""
+    if isinstance(value, dict) and depth < _MAX_DEPTH:
+        value = list(value.values())
+    if isinstance(value, (list, tuple, set)) and depth < _MAX_DEPTH and len(value) <= _MAX_ITEMS:
+        return [inner for item in value for inner in _contents(item, depth + 1)]
+    return [value]
 
 
 _FOREIGN = frozenset(

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from elastify._ints import Guard
+from elastify._ints import Attr, Guard
 
 
 @dataclass(slots=True, eq=False)
@@ -74,7 +74,8 @@ class Graph:
     """One captured run. `tensors` maps every parameter and buffer name to its value; tied names share one.
 
     `constants` are tensors from outside: plain attributes, closure variables, results of functions that torch
-    cannot see. `inputs` and `outputs` are flat; the root's `ModuleCall` (path "") has their structure.
+    cannot see. `caches` are attributes in which forward left tensors. `inputs` and `outputs` are flat; the root's
+    `ModuleCall` (path "") has their structure.
     """
 
     calls: list[Call] = field(default_factory=list)
@@ -85,6 +86,7 @@ class Graph:
     constants: list[Value] = field(default_factory=list)
     modules: list[ModuleCall] = field(default_factory=list)
     guards: list[Guard] = field(default_factory=list)
+    caches: list[Attr] = field(default_factory=list)
     training: bool = False
 
 

@@ -105,7 +105,8 @@ class Plan:
 
     `aliases` maps other names of a shared tensor to the canonical one. `attributes` gives the layout whose
     active size an integer attribute must equal; `scales` the float attributes that equal size ** power.
-    `statistics` are buffers that forward itself updates (batch-norm running statistics).
+    `caches` are attributes in which forward leaves tensors for later. `statistics`
+    are buffers that forward itself updates (batch-norm running statistics).
     """
 
     axes: tuple[ElasticAxis, ...] = ()
@@ -115,6 +116,7 @@ class Plan:
     attributes: Mapping[Attr, Layout] = field(default_factory=dict)
     scales: Mapping[Attr, tuple[Layout, float]] = field(default_factory=dict)
     constraints: tuple[Constraint, ...] = ()
+    caches: tuple[Attr, ...] = ()
     statistics: frozenset[str] = frozenset()
     frozen: tuple[FrozenDim, ...] = ()
     rigid: tuple[RigidBlocks, ...] = ()

@@ -96,6 +96,7 @@ class Planner:
             attributes=attributes,
             scales=self.scales(attributes, elastic),
             constraints=self.constraints(axes),
+            caches=tuple(dict.fromkeys(attr for graph in self.analysis.graphs for attr in graph.caches)),
             statistics=self.statistics(),
             frozen=self.frozen(elastic),
             rigid=self.rigid_blocks(),

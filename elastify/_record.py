@@ -80,6 +80,7 @@ class Record:
         self.overlays: dict[Key, dict[str, Tensor]] = {}
         self.originals: dict[Attr, Any] = {}
         self.moved: dict[Attr, int] = {}
+        self.caches: dict[Attr, Any] = {}
         self.compiled = False
         self.setters: Setters | None = None
 
@@ -93,6 +94,7 @@ class Record:
         twin.transforms = copy.deepcopy(self.transforms, memo)
         twin.overlays = copy.deepcopy(self.overlays, memo)
         twin.originals, twin.moved = copy.deepcopy(self.originals, memo), dict(self.moved)
+        twin.caches = copy.deepcopy(self.caches, memo)
         return twin  # its setters are resolved anew: they hold dictionaries of the modules they belong to
 
     def text(self, most: int = 8) -> str:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from elastify._attributes import compile_setters, resolve
 from elastify._blocks import block_members, close_gaps, container_members
+from elastify._caches import remember, reset
 from elastify._errors import ElastifyError
 from elastify._plan import Plan
 from elastify._record import Active, Key, Record, Tables
@@ -49,6 +50,7 @@ def install(model: nn.Module, plan: Plan) -> None:
     tables = Tables(plan)
     entry = Record(plan, tables)
     entry.setters = compile_setters(model, plan, tables.ruler, entry.originals)
+    entry.caches = remember(model, plan.caches)
     changes = _changes(model, plan, tables)
     classes = [generate(type(change.module), change.spec()) for change in changes]
     done: list[tuple[nn.Module, type]] = []
@@ -177,6 +179,7 @@ def set_active(model: nn.Module, sizes: Mapping[int, int], blocks: Mapping[str, 
     for attr, place in entry.moved.items():
         resolve(model, attr.owner).__dict__[attr.name] = place
     setters.apply(active.sizes if active else {})
+    reset(model, entry.plan.caches, entry.caches)
     entry.active = active
     if entry.compiled:
         entry.fill()

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from elastify._caches import remember, reset
 from elastify._errors import ElastifyError
 from elastify._layout import Layout, axes_of, indices
 from elastify._plan import ElasticAxis, Plan
@@ -102,6 +103,7 @@ class _Symmetry:
             try:
                 self.model.to(dtype)
                 self.tensors = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
+                self.caches = remember(self.model, plan.caches)
                 redraw(self.model, seed)
                 self.original = {name: self.tensors[name].detach().clone() for name in plan.tensors}
                 self.reference = self.outputs()
@@ -111,6 +113,7 @@ class _Symmetry:
                     raise
 
     def outputs(self) -> list[Tensor]:
+        reset(self.model, self.plan.caches, self.caches)
         with torch.no_grad(), _seeded(self.seed):
             found = self.pick(self.model(*self.args, **self.kwargs))
         return [t.detach().to(torch.complex128 if t.is_complex() else torch.float64) for t in found]

@@ -57,6 +57,7 @@ def sort_channels(model: nn.Module, importance: str | Importance = "magnitude") 
         for name, layouts in plan.tensors.items():
             _permute(tensors[name], layouts, orders)
     record(model).overlays.clear()
+    activate(model, None)  # what forward has cached is of the old order
     return {axis.name: torch.from_numpy(orders[axis.id]) for axis in plan.axes}
 
 
