@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from elastify._caches import remember, reset
 from elastify._errors import ElastifyError
@@ -114,7 +115,7 @@ class _Symmetry:
 
     def outputs(self) -> list[Tensor]:
         reset(self.model, self.plan.caches, self.caches)
-        with torch.no_grad(), _seeded(self.seed):
+        with torch.no_grad(), _seeded(self.seed), _NoDropout():
             found = self.pick(self.model(*self.args, **self.kwargs))
         return [t.detach().to(torch.complex128 if t.is_complex() else torch.float64) for t in found]
 
@@ -189,7 +190,7 @@ class _Symmetry:
         """Tensors in which the outputs have a gradient; none where forward cannot be differentiated."""
         chosen = [n for n in sorted(names & self.parameters) if self.tensors[n].is_floating_point()]
         try:
-            with torch.enable_grad(), _seeded(self.seed):
+            with torch.enable_grad(), _seeded(self.seed), _NoDropout():
                 for name in chosen:
                     self.tensors[name].requires_grad_(True)
                 outputs = [t for t in self.pick(self.model(*self.args, **self.kwargs)) if t.requires_grad]
@@ -259,6 +260,20 @@ def quiet(model: nn.Module) -> None:
     for module in model.modules():
         if not any(True for _ in module.parameters()) and not any(True for _ in module.children()):
             module.eval()
+
+
+class _NoDropout(TorchFunctionMode):
+    """Nothing is dropped where forward calls dropout as a function: its masks tell units apart by their place."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name, kwargs = getattr(func, "__name__", "").rstrip("_"), kwargs or {}
+        if name in _DROPOUT:
+            return args[0] if args else kwargs["input"]
+        off = {"dropout_p": 0.0, **({"training": False} if "norm" not in name else {})}
+        return func(*args, **{key: off.get(key, value) for key, value in kwargs.items()})
+
+
+_DROPOUT = frozenset("dropout dropout1d dropout2d dropout3d alpha_dropout feature_dropout feature_alpha_dropout".split())
 
 
 def first_sample(tree: Any) -> Any:

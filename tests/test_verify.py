@@ -149,6 +149,21 @@ def test_a_forward_that_insists_on_float32_is_tested_in_float32() -> None:
     assert failures(model, WRONG["another axis for the bias"])
 
 
+@pytest.mark.parametrize(
+    "drop",
+    [
+        lambda m, x: nn.functional.dropout(x, 0.5, m.training),
+        lambda m, x: nn.functional.alpha_dropout(x, 0.5, training=m.training),
+        lambda m, x: nn.functional.scaled_dot_product_attention(x, x, x, dropout_p=0.5 if m.training else 0.0),
+    ],
+)
+def test_dropout_called_as_a_function_does_not_disturb_it(drop: Callable[..., Tensor]) -> None:
+    model = Net(lambda m, x: m.b(drop(m, m.a(x))), a=nn.Linear(6, 4), b=nn.Linear(4, 3))
+    hidden = Axis(0, 4)
+    assert failures(model, plan_of(hidden, hidden, hidden), modes=(True,)) == {}
+    assert failures(model, plan_of(hidden, Axis(1, 4), hidden), modes=(True,)) != {}
+
+
 def test_dropout_and_batch_statistics_do_not_disturb_the_training_mode() -> None:
     model = nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4), nn.Dropout(0.5), nn.Linear(4, 3))
     tensors = {"0.weight": (H, IN), "0.bias": (H,), "3.weight": (OUT, H)}
