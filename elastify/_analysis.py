@@ -72,7 +72,7 @@ def analyse(
             for term in facts.dims(value):
                 facts.freeze(term, "the model's interface")
         solver = Solver(facts, lookup)
-        guards.append(solver.guards(graph.guards))
+        guards.append(solver.guards([*graph.guards, *facts.guards]))
         solver.solve()
         batch |= {facts.terms.find(facts.dims(v)[0]).id for v in graph.inputs if v.shape}
         by_id = {v.id: n for n, v in graph.tensors.items()}

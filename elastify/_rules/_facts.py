@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from elastify._graph import Call, Value, values
-from elastify._ints import Attr, Dim, Expr, Int, Op
+from elastify._ints import Attr, Dim, Expr, Guard, Int, Op
 from elastify._terms import Term, Terms
 
 Rule = Callable[..., None]
@@ -70,6 +70,8 @@ class Facts:
         self.terms = terms
         self.attributes: dict[Attr, Term] = {}
         self.equations: list[Equation] = []
+        self.guards: list[Guard] = []
+        self.spread: set[tuple[int, int]] = set()  # (value id, dimension) along which a value repeats one entry
         self.unknown: dict[str, Why] = {}
         self._dims: dict[int, list[Term]] = {}
         self._values: list[Value] = []
@@ -80,6 +82,7 @@ class Facts:
     def start(self, graph_values: list[Value], known: dict[int, list[Term]]) -> None:
         """Begin a graph: its values, and the terms of those that an earlier graph shares (parameters)."""
         self._dims, self._values = dict(known), graph_values
+        self.guards, self.spread = [], set()
 
     def finish(self) -> dict[int, list[Term]]:
         """Terms of every value of the graph."""
@@ -143,6 +146,12 @@ class Facts:
         if not isinstance(number, Int):
             return self.freeze(term, f"the number {int(number)} is written in the source")
         self.equate(number.expr, term)
+
+    def multiple(self, value: Value, dim: int, number: int) -> None:
+        """The size of a dimension must be a multiple of `number` in every subnet."""
+        if number > 1:
+            size = Op("mod", (Dim(value.id, dim % len(value.shape)), number))
+            self.guards.append(Guard("eq", (size, 0), True, self.why.source))
 
     def equate(self, expr: Expr, term: Term) -> None:
         """An expression must equal the size of a term; what cannot be stated at once is kept for later."""

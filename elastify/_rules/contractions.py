@@ -95,10 +95,15 @@ def inner(f: Facts, out: Value, input: Value, other: Value) -> None:
         f.give(out, [*left, *right])
 
 
+_IN_16_BYTES = {"float32": 4, "bfloat16": 8, "float16": 8}
+
+
 @rule("_grouped_mm")
 def grouped_mm(f: Facts, out: Value, mat_a: Value, mat_b: Value, *_: Any, **__: Any) -> None:
-    """Rows of `a`, sorted by group, times the matrix of their group."""
+    """Rows of `a`, sorted by group, times the matrix of their group; the kernel wants rows of whole 16 bytes."""
     contract(f, "t k, e k n -> t n", (mat_a, mat_b), out)
+    for value, dim in ((mat_a, -1), (mat_b, -1), (mat_b, -2)):
+        f.multiple(value, dim, _IN_16_BYTES.get(value.dtype, 1))
     for term in (f.dims(mat_a)[0], f.dims(mat_b)[0]):
         f.freeze(term, "rows lie in groups")
 

@@ -298,7 +298,7 @@ def multinomial(f: Facts, out: Value, input: Value, *_: Any, **__: Any) -> None:
 
 
 @rule(
-    """masked_select masked_scatter nonzero argwhere _unique2 unique_consecutive bincount histc histogram
+    """masked_select nonzero argwhere _unique2 unique_consecutive bincount histc histogram
     searchsorted as_strided"""
 )
 def by_position(f: Facts, out: Any, *args: Any, **kwargs: Any) -> None:
@@ -306,6 +306,21 @@ def by_position(f: Facts, out: Any, *args: Any, **kwargs: Any) -> None:
     for value in values((args, kwargs, out)):
         for term in f.dims(value):
             f.freeze(term, "the result depends on the position of each unit")
+
+
+@rule("masked_scatter")
+def masked_scatter(f: Facts, out: Value, input: Value, mask: Value, source: Value) -> None:
+    """Entries of the source, in order, go where the mask is true: whole rows where it is the same along the rows."""
+    rest = list(f.dims(input))
+    along, given = len(mask.shape) - 1, f.dims(source)
+    rows = mask.shape[-1:] == (1,) or (mask.id, along) in f.spread
+    if rows and source.shape and source.shape[-1] == input.shape[-1]:
+        f.same(rest.pop(), given[-1])
+        given = given[:-1]
+    for term in (*rest, *given, *f.dims(mask)[:-1], *(() if rows else f.dims(mask)[-1:])):
+        f.freeze(term, "places are chosen by a mask")
+    f.broadcast([f.dims(input), f.dims(mask)])
+    f.give(out, f.dims(input))
 
 
 @rule("one_hot")

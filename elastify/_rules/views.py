@@ -152,14 +152,22 @@ def expand(f: Facts, out: Value, input: Value, *sizes: Any, **kwargs: Any) -> No
     old = [f.leaf(1) for _ in range(len(numbers) - len(old))] + list(old)
     dims = [term if term.size == n else f.leaf(n) for term, n in zip(old, out.shape, strict=True)]
     f.give(out, dims)
+    _spread(f, out, old)
     for number, term in zip(numbers, dims, strict=True):
         if number != -1:
             f.require(number, term)
 
 
+def _spread(f: Facts, out: Value, old: Sequence[Term]) -> None:
+    """Note where one entry is repeated."""
+    at = len(out.shape) - len(old)
+    f.spread |= {(out.id, i) for i, n in enumerate(out.shape) if n > 1 and (i < at or old[i - at].size == 1)}
+
+
 @rule("expand_as")
 def expand_as(f: Facts, out: Value, input: Value, other: Value) -> None:
     f.give(out, f.broadcast([f.dims(input), f.dims(other)]))
+    _spread(f, out, f.dims(input))
 
 
 @rule("repeat tile")

@@ -81,6 +81,12 @@ SAMPLES = [
         (3, 5, 7),
     ),
     Sample("masked_scatter", lambda m, x, c, y: x.masked_scatter(c, y), (X, T((2, 3, 5), kind=torch.bool), X), ()),
+    Sample(
+        "masked_scatter",
+        lambda m, x, c, y: x.masked_scatter(c.unsqueeze(-1).expand_as(x), y),
+        (X, T((2, 3), kind=torch.bool), T((7, 5))),
+        (5,),
+    ),
     Sample("select_scatter", lambda m, x, y: x.select_scatter(y, 1, 0), (X, T((2, 5))), (2, 5)),
     Sample("slice_scatter", lambda m, x, y: x.slice_scatter(y, 1, 0, 2), (X, T((2, 2, 5))), (2, 5)),
     Sample("topk", lambda m, x: x.topk(2, 1), (X,), (2, 5)),

@@ -1,0 +1,175 @@
+"""Any configuration of transformers, made small.
+
+`small_config` takes the defaults of a configuration class and shrinks every number whose name says what it sizes:
+widths become multiples of 24 near 96, heads 6 (and 3 for grouped keys), layers 3, experts 4. Equal widths stay equal all
+over the tree of sub-configurations, because the parts of a model meet there. Lists with an entry per layer keep their
+first two and last entries. What a model type needs otherwise stands in `OVERRIDES`: dotted paths and values.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+LAYERS, HEADS, GROUPS, WIDTH, VOCABULARY, POSITIONS = 3, 6, 3, 96, 1000, 32
+
+_FIXED: list[tuple[str, Callable[[int], int]]] = [
+    (r"(.*_)?vocab_size.*|vocab_size_per_layer_input", lambda n: min(n, VOCABULARY)),
+    (r"max_.*position.*|n_positions|n_ctx|max_seq_len|max_target_positions|seq_length", lambda n: min(n, POSITIONS)),
+    (r"num_position_embeddings", lambda n: min(n, 36)),
+    (r"max_source_positions", lambda n: min(n, 30)),
+    (r"num_mel_bins", lambda n: min(n, 16)),
+    (r"sliding_window|local_attention|attention_window|window_size|attention_chunk_size", lambda n: min(n, 8)),
+    (r"index_topk|.*chunk_size", lambda n: min(n, 8)),
+    (r"num_queries|num_query_tokens|.*n_latents|num_latents", lambda n: min(n, 10)),
+    (r"(num|n)_(local_|routed_)?experts|moe_num_experts", lambda n: min(n, 4)),
+    (r"num_experts_per_tok(en)?|moe_topk|moe_k|top_k|topk", lambda n: min(n, 2)),
+    (r"n_group|num_expert_group", lambda n: min(n, 2)),
+    (r"topk_group|n_shared_experts|num_shared_experts|moe_num_shared_experts", lambda n: min(n, 1)),
+    (r"first_k_dense_replace|num_dense_layers|num_kv_shared_layers", lambda n: min(n, 1)),
+    (r"(num_)?(mtp|nextn_predict)_layers", lambda n: 0),
+    (r"qk_nope_head_dim|d_kv|attention_head_dim|kv_channels|d_head|dim_head", lambda n: min(n, 16)),
+    (r"qk_rope_head_dim|rotary_dim", lambda n: min(n, 8)),
+    (r"v_head_dim", lambda n: min(n, 16)),
+    (r"qk_head_dim", lambda n: min(n, 24)),
+    (r"kv_lora_rank", lambda n: min(n, 40)),
+    (r"q_lora_rank", lambda n: min(n, 56)),
+    (r"linear_num_(key_)?heads|linear_num_heads", lambda n: min(n, 2)),
+    (r"linear_num_value_heads", lambda n: min(n, 4)),
+    (r"linear_(key_|value_)?head_dim|(mamba_)?head_dim|index_head_dim|mamba_d_head", lambda n: min(n, 16)),
+    (r"(mamba_d_state|state_size|ssm_state_size)", lambda n: min(n, 12)),
+    (r"time_step_rank|mamba_dt_rank|.*lora.*rank|laurel_rank", lambda n: min(n, 8)),
+    (r"moe_intermediate_size|.*shared_expert.*_size", lambda n: min(n, 40)),
+    (r"(.*_)?(intermediate_size.*|ffn_dim|d_ff|n_inner|mlp_dim|ffn_hidden_size|d_inner|dim_ff|dim_feedforward)", lambda n: min(n, 176)),
+    (r"(.*_)?ffn_hidden_size|(.*_)?linear_units|(.*_)?feedforward_dim", lambda n: min(n, 176)),
+]  # fmt: skip
+_LAYERS = re.compile(r"(.*_)?(num_)?((hidden_|encoder_|decoder_)?layers?|encoder_layers|blocks)|n_layers?|(.*_)?depth")
+_NOT_LAYERS = re.compile(r"num_feat_extract_layers|max_window_layers|.*_depth_.*|max_depth|.*encoder_blocks|.*layer_layers")
+_HEADS = re.compile(r"(.*_)?(num_)?(attention_)?heads?|n_heads?|index_n_heads|mamba_n(um)?_heads")
+_GROUPED = re.compile(r"(.*_)?(num_)?(key_value|kv)_heads|n_head_kv|num_key_value_groups")
+_WIDTH = re.compile(
+    r"(.*_)?(hidden_size.*|hidden_dim|d_model|n_embd|embed_dim|emb_dim|dim|embedding_dim|embedding_size|embed_size|width|"
+    r"hidden_channels|projection_dim|proj_dim|projection_size|out_dim|output_dim|proj_size|feature_size|dimension|"
+    r"input_dim|pooler_output_size|units|channels|mlp_hidden_size|feat_dim|initial_channel|lm_head_size|out_features)"
+)
+_WIDTHS = re.compile(r"(.*_)?(hidden_sizes|embed_dims?|dims?|channels|conv_dim|widths|channel_list|out_features|.*per_stage|stage_out_channels|.*channels)")
+_DEPTHS = re.compile(r"(.*_)?(depths|layers|blocks_per_stage|num_block_repeats|num_layers|stage_num_blocks)")
+_TOKEN = re.compile(r"(.*_)?(token|start|end|bos|eos|pad)?_?(token_id|token_index|token|_id)s?")
+_KEPT = frozenset("num_channels in_channels in_chans chunk_size_feed_forward num_labels num_input_channels patch_size".split())
+
+
+class _Shrink:
+    """One tree of configurations; `widths` remembers what each width has become."""
+
+    def __init__(self, tree: Mapping[str, Any], image: int) -> None:
+        self.image = image
+        found = sorted({n for n in _walk(tree) if n > WIDTH})
+        self.top = max(found, default=WIDTH)
+
+    def width(self, n: int) -> int:
+        """At most 96, a multiple of 24, in the proportion of the full widths."""
+        return n if n < 40 else max(48, 24 * round(min(n, WIDTH * n / self.top) / 24))
+
+    def number(self, name: str, n: int, around: Mapping[str, Any]) -> int:
+        if name in _KEPT and name != "patch_size":
+            return n
+        if name == "patch_size":
+            return 8 if n >= 8 else n
+        if re.fullmatch(r"(.*_)?(image_size|input_size|resolution|crop_size|img_size)", name) and n > 32:
+            return self.image
+        if _TOKEN.fullmatch(name):
+            return n if n < 900 else 900 + n % 97
+        if _GROUPED.fullmatch(name):
+            full = next((around[k] for k in around if _HEADS.fullmatch(k) and "key_value" not in k), n)
+            return 1 if n == 1 else HEADS if n == full else GROUPS
+        if _HEADS.fullmatch(name):
+            return min(n, HEADS) if n > 1 else n
+        if name == "max_window_layers" or (_LAYERS.fullmatch(name) and not _NOT_LAYERS.fullmatch(name)):
+            return min(n, LAYERS)
+        for pattern, small in _FIXED:
+            if re.fullmatch(pattern, name):
+                return small(n)
+        return self.width(n) if _WIDTH.fullmatch(name) else n
+
+    def sequence(self, name: str, items: list[Any], around: Mapping[str, Any]) -> Any:
+        layers = next((around[k] for k in ("num_hidden_layers", "n_layer", "n_layers", "num_layers") if k in around), -1)
+        if len(items) == layers and layers > LAYERS:
+            return [*items[: LAYERS - 1], items[-1]]
+        if not items or not all(type(n) is int for n in items):
+            return items
+        if _DEPTHS.fullmatch(name):
+            return [min(n, 2) for n in items]
+        if name == "image_size":
+            return [self.image] * len(items)
+        if _WIDTHS.fullmatch(name) and min(items) >= 16:
+            by = 1
+            while min(items) // (2 * by) >= 16 and all(n % (2 * by) == 0 for n in items):
+                by *= 2
+            return [n // by for n in items]
+        return items
+
+    def tree(self, values: Mapping[str, Any], subs: Mapping[str, Any]) -> dict[str, Any]:
+        """What differs from the defaults, nested configurations whole."""
+        changed: dict[str, Any] = {}
+        for name, value in values.items():
+            if not isinstance(name, str):
+                continue
+            if isinstance(value, dict) and ("model_type" in value or name in subs):
+                changed[name] = {"model_type": value["model_type"]} if "model_type" in value else {}
+                changed[name] |= self.tree(value, {})
+                continue
+            small = value
+            if type(value) is int:
+                small = self.number(name, value, values)
+            elif isinstance(value, (list, tuple)):
+                small = self.sequence(name, list(value), values)
+            if small != value:
+                changed[name] = small
+        return changed
+
+
+def _walk(tree: Mapping[str, Any]) -> Any:
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from _walk({k: v for k, v in value.items() if isinstance(k, str)})
+        elif type(value) is int and re.fullmatch(r"hidden_size|d_model|n_embd|embed_dim|dim|emb_dim", name):
+            yield value
+
+
+def small_config(kind: str) -> Any:
+    """The small configuration of a model type.
+
+    >>> small_config("llama").num_attention_heads
+    6
+    """
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    made = CONFIG_MAPPING[kind]
+    start, rest = {}, {}
+    for path, value in OVERRIDES.get(kind, {}).items():
+        (start if path.startswith("+") else rest)[path.lstrip("+")] = value
+    defaults = made(**start).to_dict()
+    patches = _find(defaults, "patch_size")
+    image = 64 if not patches or min(patches) < 8 else 32
+    changed = {**start, **_Shrink(defaults, image).tree(defaults, getattr(made, "sub_configs", {}))}
+    for path, value in rest.items():
+        *parents, name = path.split(".")
+        place = changed
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        place[name] = value
+    return made(**changed)
+
+
+def _find(tree: Mapping[str, Any], name: str) -> list[int]:
+    found = []
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            found += _find(value, name)
+        elif key == name:
+            found += [value] if type(value) is int else [n for n in value or () if type(n) is int]
+    return found
+
+
+OVERRIDES: dict[str, dict[str, Any]] = {}
