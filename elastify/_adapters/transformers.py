@@ -29,27 +29,73 @@ def example_inputs(model: nn.Module) -> tuple[tuple[Any, ...], dict[str, Any]] |
     if config is None or not isinstance(main, str):
         return None
     accepted = inspect.signature(model.forward).parameters
-    make = {"input_ids": _tokens, "pixel_values": _picture, "input_features": _features, "input_values": _sound}
-    if main not in make:
+    kinds = getattr(model, "input_modalities", "text")
+    kinds = {kinds} if isinstance(kinds, str) else set(kinds)
+    inputs: dict[str, Any] = {}
+
+    def give(name: str) -> None:
+        if name in accepted and name in _MAKE and name not in inputs:
+            inputs[name] = _MAKE[name](model, config)
+
+    give(main)
+    if not inputs:
         return None
-    inputs: dict[str, Any] = {main: make[main](model, config)}
-    if isinstance(getattr(model, "logit_scale", None), Tensor):  # two towers, compared
-        for name in ("input_ids", "pixel_values"):
-            if name in accepted:
-                inputs[name] = make[name](model, config)
-    if getattr(config, "is_encoder_decoder", False) and "decoder_input_ids" in accepted:
-        inputs["decoder_input_ids"] = _tokens(model, config)
+    if "text" in kinds:
+        give("input_ids")
+    if "image" in kinds and _sees_whole_pictures(model, accepted):
+        give("pixel_values")
+        if "pixel_values" in inputs and "input_ids" in inputs:
+            inputs["input_ids"] = _with_places(model, config, inputs)
+    if "decoder_input_ids" in accepted and (config.is_encoder_decoder or hasattr(model, "decoder")):
+        give("decoder_input_ids")
+    if "bbox" in accepted:
+        give("bbox")
     if "use_cache" in accepted:
         inputs["use_cache"] = False
     return (), inputs
+
+
+def _sees_whole_pictures(model: Any, accepted: Any) -> bool:
+    """Whether pictures come as they are; some models want them cut into patches, and do well with text alone."""
+    return "pixel_values" in accepted and not {"image_grid_thw", "target_sizes", "pixel_position_ids"} & set(accepted)
+
+
+def _with_places(model: Any, config: Any, inputs: dict[str, Any]) -> Tensor:
+    """Tokens with a place for every part of the pictures, for models that put these among the words."""
+    ids, pixels = inputs["input_ids"], inputs["pixel_values"]
+    names = ("image_token_id", "image_token_index")
+    token = next((n for n in (getattr(config, name, None) for name in names) if isinstance(n, int)), None)
+    look = getattr(model, "get_image_features", None)
+    if token is None or look is None or any(p.is_meta for p in model.parameters()):
+        return ids
+    try:
+        with torch.no_grad():
+            found = look(pixel_values=pixels)
+    except (RuntimeError, TypeError, ValueError, AttributeError):  # it wants more than pixels: text alone will do
+        del inputs["pixel_values"]
+        return ids
+    found = getattr(found, "pooler_output", found)
+    found = torch.cat([part.flatten(0, -2) for part in found]) if isinstance(found, (tuple, list)) else found
+    places = found.numel() // found.shape[-1] // len(ids)
+    ids = torch.where(ids == token, token - 1, ids)
+    return torch.cat([ids[:, :1], ids.new_full((len(ids), places), token), ids[:, 1:17]], 1)
 
 
 def _tokens(model: Any, config: Any) -> Tensor:
     text = config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
     positions = [getattr(text, name) for name in _POSITIONS if isinstance(getattr(text, name, None), int)]
     length = min([_TOKENS, *(n - _first_position(model) for n in positions if n > 0)])
-    vocabulary = int(getattr(text, "vocab_size", 0) or model.get_input_embeddings().num_embeddings)
+    vocabulary = int(getattr(text, "vocab_size", 0) or 0)
+    if not vocabulary:
+        table = next((m for m in model.modules() if isinstance(m, nn.Embedding)), None)
+        vocabulary = table.num_embeddings if table is not None else 2
     return (torch.arange(2 * length) % max(vocabulary - 3, 1) + min(3, vocabulary - 1)).view(2, length)
+
+
+def _boxes(model: Any, config: Any) -> Tensor:
+    """A box per token: left, top, right, bottom."""
+    length = _tokens(model, config).shape[1]
+    return torch.tensor([10, 20, 30, 40]).repeat(2, length, 1)
 
 
 def _first_position(model: nn.Module) -> int:
@@ -67,14 +113,17 @@ def _picture(model: Any, config: Any) -> Tensor:
     height, width = size if isinstance(size, (tuple, list)) else (size, size)
     frames = getattr(vision, "num_frames", None)
     shape = (getattr(vision, "num_channels", None) or 3, int(height), int(width))
-    return noise(2, *((int(frames),) if isinstance(frames, int) else ()), *shape)
+    several = "pixel_attention_mask" in inspect.signature(model.forward).parameters  # pictures per sample
+    extra = (int(frames),) if isinstance(frames, int) else (1,) if several else ()
+    return noise(2, *extra, *shape)
 
 
 def _features(model: Any, config: Any) -> Tensor:
     source = getattr(config, "max_source_positions", None)
     bins = getattr(config, "num_mel_bins", None)
-    if source and bins:
-        return noise(2, int(bins), 2 * int(source))
+    first = next((m for m in model.modules() if isinstance(m, (nn.Conv1d, nn.Conv2d))), None)
+    if bins and isinstance(first, nn.Conv1d) and first.in_channels == bins:  # channels first
+        return noise(2, int(bins), 2 * int(source or 64))
     return noise(2, 128, int(getattr(config, "input_feat_per_channel", None) or bins or 80))
 
 
@@ -84,3 +133,14 @@ def _sound(model: Any, config: Any) -> Tensor:
     second = int(getattr(config, "sampling_rate", None) or 16000)
     channels = getattr(config, "audio_channels", None)
     return noise(2, int(channels), second) if channels else noise(2, second)
+
+
+_MAKE = {
+    "input_ids": _tokens,
+    "decoder_input_ids": _tokens,
+    "pixel_values": _picture,
+    "pixel_values_videos": _picture,
+    "input_features": _features,
+    "input_values": _sound,
+    "bbox": _boxes,
+}

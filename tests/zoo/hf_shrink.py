@@ -16,15 +16,16 @@ LAYERS, HEADS, GROUPS, WIDTH, VOCABULARY, POSITIONS = 3, 6, 3, 96, 1000, 32
 
 _FIXED: list[tuple[str, Callable[[int], int]]] = [
     (r"(.*_)?vocab_size.*|vocab_size_per_layer_input", lambda n: min(n, VOCABULARY)),
-    (r"max_.*position.*|n_positions|n_ctx|max_seq_len|max_target_positions|seq_length", lambda n: min(n, POSITIONS)),
+    (r"max_(?!2d).*position.*|n_positions|n_ctx|max_seq_len|max_target_positions|seq_length", lambda n: min(n, POSITIONS)),
     (r"num_position_embeddings", lambda n: min(n, 36)),
     (r"max_source_positions", lambda n: min(n, 30)),
     (r"num_mel_bins", lambda n: min(n, 16)),
-    (r"sliding_window|local_attention|attention_window|window_size|attention_chunk_size", lambda n: min(n, 8)),
+    (r"sliding_window(_size)?|local_attention|attention_window|attention_chunk_size", lambda n: min(n, 8)),
     (r"index_topk|.*chunk_size", lambda n: min(n, 8)),
     (r"num_queries|num_query_tokens|.*n_latents|num_latents", lambda n: min(n, 10)),
     (r"(num|n)_(local_|routed_)?experts|moe_num_experts", lambda n: min(n, 4)),
     (r"num_experts_per_tok(en)?|moe_topk|moe_k|top_k|topk", lambda n: min(n, 2)),
+    (r"(mamba_)?n_groups", lambda n: min(n, 2)),
     (r"n_group|num_expert_group", lambda n: min(n, 2)),
     (r"topk_group|n_shared_experts|num_shared_experts|moe_num_shared_experts", lambda n: min(n, 1)),
     (r"first_k_dense_replace|num_dense_layers|num_kv_shared_layers", lambda n: min(n, 1)),
@@ -37,7 +38,8 @@ _FIXED: list[tuple[str, Callable[[int], int]]] = [
     (r"q_lora_rank", lambda n: min(n, 56)),
     (r"linear_num_(key_)?heads|linear_num_heads", lambda n: min(n, 2)),
     (r"linear_num_value_heads", lambda n: min(n, 4)),
-    (r"linear_(key_|value_)?head_dim|(mamba_)?head_dim|index_head_dim|mamba_d_head", lambda n: min(n, 16)),
+    (r"mamba_n(um)?_heads|n_mamba_heads", lambda n: min(n, 12)),
+    (r"linear_(key_|value_)?head_dim|(mamba_)?head_dim|swa_head_dim|global_head_dim|index_head_dim|mamba_d_head", lambda n: min(n, 16)),
     (r"(mamba_d_state|state_size|ssm_state_size)", lambda n: min(n, 12)),
     (r"time_step_rank|mamba_dt_rank|.*lora.*rank|laurel_rank", lambda n: min(n, 8)),
     (r"moe_intermediate_size|.*shared_expert.*_size", lambda n: min(n, 40)),
@@ -46,7 +48,8 @@ _FIXED: list[tuple[str, Callable[[int], int]]] = [
 ]  # fmt: skip
 _LAYERS = re.compile(r"(.*_)?(num_)?((hidden_|encoder_|decoder_)?layers?|encoder_layers|blocks)|n_layers?|(.*_)?depth")
 _NOT_LAYERS = re.compile(r"num_feat_extract_layers|max_window_layers|.*_depth_.*|max_depth|.*encoder_blocks|.*layer_layers")
-_HEADS = re.compile(r"(.*_)?(num_)?(attention_)?heads?|n_heads?|index_n_heads|mamba_n(um)?_heads")
+_HEADS = re.compile(r"(.*_)?(num_)?(attention_)?heads|n_head|index_n_heads")
+_PLACES = re.compile(r"(.*_)?(out_ind(ices|exes)|visual_indexes|attn_indexes|block_index(es|ices)|extract_layers|attention_blocks)")
 _GROUPED = re.compile(r"(.*_)?(num_)?(key_value|kv)_heads|n_head_kv|num_key_value_groups")
 _WIDTH = re.compile(
     r"(.*_)?(hidden_size.*|hidden_dim|d_model|n_embd|embed_dim|emb_dim|dim|embedding_dim|embedding_size|embed_size|width|"
@@ -83,19 +86,27 @@ class _Shrink:
         if _GROUPED.fullmatch(name):
             full = next((around[k] for k in around if _HEADS.fullmatch(k) and "key_value" not in k), n)
             return 1 if n == 1 else HEADS if n == full else GROUPS
-        if _HEADS.fullmatch(name):
+        if _HEADS.fullmatch(name) and not name.startswith(("mamba_n", "n_mamba", "linear_")):
             return min(n, HEADS) if n > 1 else n
+        if name == "head_dim" and n == around.get("qk_rope_head_dim"):
+            name = "qk_rope_head_dim"
         if name == "max_window_layers" or (_LAYERS.fullmatch(name) and not _NOT_LAYERS.fullmatch(name)):
-            return min(n, LAYERS)
+            if "depths" in around:
+                return n
+            return min(n, max([LAYERS, *(len(around[k] or ()) for k in around if k.endswith("out_indices"))]))
         for pattern, small in _FIXED:
             if re.fullmatch(pattern, name):
                 return small(n)
         return self.width(n) if _WIDTH.fullmatch(name) else n
 
     def sequence(self, name: str, items: list[Any], around: Mapping[str, Any]) -> Any:
-        layers = next((around[k] for k in ("num_hidden_layers", "n_layer", "n_layers", "num_layers") if k in around), -1)
+        names = () if "depths" in around else ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "depth")
+        layers = next((around[k] for k in names if k in around), -1)
         if len(items) == layers and layers > LAYERS:
             return [*items[: LAYERS - 1], items[-1]]
+        if _PLACES.fullmatch(name) and layers > LAYERS and items and type(items[0]) is int:
+            kept = self.number("num_hidden_layers", layers, around)
+            return sorted({min(max(kept * n // layers, 0), kept) for n in items if n >= 0}) or items
         if not items or not all(type(n) is int for n in items):
             return items
         if _DEPTHS.fullmatch(name):
@@ -113,9 +124,12 @@ class _Shrink:
         """What differs from the defaults, nested configurations whole."""
         changed: dict[str, Any] = {}
         for name, value in values.items():
-            if not isinstance(name, str):
+            if not isinstance(name, str) or name in ("out_features", "stage_names"):
                 continue
             if isinstance(value, dict) and ("model_type" in value or name in subs):
+                if value.get("model_type") == "timm_backbone":
+                    changed[name] = {k: value[k] for k in ("model_type", "out_indices")} | {"backbone": "test_resnet"}
+                    continue
                 changed[name] = {"model_type": value["model_type"]} if "model_type" in value else {}
                 changed[name] |= self.tree(value, {})
                 continue
@@ -172,4 +186,21 @@ def _find(tree: Mapping[str, Any], name: str) -> list[int]:
     return found
 
 
-OVERRIDES: dict[str, dict[str, Any]] = {}
+_ROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}
+_MROPE = {"text_config.rope_parameters": _ROPE}
+_EXPERTS = {"n_routed_experts": 4, "num_experts_per_tok": 2}
+
+OVERRIDES: dict[str, dict[str, Any]] = {
+    "bit": {"num_groups": 4},
+    "blip-2": {"image_token_index": 990},
+    "falcon_h1": {"mamba_d_ssm": 192},
+    "gemma3": {"mm_tokens_per_image": 4},
+    "chameleon": {"vocabulary_map": {"<image>": 990}},
+    "codegen": {"n_head": 4},
+    "colqwen2": {"vlm_config.text_config.rope_parameters": _ROPE},
+    "deepseek_v2": _EXPERTS,
+    "dots1": {**_EXPERTS, "n_shared_experts": 1},
+    "esm": {"vocab_size": 33, "pad_token_id": 1, "mask_token_id": 32},
+    "mamba2": {"num_heads": 12},
+    "qwen2_vl": _MROPE,
+}
