@@ -201,6 +201,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "deepseek_v2": _EXPERTS,
     "dots1": {**_EXPERTS, "n_shared_experts": 1},
     "esm": {"vocab_size": 33, "pad_token_id": 1, "mask_token_id": 32},
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
     "mamba2": {"num_heads": 12},
     "qwen2_vl": _MROPE,
 }
