@@ -80,7 +80,8 @@ class _Flow:
         self.instead = instead
         there = {name: value.id for name, value in reduced.tensors.items()}
         self.owned = {value.id: there.get(name, -1) for name, value in full.tensors.items()}
-        self.known = {*self.owned.values(), *(v.id for call in reduced.calls for v in call.outputs())}
+        made = (call.outputs() for call in reduced.calls if _effective(call))
+        self.known = {*self.owned.values(), *(v.id for outputs in made for v in outputs)}
         self.same: dict[int, int] = {}
         self.bind(full.inputs, reduced.inputs)
 

@@ -69,10 +69,11 @@ def check_one(suite: str, name: str) -> dict[str, Any]:
         with _timed() as seconds:
             check = check_sizes if entry.light else check_model
             report = check(model, args, example_kwargs=kwargs, **entry.options)
+        more = entry.also(model, args, kwargs) if entry.also else []
     except Exception as error:  # noqa: BLE001 - a model that breaks the checker is a result, not the end of the run
         where = traceback.extract_tb(error.__traceback__)[-1]
         return {**found, "failures": [f"{type(error).__name__} at {Path(where.filename).name}:{where.lineno}: {error}"]}
-    failures = list(report.failures)
+    failures = [*report.failures, *more]
     if report.space is not None:
         failures += missing(entry, [n for n, _ in model.named_parameters()], report.space)
     if report.smallest_macs > 0.2 and entry.elastic and not entry.why_large:

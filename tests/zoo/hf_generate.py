@@ -43,24 +43,35 @@ def check_generation(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[st
     redraw(elastic, 0)
     where = space(elastic)
     for config in (where.min, *(where.sample(seed) for seed in range(draws))):
-        try:
-            small = extract(elastic, config)
-            with activate(elastic, config):
-                ours = _write(elastic, prompt, cache=True)
-            theirs = _write(small, prompt, cache=True)
-            if not torch.equal(ours, theirs):
-                faults.append(f"generate() writes {ours.tolist()} activated, {theirs.tolist()} extracted: {config!r}")
-            elif alike and not torch.equal(theirs, _write(small, prompt, cache=False)):
-                faults.append(f"generate() writes otherwise without a cache: {config!r}")
-        except (ElastifyError, RuntimeError, ValueError, TypeError, AttributeError, IndexError) as error:
-            faults.append(f"generate(): {type(error).__name__}: {error} for {config!r}")
+        faults += _faults(elastic, config, prompt, alike)
     return faults
+
+
+def _faults(elastic: Any, config: Any, prompt: Mapping[str, Any], alike: bool) -> list[str]:
+    try:
+        small = extract(elastic, config)
+        with activate(elastic, config):
+            ours = _write(elastic, prompt, cache=True)
+        theirs = _write(small, prompt, cache=True)
+        if not torch.equal(ours, theirs):
+            return [f"generate() writes {ours.tolist()} activated, {theirs.tolist()} extracted: {config!r}"]
+        if alike and not torch.equal(theirs, _write(small, prompt, cache=False)):
+            return [f"generate() writes otherwise without a cache: {config!r}"]
+    except (ElastifyError, RuntimeError, ValueError, TypeError, AttributeError, IndexError) as error:
+        return [f"generate(): {type(error).__name__}: {error} for {config!r}"]
+    return []
 
 
 def _write(model: Any, prompt: Mapping[str, Any], *, cache: bool) -> torch.Tensor:
     settings = copy.deepcopy(model.generation_config)
     settings.update(
-        eos_token_id=None, pad_token_id=0, do_sample=False, use_cache=cache, max_length=None, max_new_tokens=NEW, num_beams=1
+        eos_token_id=None,
+        pad_token_id=0,
+        do_sample=False,
+        use_cache=cache,
+        max_length=None,
+        max_new_tokens=NEW,
+        num_beams=1,
     )
     if model.config.is_encoder_decoder and settings.decoder_start_token_id is None:
         settings.decoder_start_token_id = 0

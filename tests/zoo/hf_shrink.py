@@ -1,65 +1,67 @@
 """Any configuration of transformers, made small.
 
 `small_config` takes the defaults of a configuration class and shrinks every number whose name says what it sizes:
-widths become multiples of 24 near 96, heads 6 (and 3 for grouped keys), layers 3, experts 4. Equal widths stay equal all
-over the tree of sub-configurations, because the parts of a model meet there. Lists with an entry per layer keep their
-first two and last entries. What a model type needs otherwise stands in `OVERRIDES`: dotted paths and values.
+widths become multiples of 24 near 96, heads 6 (and 3 for grouped keys), layers 3, experts 4. Equal widths stay equal
+in the whole tree of sub-configurations, because the parts of a model meet there. Lists with an entry per layer keep
+their first two and last entries. What a model type needs otherwise stands in `OVERRIDES`: dotted paths and values.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-LAYERS, HEADS, GROUPS, WIDTH, VOCABULARY, POSITIONS = 3, 6, 3, 96, 1000, 32
+LAYERS, HEADS, GROUPS, WIDTH, POSITIONS = 3, 6, 3, 96, 32
 
-_FIXED: list[tuple[str, Callable[[int], int]]] = [
-    (r"(.*_)?vocab_size.*|vocab_size_per_layer_input", lambda n: min(n, VOCABULARY)),
-    (r"max_(?!2d).*position.*|n_positions|n_ctx|max_seq_len|max_target_positions|seq_length", lambda n: min(n, POSITIONS)),
-    (r"num_position_embeddings", lambda n: min(n, 36)),
-    (r"max_source_positions", lambda n: min(n, 30)),
-    (r"num_mel_bins", lambda n: min(n, 16)),
-    (r"sliding_window(_size)?|local_attention|attention_window|attention_chunk_size", lambda n: min(n, 8)),
-    (r"index_topk|.*chunk_size", lambda n: min(n, 8)),
-    (r"num_queries|num_query_tokens|.*n_latents|num_latents", lambda n: min(n, 10)),
-    (r"(num|n)_(local_|routed_)?experts|moe_num_experts", lambda n: min(n, 4)),
-    (r"num_experts_per_tok(en)?|moe_topk|moe_k|top_k|topk", lambda n: min(n, 2)),
-    (r"(mamba_)?n_groups", lambda n: min(n, 2)),
-    (r"n_group|num_expert_group", lambda n: min(n, 2)),
-    (r"topk_group|n_shared_experts|num_shared_experts|moe_num_shared_experts", lambda n: min(n, 1)),
-    (r"first_k_dense_replace|num_dense_layers|num_kv_shared_layers", lambda n: min(n, 1)),
-    (r"(num_)?(mtp|nextn_predict)_layers", lambda n: 0),
-    (r"qk_nope_head_dim|d_kv|attention_head_dim|kv_channels|d_head|dim_head", lambda n: min(n, 16)),
-    (r"qk_rope_head_dim|rotary_dim", lambda n: min(n, 8)),
-    (r"v_head_dim", lambda n: min(n, 16)),
-    (r"qk_head_dim", lambda n: min(n, 24)),
-    (r"kv_lora_rank", lambda n: min(n, 40)),
-    (r"q_lora_rank", lambda n: min(n, 56)),
-    (r"linear_num_(key_)?heads|linear_num_heads", lambda n: min(n, 2)),
-    (r"linear_num_value_heads", lambda n: min(n, 4)),
-    (r"mamba_n(um)?_heads|n_mamba_heads", lambda n: min(n, 12)),
-    (r"linear_(key_|value_)?head_dim|(mamba_)?head_dim|swa_head_dim|global_head_dim|index_head_dim|mamba_d_head", lambda n: min(n, 16)),
-    (r"(mamba_d_state|state_size|ssm_state_size)", lambda n: min(n, 12)),
-    (r"time_step_rank|mamba_dt_rank|.*lora.*rank|laurel_rank", lambda n: min(n, 8)),
-    (r"moe_intermediate_size|.*shared_expert.*_size", lambda n: min(n, 40)),
-    (r"(.*_)?(intermediate_size.*|ffn_dim|d_ff|n_inner|mlp_dim|ffn_hidden_size|d_inner|dim_ff|dim_feedforward)", lambda n: min(n, 176)),
-    (r"(.*_)?ffn_hidden_size|(.*_)?linear_units|(.*_)?feedforward_dim", lambda n: min(n, 176)),
-]  # fmt: skip
+# At most so many; the first that fits a name counts.
+_AT_MOST: list[tuple[int, str]] = [
+    (1000, "(.*_)?vocab_size.*"),
+    (POSITIONS, "max_(?!2d|source).*position.* n_positions n_ctx max_seq_len seq_length"),
+    (36, "num_position_embeddings"),
+    (30, "max_source_positions"),
+    (16, "num_mel_bins"),
+    (8, "sliding_window(_size)? local_attention attention_window attention_chunk_size index_topk .*chunk_size"),
+    (10, "num_queries num_query_tokens .*n_latents num_latents"),
+    (4, "(num|n)_(local_|routed_)?experts moe_num_experts linear_num_value_heads"),
+    (2, "num_experts_per_tok(en)? moe_topk moe_k top_k topk (mamba_)?n_groups n_group num_expert_group"),
+    (2, "linear_num_(key_)?heads linear_num_heads"),
+    (1, "topk_group n_shared_experts num_shared_experts moe_num_shared_experts"),
+    (1, "first_k_dense_replace num_dense_layers num_kv_shared_layers"),
+    (0, "(num_)?(mtp|nextn_predict)_layers"),
+    (16, "qk_nope_head_dim d_kv attention_head_dim kv_channels d_head dim_head v_head_dim"),
+    (8, "qk_rope_head_dim rotary_dim"),
+    (24, "qk_head_dim"),
+    (40, "kv_lora_rank moe_intermediate_size .*shared_expert.*_size"),
+    (56, "q_lora_rank"),
+    (12, "mamba_n(um)?_heads n_mamba_heads mamba_d_state state_size ssm_state_size"),
+    (16, "linear_(key_|value_)?head_dim (mamba_|swa_|global_|index_)?head_dim mamba_d_head"),
+    (8, "time_step_rank mamba_dt_rank .*lora.*rank laurel_rank"),
+    (176, "(.*_)?(intermediate_size.*|ffn_dim|d_ff|n_inner|mlp_dim|ffn_hidden_size|d_inner|dim_ff|dim_feedforward)"),
+    (176, "(.*_)?(linear_units|feedforward_dim)"),
+]
 _LAYERS = re.compile(r"(.*_)?(num_)?((hidden_|encoder_|decoder_)?layers?|encoder_layers|blocks)|n_layers?|(.*_)?depth")
-_NOT_LAYERS = re.compile(r"num_feat_extract_layers|max_window_layers|.*_depth_.*|max_depth|.*encoder_blocks|.*layer_layers")
+_NOT_LAYERS = re.compile(
+    r"num_feat_extract_layers|max_window_layers|.*_depth_.*|max_depth|.*encoder_blocks|.*layer_layers"
+)
 _HEADS = re.compile(r"(.*_)?(num_)?(attention_)?heads|n_head|index_n_heads")
-_PLACES = re.compile(r"(.*_)?(out_ind(ices|exes)|visual_indexes|attn_indexes|block_index(es|ices)|extract_layers|attention_blocks)")
+_PLACES = re.compile(
+    r"(.*_)?(out_ind(ices|exes)|visual_indexes|attn_indexes|block_index(es|ices)|extract_layers|attention_blocks)"
+)
 _GROUPED = re.compile(r"(.*_)?(num_)?(key_value|kv)_heads|n_head_kv|num_key_value_groups")
 _WIDTH = re.compile(
     r"(.*_)?(hidden_size.*|hidden_dim|d_model|n_embd|embed_dim|emb_dim|dim|embedding_dim|embedding_size|embed_size|width|"
     r"hidden_channels|projection_dim|proj_dim|projection_size|out_dim|output_dim|proj_size|feature_size|dimension|"
     r"input_dim|pooler_output_size|units|channels|mlp_hidden_size|feat_dim|initial_channel|lm_head_size|out_features)"
 )
-_WIDTHS = re.compile(r"(.*_)?(hidden_sizes|embed_dims?|dims?|channels|conv_dim|widths|channel_list|out_features|.*per_stage|stage_out_channels|.*channels)")
+_WIDTHS = re.compile(
+    r"(.*_)?(hidden_sizes|embed_dims?|dims?|channels|conv_dim|widths|channel_list|out_features|.*per_stage|stage_out_channels|.*channels)"
+)
 _DEPTHS = re.compile(r"(.*_)?(depths|layers|blocks_per_stage|num_block_repeats|num_layers|stage_num_blocks)")
 _TOKEN = re.compile(r"(.*_)?(token|start|end|bos|eos|pad)?_?(token_id|token_index|token|_id)s?")
-_KEPT = frozenset("num_channels in_channels in_chans chunk_size_feed_forward num_labels num_input_channels patch_size".split())
+_KEPT = frozenset(
+    "num_channels in_channels in_chans chunk_size_feed_forward num_labels num_input_channels patch_size".split()
+)
 
 
 class _Shrink:
@@ -78,7 +80,7 @@ class _Shrink:
         if name in _KEPT and name != "patch_size":
             return n
         if name == "patch_size":
-            return 8 if n >= 8 else n
+            return min(8, n)
         if re.fullmatch(r"(.*_)?(image_size|input_size|resolution|crop_size|img_size)", name) and n > 32:
             return self.image
         if _TOKEN.fullmatch(name):
@@ -94,9 +96,9 @@ class _Shrink:
             if "depths" in around:
                 return n
             return min(n, max([LAYERS, *(len(around[k] or ()) for k in around if k.endswith("out_indices"))]))
-        for pattern, small in _FIXED:
-            if re.fullmatch(pattern, name):
-                return small(n)
+        for most, patterns in _AT_MOST:
+            if any(re.fullmatch(pattern, name) for pattern in patterns.split()):
+                return min(n, most)
         return self.width(n) if _WIDTH.fullmatch(name) else n
 
     def sequence(self, name: str, items: list[Any], around: Mapping[str, Any]) -> Any:

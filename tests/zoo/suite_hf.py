@@ -6,15 +6,17 @@ from functools import partial
 from typing import Any
 
 import torch
+from hf_generate import check_generation
 from hf_shrink import small_config
 from zoo_entry import Entry, Made
 
-TASKS = (
-    "SEQ_TO_SEQ_CAUSAL_LM SPEECH_SEQ_2_SEQ IMAGE_TEXT_TO_TEXT MULTIMODAL_LM CAUSAL_LM MASKED_LM ZERO_SHOT_IMAGE_CLASSIFICATION "
-    "IMAGE_CLASSIFICATION VIDEO_CLASSIFICATION CTC OBJECT_DETECTION ZERO_SHOT_OBJECT_DETECTION UNIVERSAL_SEGMENTATION "
-    "SEMANTIC_SEGMENTATION DEPTH_ESTIMATION AUDIO_CLASSIFICATION SEQUENCE_CLASSIFICATION QUESTION_ANSWERING"
-).split()
-GENERATIVE = TASKS[:5]
+TASKS = """
+SEQ_TO_SEQ_CAUSAL_LM SPEECH_SEQ_2_SEQ IMAGE_TEXT_TO_TEXT MULTIMODAL_LM CAUSAL_LM MASKED_LM
+ZERO_SHOT_IMAGE_CLASSIFICATION IMAGE_CLASSIFICATION VIDEO_CLASSIFICATION CTC OBJECT_DETECTION
+ZERO_SHOT_OBJECT_DETECTION UNIVERSAL_SEGMENTATION SEMANTIC_SEGMENTATION DEPTH_ESTIMATION AUDIO_CLASSIFICATION
+SEQUENCE_CLASSIFICATION QUESTION_ANSWERING
+""".split()
+"""What a model type is mostly used for comes first."""
 
 
 def class_names() -> dict[str, str]:
@@ -46,4 +48,4 @@ def tiny(kind: str) -> Made:
     return model, *inputs
 
 
-HF = [Entry(f"hf:{kind}", partial(tiny, kind)) for kind in class_names()]
+HF = [Entry(f"hf:{kind}", partial(tiny, kind), also=check_generation) for kind in class_names()]

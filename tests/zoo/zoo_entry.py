@@ -29,6 +29,7 @@ class Entry:
 
     `why_large` explains a smallest configuration of more than 20 % of the MACs; suites with `elastic` need it.
     `options` go to `check_model`, or, where the entry is `light`, to `check_sizes`.
+    `also` is a further check, called with the model and its inputs; it returns what is wrong.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Entry:
     why_large: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
     light: bool = False
+    also: Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], list[str]] | None = None
 
 
 def missing(entry: Entry, names: Sequence[str], found: SearchSpace) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from suite_first import FIRST
+from suite_hf import HF
 from suite_timm import TIMM
 from suite_timm_all import TIMM_ALL
 from suite_torchvision import TORCHVISION
@@ -10,6 +11,7 @@ from zoo_entry import Entry
 
 SUITES: dict[str, list[Entry]] = {
     "first": FIRST,
+    "hf": HF,
     "timm": TIMM,
     "timm-all": TIMM_ALL,
     "torchvision": TORCHVISION,
