@@ -273,7 +273,9 @@ class _NoDropout(TorchFunctionMode):
         return func(*args, **{key: off.get(key, value) for key, value in kwargs.items()})
 
 
-_DROPOUT = frozenset("dropout dropout1d dropout2d dropout3d alpha_dropout feature_dropout feature_alpha_dropout".split())
+_DROPOUT = frozenset(
+    "dropout dropout1d dropout2d dropout3d alpha_dropout feature_dropout feature_alpha_dropout".split()
+)
 
 
 def first_sample(tree: Any) -> Any:
