@@ -207,7 +207,7 @@ def _prove_units(
     moving: Callable[[bool], list[tuple[Layout, ...]]],
 ) -> Plan:
     """Demote axes in which the network is not symmetric; in train mode too where only that uses some parameters."""
-    modes = (False, True) if _only_in_training(planner.analysis) else (False,)
+    modes = (False, True) if _only_in_training(model, planner.analysis) else (False,)
     failed = failing_axes(model, plan, args, kwargs, outputs, modes=modes, layouts=moving)
     if failed:
         _warn([f"{a.name}: {failed[a.id]}" for a in plan.axes if a.id in failed])
@@ -222,13 +222,15 @@ def _output_layouts(analysis: Analysis, training: bool, hidden: frozenset[str]) 
     return [tuple(map(analysis.terms.resolve, analysis.dims[index][value.id])) for value in found]
 
 
-def _only_in_training(analysis: Analysis) -> bool:
-    def used(graph: Graph) -> set[int]:
-        own = {value.id for value in graph.tensors.values()}
-        return {v.id for call in graph.calls for v in call.inputs()} & own
+def _only_in_training(model: nn.Module, analysis: Analysis) -> bool:
+    """Whether some parameter is used in training mode alone (a counter of batches is no parameter)."""
+    parameters = [name for name, _ in model.named_parameters(remove_duplicate=False)]
 
-    by_name = [{n for n, v in g.tensors.items() if v.id in used(g)} for g in analysis.graphs]
-    return bool(by_name[-1] - by_name[0])
+    def used(graph: Graph) -> set[str]:
+        seen = {value.id for call in graph.calls for value in call.inputs()}
+        return {name for name in parameters if graph.tensors[name].id in seen}
+
+    return bool(used(analysis.graphs[-1]) - used(analysis.graphs[0]))
 
 
 def _prove_sizes(
