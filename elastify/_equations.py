@@ -2,8 +2,8 @@
 
 `C // self.num_heads` must give `head_dim` in every subnet. Since equal sizes may always be made equal units (see
 decisions/0002), an equation is solved by building the term that the expression describes and unifying: a
-product for `*`, a concat for `+`, and for `a // b` the `q` of `a = Product(b, q)`. What has no such form freezes
-what it mentions. Comparisons that held as equalities are equations too; the others become constraints on
+product for `*`, a concat for `+`, for `a // b` the `q` of `a = Product(b, q)`, and for `a - b` the `r` of
+`a = Concat(b, r)`; what the two sides have in common is cancelled first. What has no such form freezes what it mentions. Comparisons that held as equalities are equations too; the others become constraints on
 configurations, unless the sizes at both ends of their ranges already prove them.
 """
 
@@ -17,6 +17,7 @@ from math import ceil, floor, isfinite
 from elastify._ints import Attr, Dim, Expr, Guard, Op, leaves
 from elastify._layout import Layout, axes_of
 from elastify._plan import Constraint, SizeExpr
+from elastify._polynomials import build, cancelled, minus, over, polynomial
 from elastify._rules import Equation, Facts, Why
 from elastify._terms import Term
 
@@ -34,7 +35,7 @@ class Solver:
         rest = []
         for guard in dict.fromkeys(filter(None, map(_whole, guards))):
             equal = (guard.fn, guard.result) in {("eq", True), ("ne", False)}
-            if not equal or any(_has_rest(arg) for arg in guard.args):
+            if not equal or any(_uses(arg, "mod") for arg in guard.args):
                 rest.append(guard)
                 continue
             left, right = guard.args
@@ -61,20 +62,23 @@ class Solver:
     def solve(self) -> None:
         """State all equations gathered so far."""
         equations, self.facts.equations = self.facts.equations, []
-        for equation in equations:
+        for equation in sorted(equations, key=lambda equation: _uses(equation.expr, "sub")):  # last: see _rest
             if not (self.facts.terms.is_frozen(equation.term) and self._settled(equation.expr)):
                 self.facts.why = equation.why
                 self._solve(equation)
 
     def _solve(self, equation: Equation) -> None:
-        terms = self.facts.terms
-        whole = self.term(equation.expr)
-        if self._factors(whole) == self._factors(equation.term):
-            return
-        if whole.size == equation.term.size:
+        terms, whole, part = self.facts.terms, self.term(equation.expr), equation.term
+        if whole.size == part.size:
+            left, right = (polynomial(terms, term) for term in (whole, part))
+            if left == right:
+                return
+            short = cancelled(left, right)
+            if short != (left, right) and all(short):
+                whole, part = (build(terms, side) for side in short)
             for candidate in self._orders(whole):
-                if terms.fits(candidate, equation.term):
-                    return self.facts.same(candidate, equation.term)
+                if terms.fits(candidate, part):
+                    return self.facts.same(candidate, part)
         for leaf in leaves(equation.expr):
             self.facts.freeze(self._leaf(leaf), "its size enters a computation that cannot be solved")
         self.facts.freeze(equation.term, "its size is computed in a way that cannot be solved")
@@ -84,30 +88,6 @@ class Solver:
         if whole.kind != "product":
             return [whole]
         return [whole, self.facts.terms.product(whole.parts[::-1])]
-
-    def _factors(self, term: Term) -> Counter[int]:
-        """Factors by identity, fixed ones by their size: equal counters are equal sizes in every subnet."""
-        return Counter(map(_key, self._parts(term)))
-
-    def _parts(self, term: Term, kind: str = "product") -> list[Term]:
-        """Factors (or, for "concat", summands) of a term from left to right; n equal summands are n times one."""
-        f, term = self.facts, self.facts.terms.find(term)
-        parts = [f.terms.find(part) for part in term.parts]
-        if kind == "product" and term.kind == "concat" and len({part.id for part in parts}) == 1:
-            return [f.fixed(len(parts), "the number of equal parts"), *self._parts(parts[0])]
-        if term.kind == kind:
-            return [inner for part in parts for inner in self._parts(part, kind)]
-        return [term] if term.size > 1 or kind == "concat" else []
-
-    def _without(self, whole: Term, part: Term, kind: str) -> list[Term] | None:
-        """The parts of `whole` that `part` does not have; None where it has others."""
-        gone, left = Counter(map(_key, self._parts(part, kind))), []
-        for piece in self._parts(whole, kind):
-            if gone[_key(piece)]:
-                gone[_key(piece)] -= 1
-            else:
-                left.append(piece)
-        return None if +gone else left
 
     def term(self, expr: Expr) -> Term:
         """The term that an expression describes."""
@@ -122,29 +102,33 @@ class Solver:
             return f.concat(map(self.term, expr.args))
         if expr.fn == "floordiv" and self.size(expr.args[0]) % self.size(expr.args[1]) == 0:
             return self._quotient(*map(self.term, expr.args))
-        if expr.fn == "sub" and 0 < self.size(expr.args[1]) < self.size(expr.args[0]):
-            return self._difference(*map(self.term, expr.args))
+        if expr.fn == "sub" and self.size(expr) >= 0 and (rest := self._rest(*map(self.term, expr.args))) is not None:
+            return rest
         for leaf in leaves(expr):
             f.freeze(self._leaf(leaf), f"its size enters a computation ({expr.fn}) that cannot be solved")
         return f.fixed(max(self.size(expr), 0), "a computed number")
 
-    def _quotient(self, number: Term, divisor: Term) -> Term:
-        """What is left of the factors of `number`, wherever those of `divisor` stand; else a new factor."""
-        left = self._without(number, divisor, "product")
-        if left is not None:
-            return self.facts.product(*left)
-        rest = self.facts.leaf(number.size // divisor.size)
-        orders = [self.facts.product(*order) for order in ((divisor, rest), (rest, divisor))]
-        self.facts.same(number, next((order for order in orders if self.facts.terms.fits(order, number)), orders[0]))
-        return rest
+    def _quotient(self, whole: Term, divisor: Term) -> Term:
+        """`C // heads`: what is left of C without its factor heads, which comes first where none is to be seen."""
+        f = self.facts
+        found = over(*(polynomial(f.terms, term) for term in (whole, divisor)))
+        if found is not None:
+            return build(f.terms, found)
+        quotient = f.leaf(whole.size // divisor.size)
+        orders = (f.product(divisor, quotient), f.product(quotient, divisor))
+        f.same(whole, next((order for order in orders if f.terms.fits(order, whole)), orders[0]))
+        return quotient
 
-    def _difference(self, number: Term, part: Term) -> Term:
-        """What is left of the summands of `number`, wherever those of `part` stand; else what follows that part."""
-        left = self._without(number, part, "concat")
-        if left is not None:
-            return self.facts.concat(left)
-        rest = self.facts.leaf(number.size - part.size)
-        self.facts.same(number, self.facts.concat([part, rest]))
+    def _rest(self, whole: Term, part: Term) -> Term | None:
+        """`C - hidden`: what C has besides hidden; a C without structure of its own becomes hidden and a rest."""
+        f = self.facts
+        found = minus(*(polynomial(f.terms, term) for term in (whole, part)))
+        if found is not None:
+            return build(f.terms, found)
+        if f.terms.find(whole).kind != "leaf" or f.terms.is_frozen(whole):
+            return None
+        rest = f.leaf(whole.size - part.size)
+        f.same(whole, f.concat([part, rest]))
         return rest
 
     def size(self, expr: Expr) -> int:
@@ -166,10 +150,6 @@ class Solver:
         return self.facts.terms.is_frozen(self._leaf(leaf))
 
 
-def _key(part: Term) -> int:
-    return part.id if part.frozen is None else -part.size
-
-
 _MIRROR = {"lt": "gt", "le": "ge", "gt": "lt", "ge": "le", "eq": "eq", "ne": "ne"}
 
 
@@ -187,8 +167,8 @@ def _whole(guard: Guard) -> Guard | None:
     return replace(guard, fn=fn, args=(expr, whole))
 
 
-def _has_rest(expr: Expr) -> bool:
-    return isinstance(expr, Op) and (expr.fn == "mod" or any(_has_rest(arg) for arg in expr.args))
+def _uses(expr: Expr, fn: str) -> bool:
+    return isinstance(expr, Op) and (expr.fn == fn or any(_uses(arg, fn) for arg in expr.args))
 
 
 def constraints(

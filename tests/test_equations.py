@@ -95,6 +95,42 @@ def test_a_difference_is_what_a_part_leaves(world: World) -> None:
     assert not world.frozen(Dim(0, 1))
 
 
+def test_the_order_of_factors_does_not_matter_to_a_size(world: World) -> None:
+    """reshape(b, c) after a channel shuffle: c is groups * per, and per * groups comes in."""
+    facts, per = world.facts, world.facts.leaf(4)
+    facts.same(world.term(Dim(0, 1)), facts.product(world.term(HEADS), per))
+    facts.equate(Dim(0, 1), facts.product(per, world.term(HEADS)))
+    world.solver.solve()
+    assert world.layout(Dim(0, 1)) == Product((world.layout(HEADS), facts.terms.resolve(per)))
+    assert not world.frozen(Dim(0, 1))
+
+
+def test_what_both_sides_have_is_cancelled(world: World) -> None:
+    """12 = 3 * 4 and head_dim times an unknown: the unknown is the heads."""
+    facts, unknown = world.facts, world.facts.leaf(3)
+    facts.equate(Op("mul", (DIM, HEADS)), facts.product(world.term(DIM), unknown))
+    world.solver.solve()
+    assert facts.terms.resolve(unknown) == world.layout(HEADS)
+
+
+def test_quotients_in_any_order(world: World) -> None:
+    """c // heads // 3 of a fused qkv of 3 * heads * head_dim."""
+    facts, width = world.facts, Dim(1, 0)
+    facts.start([world.value, Value(1, (36,))], {})
+    facts.same(world.term(width), facts.product(facts.fixed(3), world.term(HEADS), world.term(DIM)))
+    unknown = facts.leaf(4)
+    facts.equate(Op("floordiv", (Op("floordiv", (width, HEADS)), 3)), unknown)
+    world.solver.solve()
+    assert facts.terms.resolve(unknown) == world.layout(DIM)
+
+
+def test_a_difference_cuts_what_has_no_structure(world: World) -> None:
+    world.facts.equate(Op("sub", (WIDTH, DIM)), world.facts.leaf(8))
+    world.solver.solve()
+    assert world.layout(WIDTH).parts[0] == world.layout(DIM)
+    assert not world.frozen(WIDTH)
+
+
 @pytest.mark.parametrize("fn", ["mod", "pow", "neg"])
 def test_what_cannot_be_solved_freezes_all_that_it_mentions(world: World, fn: str) -> None:
     args = (Dim(0, 1),) if fn == "neg" else (Dim(0, 1), HEADS)

@@ -159,6 +159,8 @@ class Facts:
             self.equations.append(Equation(expr, term, self.why))
         elif isinstance(expr, (int, float)):
             self.freeze(term, f"the number {expr} is written in the source")
+        elif isinstance(expr, Dim) and "leaf" not in {self.terms.find(t).kind for t in (self.size_of(expr, 0), term)}:
+            self.equations.append(Equation(expr, term, self.why))  # of sizes only: their units may lie in other orders
         else:
             self.same(self.size_of(expr, term.size), term)
 

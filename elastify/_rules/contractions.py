@@ -208,14 +208,15 @@ def _pointwise(weight: Value, args: Sequence[Any], kwargs: dict[str, Any]) -> li
 def _conv_out(
     f: Facts, out: Value, input: Value, weight: Value, bias: Value | None, channels: Term, pointwise: Sequence[bool]
 ) -> None:
+    along = "a convolution runs along it"
     lead, places = f.dims(input)[: -len(pointwise) - 1], f.dims(input)[-len(pointwise) :]
     for taps, place, free in zip(f.dims(weight)[2:], places, pointwise, strict=True):
         for term in () if free else (taps, place):
-            f.freeze(term, "a convolution runs along it")
+            f.freeze(term, along)
     if bias is not None:
         f.same(f.dims(bias)[0], channels)
     after = zip(places, out.shape[-len(pointwise) :], pointwise, strict=True)
-    f.give(out, [*lead, channels, *(place if free else f.fixed(n) for place, n, free in after)])
+    f.give(out, [*lead, channels, *(place if free else f.fixed(n, along) for place, n, free in after)])
 
 
 @rule("embedding")

@@ -15,6 +15,8 @@ from elastify._ints import Int
 from elastify._rules._facts import Facts, rule
 from elastify._terms import Term
 
+_PICKED = "units are picked by an index tensor"
+
 
 def cut(f: Facts, term: Term, start: Any, stop: Any, step: Any) -> Term:
     """The piece `[start:stop:step]` of a dimension."""
@@ -80,27 +82,31 @@ def _covers(item: Any) -> int:
     return len(item.shape) if isinstance(item, Value) and item.dtype == "bool" else 1
 
 
-def indexed(f: Facts, input: Value, index: Any) -> list[Term]:
-    """Dimensions of `input[index]`."""
+def indexed(f: Facts, input: Value, index: Any, result_shape: Sequence[int] = ()) -> list[Term]:
+    """Dimensions of `input[index]`; how many a mask chooses is read from `result_shape`, counted from the back."""
     rest = list(f.dims(input))
     result: list[Term] = []
     advanced: list[Sequence[Term]] = []
-    place, adjacent, last = None, True, False
+    place, adjacent, last, masks = None, True, False, 0
     for item in _expand_index(index, len(rest)):
-        if isinstance(item, list):
-            raise TypeError("an index list")
-        is_advanced = isinstance(item, Value)
+        is_advanced = isinstance(item, (Value, list))
         if item is None:
             result.append(f.leaf(1))
         elif isinstance(item, slice):
             result.append(cut(f, rest.pop(0), item.start, item.stop, item.step))
         elif isinstance(item, bool):
             raise TypeError("a boolean index")
-        elif isinstance(item, Value):
-            for term in (rest.pop(0) for _ in range(_covers(item))):
-                f.freeze(term, "units are picked by an index tensor")
-            picked = [f.fixed(-1)] if item.dtype == "bool" else f.dims(item)
-            advanced.append(picked)
+        elif is_advanced:
+            mask = item if isinstance(item, Value) and item.dtype == "bool" else None
+            reason = "units are picked by a list or mask" if mask or isinstance(item, list) else _PICKED
+            covered = [rest.pop(0) for _ in range(_covers(item))]
+            for term in covered:
+                f.freeze(term, reason)
+            if mask:
+                f.all_same(f.dims(mask), covered)
+                masks += 1
+            else:
+                advanced.append([f.fixed(n) for n in _listed(item)] if isinstance(item, list) else f.dims(item))
             if place is None:
                 place = len(result)
             elif not last:
@@ -113,36 +119,33 @@ def indexed(f: Facts, input: Value, index: Any) -> list[Term]:
     if place is None:
         return result
     at = place if adjacent else 0
+    if masks:
+        if masks + len(advanced) > 1:
+            raise TypeError("a mask beside another index")
+        behind = len(result) - at
+        advanced.append([f.fixed(result_shape[-1 - behind] if len(result_shape) > behind else 1, "chosen by a mask")])
     return result[:at] + f.broadcast(advanced) + result[at:]
+
+
+def _listed(item: Any) -> tuple[int, ...]:
+    """The shape of a nested list of positions."""
+    if not isinstance(item, list):
+        if isinstance(item, bool) or not isinstance(item, int):
+            raise TypeError("an index list of other things than positions")
+        return ()
+    return (len(item), *(_listed(item[0]) if item else ()))
 
 
 @rule("getitem")
 def getitem(f: Facts, out: Value, input: Value, index: Any) -> None:
-    items = index if isinstance(index, tuple) else (index,)
-    if any(isinstance(item, list) or (isinstance(item, Value) and item.dtype == "bool") for item in items):
-        return pick_positions(f, out, input)
-    f.give(out, indexed(f, input, index))
-
-
-def pick_positions(f: Facts, out: Value, input: Value) -> None:
-    """Positions listed in the source or chosen by a mask: nothing may move."""
-    for term in f.dims(input):
-        f.freeze(term, "units are picked by a list or mask")
-    f.give(out, [f.fixed(n) for n in out.shape])
+    f.give(out, indexed(f, input, index, out.shape))
 
 
 @rule("setitem")
 def setitem(f: Facts, out: Value, input: Value, index: Any, value: Any) -> None:
-    items = index if isinstance(index, tuple) else (index,)
-    if any(isinstance(item, list) or (isinstance(item, Value) and item.dtype == "bool") for item in items):
-        for term in f.dims(input):
-            f.freeze(term, "units are written by a list or mask")
-        for term in f.dims(value) if isinstance(value, Value) else ():
-            f.freeze(term, "written into picked positions")
-    else:
-        target = indexed(f, input, index)
-        if isinstance(value, Value):
-            f.broadcast([target, f.dims(value)])
+    target = indexed(f, input, index, value.shape if isinstance(value, Value) else ())
+    if isinstance(value, Value):
+        f.broadcast([target, f.dims(value)])
     f.give(out, f.dims(input))
 
 
@@ -177,7 +180,7 @@ def narrow(f: Facts, out: Value, input: Value, dim: int, start: Any, length: Any
 @rule("index_select")
 def index_select(f: Facts, out: Value, input: Value, dim: int, index: Value) -> None:
     dims = list(f.dims(input))
-    f.freeze(dims[dim], "units are picked by an index tensor")
+    f.freeze(dims[dim], _PICKED)
     dims[dim] = f.dims(index)[0] if index.shape else f.leaf(1)
     f.give(out, dims)
 
@@ -191,7 +194,7 @@ def gather(f: Facts, out: Value, input: Value, dim: int, index: Value, **_: Any)
 @rule("take")
 def take(f: Facts, out: Value, input: Value, index: Value) -> None:
     for term in f.dims(input):
-        f.freeze(term, "units are picked by an index tensor")
+        f.freeze(term, _PICKED)
     f.give(out, f.dims(index))
 
 
@@ -202,7 +205,7 @@ def take_along(f: Facts, out: Value, input: Value, indices: Value, dim: int, **_
 
 def _pointwise(f: Facts, dims: Sequence[Term], dim: int, *others: Sequence[Term]) -> None:
     """Tensors that an index along `dim` joins element by element: equal in all other dimensions, or only in part."""
-    f.freeze(dims[dim], "units are picked by an index tensor")
+    f.freeze(dims[dim], _PICKED)
     for other in others:
         for i, (a, b) in enumerate(zip(dims, other, strict=True)):
             if i == dim % len(dims):
@@ -230,7 +233,7 @@ def scatter(f: Facts, out: Value, input: Value, dim: int, index: Value, *args: A
 def index_add(f: Facts, out: Value, input: Value, dim: int, index: Value, *args: Any, **kwargs: Any) -> None:
     """Whole slices go to the places that the index names."""
     dims = f.dims(input)
-    f.freeze(dims[dim], "units are picked by an index tensor")
+    f.freeze(dims[dim], _PICKED)
     for source in values((args, kwargs)):
         for i, term in enumerate(f.dims(source)):
             f.same(term, f.dims(index)[0] if i == dim % len(dims) else dims[i])

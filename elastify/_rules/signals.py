@@ -21,10 +21,11 @@ def resample(f: Facts, out: Any, input: Value, *_: Any, **__: Any) -> None:
     """Space in, space out; batch and channels pass through."""
     rank = len(input.shape)
     space = 3 if rank == 5 else 1 if rank == 2 else rank - 2
+    along = "pooled or resampled along it"
     for term in f.dims(input)[rank - space :]:
-        f.freeze(term, "pooled or resampled along it")
+        f.freeze(term, along)
     for value in values(out):
-        f.give(value, [*f.dims(input)[: rank - space], *(f.fixed(n) for n in value.shape[rank - space :])])
+        f.give(value, [*f.dims(input)[: rank - space], *(f.fixed(n, along) for n in value.shape[rank - space :])])
 
 
 @rule("stft")

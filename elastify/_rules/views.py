@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from elastify._graph import Value, values
-from elastify._ints import Int, Op
+from elastify._ints import Int
 from elastify._rules._facts import Facts, flat_sizes, rule
 from elastify._terms import Term
 
@@ -318,9 +318,10 @@ def pad(f: Facts, out: Value, input: Value, pad: Sequence[Any], mode: str = "con
         if mode == "constant" and before >= 0 and after >= 0:
             ends = [f.leaf(int(before)), f.leaf(int(after))]
             for number, end in zip((before, after), ends, strict=True):
-                if isinstance(number, Int) and isinstance(number.expr, Op):
+                if isinstance(number, Int):
                     f.require(number, end)
-                f.freeze(end, "padding")
+                else:
+                    f.freeze(end, "padding")
             dims[dim] = f.concat([ends[0], dims[dim], ends[1]])
         else:
             f.freeze(dims[dim], "padded from its own entries or cropped")
