@@ -2,9 +2,10 @@
 
 `C // self.num_heads` must give `head_dim` in every subnet. Since equal sizes may always be made equal units (see
 decisions/0002), an equation is solved by building the term that the expression describes and unifying: a
-product for `*`, a concat for `+`, for `a // b` the `q` of `a = Product(b, q)`, and for `a - b` the `r` of
-`a = Concat(b, r)`; what the two sides have in common is cancelled first. What has no such form freezes what it mentions. Comparisons that held as equalities are equations too; the others become constraints on
-configurations, unless the sizes at both ends of their ranges already prove them.
+product for `*`, a concat for `+`, for `a // b` the `q` of `a = Product(b, q)`, for `a - b` the `r` of
+`a = Concat(b, r)`; what both sides have in common is cancelled first. What has no such form freezes what it mentions.
+Comparisons that held as equalities are equations too; the others become constraints on configurations, unless the
+sizes at both ends of their ranges already prove them.
 """
 
 from __future__ import annotations

@@ -96,7 +96,7 @@ def by_swapped_order(m: Fn, qkv: Tensor) -> Any:
 
 
 class Separate(nn.Module):
-    """Separate matrices; keys and values may have fewer heads; `change` sees queries, keys, values, [b, heads, n, d]."""
+    """Separate matrices; keys and values may have fewer heads; `change` sees all three as [b, heads, n, d]."""
 
     def __init__(self, kv: int = 4, *, change: Callable[..., Any] | None = None, **parts: Any) -> None:
         super().__init__()
@@ -204,7 +204,7 @@ def lepe_per_head(m: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 def by_batched_heads(m: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Heads folded into the batch."""
-    b, h, n, d = q.shape
+    b, _, n, d = q.shape
     q, k, v = (x.reshape(b * m.heads, n, d) for x in (q, k, v))
     x = torch.bmm(torch.bmm(q, k.transpose(1, 2)).softmax(-1), v)
     return x.view(b, m.heads, n, d).transpose(1, 2).reshape(b, n, m.heads * m.head_dim)

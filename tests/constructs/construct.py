@@ -1,8 +1,9 @@
 """A construct, and what elastify must make of it.
 
 A `Construct` is one way in which people write networks, as small as it gets. `elastic` says for dimensions of
-parameters which axes run through them, their sizes with the role where it is clear: `{"qkv.weight[0]": "heads 4, head_dim 8"}`. `frozen` says which dimensions must stay as they are, with a piece of the reason
-that is reported. `smallest` is the largest share of the MACs that the smallest configuration may have.
+parameters which axes run through them: their sizes, with the role where it is clear, as in
+`{"qkv.weight[0]": "heads 4, head_dim 8"}`. `frozen` says which dimensions must stay as they are, with a piece of the
+reason that is reported. `smallest` is the largest share of the MACs that the smallest configuration may have.
 """
 
 from __future__ import annotations
