@@ -121,6 +121,11 @@ def test_an_axis_that_the_output_does_not_depend_on_is_not_proven() -> None:
     assert "nothing is proven" in failures(model, RIGHT[0])[0]
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_units_below_a_threshold_get_other_weights(seed: int) -> None:
+    assert failures(mlp(lambda h: torch.relu(h - 2.5)), RIGHT[0], seed=seed) == {}
+
+
 def test_outputs_that_are_whole_numbers_prove_nothing_by_staying_the_same() -> None:
     model = Net(lambda m, x: (m.b(m.a(x)) > 1e9).long(), a=nn.Linear(6, 4), b=nn.Linear(4, 3))
     assert "nothing is proven" in failures(model, RIGHT[0])[0]
