@@ -22,6 +22,7 @@ SECTIONS = {
     "making": "Making a model elastic",
     "subnets": "Choosing and running a subnet",
     "spaces": "Costs and memory",
+    "scale": "Large models",
 }
 INTRODUCTION = """# Benchmarks
 

@@ -56,7 +56,7 @@ def find_runs(
             if len(row) > 1 and kind(row[0]) != kind(row[1]):
                 row = row[1:]  # the block that stays must be like the next
             if len(row) > 1:
-                finder.runs.append(Run(path, tuple(row), path not in containers, skips))
+                finder.add(Run(path, tuple(row), path not in containers, skips))
     finder.add_lone({**containers, **(others or {})})
     return finder.runs
 
@@ -75,10 +75,15 @@ class _Finder:
                 table.setdefault(call.path, []).append(call)
             self.calls.append(table)
         self.runs: list[Run] = []
+        self.blocks: set[str] = set()
+
+    def add(self, run: Run) -> None:
+        self.runs.append(run)
+        self.blocks.update(run.blocks)
 
     def inside(self, path: str) -> bool:
         """Whether a module is a block of a run, or part of one."""
-        return any(path == block or path.startswith(f"{block}.") for run in self.runs for block in run.blocks)
+        return not self.blocks.isdisjoint(enclosing(path))
 
     def spans(self, path: str) -> Spans | None:
         """Where a module ran, if it ran once in each graph; a container that is not called runs with its parts."""
@@ -195,9 +200,9 @@ class _Finder:
         blocks: dict[str, tuple[Skip, ...]] = {}
         for call in self.branches[0].graph.modules:
             path, parent = call.path, call.path.rpartition(".")[0]
-            if not path or self.inside(path) or any(path.startswith(f"{block}.") for block in blocks):
+            if not path or self.inside(path) or not blocks.keys().isdisjoint(enclosing(path)):
                 continue
-            if path in blocks or self.splits(path) or parent not in children:
+            if self.splits(path) or parent not in children:
                 continue
             found = self.steps_aside(path)
             if found is not None:
@@ -206,4 +211,14 @@ class _Finder:
         for (pattern, _), paths in groups.items():
             if len(paths) > 1:
                 container = pattern.partition("*")[0].rpartition(".")[0]
-                self.runs.append(Run(container, tuple(paths), True, {path: blocks[path] for path in paths[1:]}))
+                self.add(Run(container, tuple(paths), True, {path: blocks[path] for path in paths[1:]}))
+
+
+def enclosing(path: str) -> list[str]:
+    """A path and those of the modules around it.
+
+    >>> enclosing("blocks.0.fc")
+    ['blocks', 'blocks.0', 'blocks.0.fc']
+    """
+    names = path.split(".")
+    return [".".join(names[:i]) for i in range(1, len(names) + 1)]

@@ -18,7 +18,7 @@ from torch import nn
 from elastify._analysis import Analysis
 from elastify._attributes import get_in, resolve
 from elastify._config import build_choices
-from elastify._depth import Run, find_runs
+from elastify._depth import Run, enclosing, find_runs
 from elastify._equations import constraints
 from elastify._errors import ElastifyError
 from elastify._graph import Graph
@@ -168,14 +168,9 @@ class Planner:
                             drafts[axis.id].inside |= outer - {axis.id}
                             for ident in (*outer, axis.id):
                                 drafts[ident].factor = True
+        blocks = {block for run in runs for block in run.blocks}
         for draft in drafts.values():
-            touched = {
-                block
-                for run in runs
-                for block in run.blocks
-                for tensor, _ in draft.members
-                if tensor.startswith(f"{block}.")
-            }
+            touched = {path for tensor, _ in draft.members for path in enclosing(tensor)} & blocks
             draft.spans_blocks = len(touched) > 1
 
     def axes(self, drafts: Sequence[Draft], names: Mapping[int, tuple[str, str]]) -> tuple[ElasticAxis, ...]:
