@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from elastify._adapters import operator_name
+
 
 @dataclass(frozen=True, slots=True)
 class OpName:
@@ -110,7 +112,7 @@ def _parse(func: Any) -> OpName:
     if packet is not None:
         space, _, name = packet.partition("::")
         if space != "aten":
-            return OpName(f"{space}.{name}")
+            return OpName(operator_name(packet) or f"{space}.{name}")
     if name in _SIZES:
         return OpName(_SIZES[name], kind="size")
     if name.startswith("__") and name.endswith("__"):

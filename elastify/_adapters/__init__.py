@@ -42,6 +42,11 @@ def auxiliary_outputs(model: nn.Module) -> frozenset[str]:
     return transformers.AUXILIARY_OUTPUTS if library_of(model) == "transformers" else frozenset()
 
 
+def operator_name(qualified: str) -> str | None:
+    """Name under which the rules know an operator that a library registered with torch."""
+    return torchvision.OPERATORS.get(qualified)
+
+
 def uncached() -> Iterator[tuple[Any, str, Any, Any]]:
     """(object, attribute, cached, uncached) of functions whose cache would mix up the sizes of different runs."""
     yield from einops.uncached()

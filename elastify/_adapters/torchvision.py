@@ -1,4 +1,7 @@
-"""torchvision: image networks at 224 pixels unless they were built for another size; clips for video networks."""
+"""torchvision: image networks at 224 pixels unless they were built for another size; clips for video networks.
+
+Its own operators, known to torch by qualified names, have rules like all others, under the names given here.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ from typing import Any
 from torch import nn
 
 from elastify._adapters._noise import noise
+
+OPERATORS = {f"torchvision::{name}": name for name in ("nms", "roi_align", "roi_pool")}
 
 
 def example_inputs(model: nn.Module) -> tuple[tuple[Any, ...], dict[str, Any]] | None:

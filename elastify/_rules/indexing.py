@@ -302,7 +302,7 @@ def multinomial(f: Facts, out: Value, input: Value, *_: Any, **__: Any) -> None:
 
 @rule(
     """masked_select nonzero argwhere _unique2 unique_consecutive bincount histc histogram
-    searchsorted as_strided"""
+    searchsorted as_strided nms"""
 )
 def by_position(f: Facts, out: Any, *args: Any, **kwargs: Any) -> None:
     """What these read and make depends on where each unit is."""

@@ -59,6 +59,16 @@ def grid_sampler(f: Facts, out: Value, input: Value, grid: Value, *_: Any, **__:
     f.give(out, [batch, channels, *f.dims(grid)[1:-1]])
 
 
+@rule("roi_align roi_pool")
+def regions(f: Facts, out: Any, input: Value, rois: Value, *_: Any, **__: Any) -> None:
+    """x [b, c, space], boxes [k, 5] -> [k, c, pooled space]; `roi_pool` also returns where each maximum was."""
+    batch, channels, *space = f.dims(input)
+    for term in (batch, *space, *f.dims(rois)):
+        f.freeze(term, "cut out by coordinates")
+    for value in values(out):
+        f.give(value, [f.dims(rois)[0], channels, *(f.fixed(n) for n in value.shape[2:])])
+
+
 @rule("affine_grid_generator")
 def affine_grid(f: Facts, out: Value, theta: Value, size: Any, *_: Any, **__: Any) -> None:
     batch, *matrix = f.dims(theta)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch.nn import functional as F
+from torchvision import ops
 
 from .harness import Sample, T
 
@@ -43,7 +47,20 @@ def there_and_back(m: object, x: torch.Tensor) -> torch.Tensor:
     return torch.istft(torch.stft(x, 4, 2, window=window, return_complex=True), 4, 2, window=window)
 
 
+def boxed(pool: Callable[..., Any]) -> Callable[[object, torch.Tensor], Any]:
+    boxes = torch.tensor([[0.0, 1, 1, 5, 6], [1, 0, 2, 7, 7], [1, 2, 0, 4, 5], [0, 0, 0, 3, 3], [1, 1, 1, 6, 7]])
+    return lambda m, x: pool(x, boxes.to(x.dtype), 2)
+
+
+def kept_boxes(m: object, x: torch.Tensor) -> torch.Tensor:
+    corners = x.abs()
+    return ops.nms(torch.cat([corners, corners + 1], 1), corners[:, 0], 0.3)
+
+
 SAMPLES = [
+    Sample("roi_align", boxed(ops.roi_align), (S2,), (3,)),
+    Sample("roi_pool", boxed(ops.roi_pool), (S2,), (3,)),
+    Sample("nms", kept_boxes, (T((7, 2)),), ()),
     *(
         Sample(f"{kind}_pool{i}d", lambda m, x, n=f"{kind}_pool{i}d": getattr(F, n)(x, 2), (s,), (2, 3))
         for kind in ("max", "avg", "adaptive_avg", "adaptive_max")

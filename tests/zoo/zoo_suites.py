@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from suite_audio import AUDIO
 from suite_first import FIRST
 from suite_hf import HF
 from suite_timm import TIMM
@@ -15,4 +16,5 @@ SUITES: dict[str, list[Entry]] = {
     "timm": TIMM,
     "timm-all": TIMM_ALL,
     "torchvision": TORCHVISION,
+    "audio": AUDIO,
 }
