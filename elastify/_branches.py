@@ -19,7 +19,7 @@ from elastify._plan import Skip
 _KEEPS = frozenset(
     """dropout alpha_dropout feature_dropout layer_norm batch_norm group_norm rms_norm instance_norm relu relu6 gelu
     silu leaky_relu elu mish hardswish hardtanh prelu tanh contiguous clone permute transpose view reshape flatten
-    unflatten squeeze unsqueeze getitem select narrow chunk split unbind to float type_as clamp where""".split()
+    unflatten squeeze unsqueeze getitem select narrow chunk split unbind to float type_as clamp where sub div""".split()
 )  # what may stand between an addition and the end of a branch: these follow their first tensor
 _JOINS = frozenset("add cat mul lerp".split())  # and these all that are not smaller than their result
 

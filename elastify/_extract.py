@@ -35,8 +35,8 @@ def materialise(model: nn.Module, sizes: Mapping[int, int], blocks: Mapping[str,
         set_active(model, {}, {})
         source = describe(model)
         set_active(model, sizes, blocks)
-        removed = sorted(entry.active.left) if entry.active else []
-        aside = sorted(entry.active.aside) if entry.active else []
+        left, aside = (entry.active.left, entry.active.aside) if entry.active else (frozenset(), frozenset())
+        removed, aside = _outermost(left, left | aside), _outermost(aside, left | aside)
         assert entry.setters is not None
         changed = [[a.owner, a.name, list(a.index), v] for a, v in entry.setters.changed()]
         changed += [[a.owner, a.name, [], resolve(model, a.owner).__dict__[a.name]] for a in entry.moved]
@@ -53,6 +53,12 @@ def materialise(model: nn.Module, sizes: Mapping[int, int], blocks: Mapping[str,
         "aside": aside,
     }
     return small
+
+
+def _outermost(paths: Collection[str], gone: Collection[str]) -> list[str]:
+    """Paths that do not lie inside another one that is gone, in order."""
+    inside = tuple(f"{path}." for path in gone)
+    return sorted(path for path in paths if not path.startswith(inside))
 
 
 def _active_tensors(model: nn.Module) -> list[tuple[Tensor, Tensor]]:

@@ -162,8 +162,9 @@ class Planner:
         for name in self.canonical().values():
             for layout in self.layouts(name):
                 for part in _products(layout):
-                    outer = {f.id for f in part.parts[:-1] if isinstance(f, Axis) and f.id in drafts}
-                    for axis in axes_of(part.parts[-1]):
+                    moving = [f for f in part.parts if any(axis.id in drafts for axis in axes_of(f))]
+                    outer = {f.id for f in moving[:-1] if isinstance(f, Axis)}
+                    for axis in axes_of(moving[-1]) if moving else ():
                         if axis.id in drafts and outer:
                             drafts[axis.id].inside |= outer - {axis.id}
                             for ident in (*outer, axis.id):

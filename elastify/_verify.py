@@ -258,10 +258,11 @@ def redraw(model: nn.Module, seed: int) -> None:
 
 
 def quiet(model: nn.Module) -> None:
-    """Put modules without weights of their own (dropout, drop path) into evaluation mode."""
+    """Put what only adds noise in training into evaluation mode: dropout, alone or inside a recurrent layer."""
     for module in model.modules():
-        if not any(True for _ in module.parameters()) and not any(True for _ in module.children()):
-            module.eval()
+        weightless = not any(True for _ in module.parameters()) and not any(True for _ in module.children())
+        if weightless or isinstance(module, (nn.RNNBase, nn.MultiheadAttention)):
+            module.training = False
 
 
 class _NoDropout(TorchFunctionMode):

@@ -39,6 +39,15 @@ def post_norm(width: int = 8) -> Fn:
     return Fn(lambda m, x: m.norm(x + torch.tanh(m.fc(x))), norm=nn.LayerNorm(width), fc=nn.Linear(width, width))
 
 
+def post_norm_by_hand(width: int = 8) -> Fn:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        x = x + torch.tanh(m.fc(x))
+        x = x - x.mean(-1, keepdim=True)
+        return x / (x.norm(dim=-1, keepdim=True) + 1e-5)
+
+    return Fn(forward, fc=nn.Linear(width, width))
+
+
 def plain(width: int = 8, out: int = 8) -> Fn:
     return Fn(lambda m, x: torch.tanh(m.fc(x)), fc=nn.Linear(width, out))
 
@@ -63,7 +72,7 @@ def blocks_of(model: nn.Module) -> list[tuple[str, ...]]:
     return [run.blocks for run in runs(model)]
 
 
-@pytest.mark.parametrize("make", [residual, post_norm, rigid])
+@pytest.mark.parametrize("make", [residual, post_norm, post_norm_by_hand, rigid])
 def test_repeated_blocks_are_a_stage(make: Callable[[], nn.Module]) -> None:
     assert runs(chain(make(), make(), make())) == [Run("1", ("1.0", "1.1", "1.2"))]
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from elastify._extract import materialise
+from elastify._extract import _outermost, materialise
 from elastify._layout import Axis
 from elastify._plan import Plan, Stage
 from elastify._rewrite import install, record, set_active
@@ -180,6 +180,12 @@ class TestStructure:
         case = elastic("language")
         small = materialise(case.model, *case.configurations[2])
         assert torch.equal(copy.deepcopy(small)(*case.inputs), small(*case.inputs))
+
+
+def test_a_block_that_is_gone_takes_those_inside_it_along():
+    gone = ("blocks.1", "blocks.1.layers.0", "blocks.10")
+    assert _outermost(gone, gone) == ["blocks.1", "blocks.10"]
+    assert _outermost(gone[1:2], gone) == []
 
 
 NET = """

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor, nn
 
+from elastify import elastify, space
 from elastify._naming import Draft, enclosing, name_axes, role_of
 
 
@@ -81,3 +84,24 @@ def test_names_are_distinct_and_do_not_depend_on_the_run(rows: list) -> None:
     names = [name for name, _ in named(*drafts())]
     assert len(set(names)) == len(names)
     assert names == [name for name, _ in named(*drafts())]
+
+
+class Pairs(nn.Module):
+    """Heads whose features come in pairs, as rotary embeddings take them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_heads = 4
+        self.project, self.out = nn.Linear(6, 24), nn.Linear(24, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pairs = self.project(x).view(x.shape[0], self.num_heads, -1, 2)
+        return self.out((pairs[..., :1] * pairs).flatten(1))
+
+
+def test_a_fixed_factor_inside_a_head_does_not_hide_its_width() -> None:
+    model = elastify(Pairs(), torch.zeros(2, 6))
+    assert [(axis.name, axis.role, axis.size) for axis in space(model).axes] == [
+        ("heads", "heads", 4),
+        ("head_dim", "head_dim", 3),
+    ]

@@ -217,7 +217,7 @@ class OpenUnmix(nn.Module):
     def forward(self, wave: Tensor) -> Tensor:
         spectrum = self.spectrum(wave)
         mix = spectrum.abs().permute(3, 0, 1, 2)
-        frames, batch, audio, bins = mix.shape
+        frames, batch, audio = mix.shape[:3]
         x = (mix[..., : self.bins] + self.input_mean) * self.input_scale
         x = self.bn1(self.fc1(x.reshape(-1, audio * self.bins)))
         x = torch.tanh(x.reshape(frames, batch, self.hidden))
@@ -279,7 +279,9 @@ class TemporalBlock(nn.Module):
 class ConvTasNet(nn.Module):
     """A learned basis in place of a spectrum, masks from a stack of dilated blocks, a learned way back."""
 
-    def __init__(self, sources: int = 2, basis: int = 32, width: int = 16, hidden: int = 24, causal: bool = False) -> None:
+    def __init__(
+        self, sources: int = 2, basis: int = 32, width: int = 16, hidden: int = 24, causal: bool = False
+    ) -> None:
         super().__init__()
         self.sources, self.basis = sources, basis
         self.encoder = nn.Conv1d(1, basis, 16, 8, bias=False)

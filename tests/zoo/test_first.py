@@ -1,4 +1,4 @@
-"""The whole check on every model of the first suite, and that nothing of its architecture stays rigid."""
+"""The whole check on the models of the first and the audio suite; nothing of their architectures stays rigid."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from suite_audio import AUDIO
 from suite_first import FIRST
 from zoo_entry import Entry, missing
 
@@ -22,7 +23,7 @@ def _one_thread() -> Iterator[None]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("entry", FIRST, ids=lambda entry: entry.name)
+@pytest.mark.parametrize("entry", [*FIRST, *AUDIO], ids=lambda entry: entry.name)
 def test_model(entry: Entry) -> None:
     model, args, kwargs = entry.make()
     report = check_model(model, args, example_kwargs=kwargs, **entry.options)
