@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from elastify import _adapters
 from elastify._analysis import Analysis, analyse
 from elastify._blocks import identities
+from elastify._caches import emptied
 from elastify._capture import capture, capture_all, prepare_inputs
 from elastify._cost import CostModel
 from elastify._elastic import STATE, State, ids_of
@@ -109,6 +110,18 @@ def build(
         raise ElastifyError(f"elastify takes a torch.nn.Module, not a {type(model).__name__}")
     options = Options(**asked)
     args, kwargs = _inputs(model, example_inputs, example_kwargs)
+    with emptied(model, lambda: capture(model, args, kwargs).caches):
+        return _build(model, options, args, kwargs, keep_outputs, verify)
+
+
+def _build(
+    model: nn.Module,
+    options: Options,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    keep_outputs: bool,
+    verify: bool,
+) -> Built:
     graphs = capture_all(model, args, kwargs)
     hidden = _adapters.auxiliary_outputs(model)
     interface = (lambda graph: _interface(graph, hidden)) if keep_outputs else (lambda graph: ())

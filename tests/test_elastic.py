@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import elastify as package
-from elastify import SubnetConfig, activate, cost, elastify, extract, space
+from elastify import ElastifyError, SubnetConfig, activate, cost, elastify, extract, space
 
 from .small_nets import Block, Net, Odd, X, plain
 
@@ -172,3 +172,51 @@ def test_elastify_leaves_the_mode_the_gradients_and_the_random_numbers_alone() -
     assert model.training
     assert not model.stem.weight.requires_grad
     assert all(p.grad is None for p in model.parameters())
+
+
+class Cached(nn.Module):
+    """Gathers a bias per head on first use and keeps it, as some attention layers do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.out = nn.Linear(6, 24), nn.Linear(24, 3)
+        self.bias = nn.Parameter(torch.randn(4, 5))
+        self.heads, self.cache = 4, {}
+        self.constants = {"shift": torch.ones(3)}
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if "bias" not in self.cache:
+            self.cache["bias"] = self.bias.repeat(1, 1)
+        y = self.qkv(x).reshape(x.shape[0], 5, self.heads, -1) + self.cache["bias"].t()[None, :, :, None]
+        return self.out(torch.tanh(y).flatten(2)) + self.constants["shift"]
+
+
+@pytest.mark.parametrize("run_before", [False, True])
+def test_caches_of_forward_are_forgotten_with_the_sizes_that_they_are_for(run_before: bool) -> None:
+    torch.manual_seed(0)
+    model, x = Cached(), torch.randn(2, 5, 6)
+    if run_before:
+        model(x)
+    elastify(model, x)
+    assert space(model).verified
+    heads = next(axis for axis in space(model).axes if axis.role == "heads")
+    assert ("bias", 0) in heads.members
+    full = model(x)
+    assert model.cache["bias"].shape[0] == 4
+    assert list(model.constants) == ["shift"]
+    config = {heads.name: 2}
+    with activate(model, config):
+        active = model(x)
+    small = extract(model, config)
+    assert small.cache == {}
+    torch.testing.assert_close(small(x), active)
+    torch.testing.assert_close(model(x), full)
+
+
+def test_a_cache_comes_back_where_elastify_fails() -> None:
+    model, x = Cached(), torch.randn(2, 5, 6)
+    model(x)
+    cache = model.cache
+    with pytest.raises(ElastifyError):
+        elastify(model, x, freeze=["nothing"])
+    assert model.cache is cache
