@@ -20,7 +20,6 @@ from elastify._attributes import resolve
 from elastify._errors import ElastifyError
 from elastify._ints import Attr
 
-
 _TORCH = frozenset(vars(nn.Module()))
 
 

@@ -89,10 +89,11 @@ class CostModel:
             known = layouts.get(value.id)
             return known if known is not None else tuple(Axis(-1, size) for size in value.shape)
 
-        for call in graph.calls:
+        around = plan.blocks_around()
+        for number, call in enumerate(graph.calls):
             terms = products(call, Dims(dims))
             if terms:
-                switches = self._variables.switches(call.where, blocks)
+                switches = self._variables.switches(call.where, blocks, around.get(number, ()))
                 macs = self._variables.poly(terms, switches)
                 self._calls.append((call.where, call.op, macs))
                 _add(polys["macs"], macs)
@@ -180,10 +181,12 @@ class _Variables:
     def _make(self, *recipe: Any) -> int:
         return self._made.setdefault(recipe, self._width + len(self._made))
 
-    def switches(self, path: str, blocks: list[tuple[str, int, int]]) -> Monomial:
-        """The switches of the blocks that a module path or tensor name lies in."""
-        inside = (block for block in blocks if path == block[0] or path.startswith(block[0] + "."))
-        return tuple(sorted({self._make("switch", stage, index) for _, stage, index in inside}))
+    def switches(
+        self, path: str, blocks: list[tuple[str, int, int]], others: Iterable[tuple[int, int]] = ()
+    ) -> Monomial:
+        """The switches of the blocks that a module path or tensor name lies in, and of `others` (stage, index)."""
+        inside = {block[1:] for block in blocks if path == block[0] or path.startswith(block[0] + ".")}
+        return tuple(sorted(self._make("switch", stage, index) for stage, index in inside.union(others)))
 
     def any_of(self, alternatives: list[Monomial]) -> Monomial:
         """1 where one of the products of switches is 1: a tied tensor stays while one of its owners does."""

@@ -120,3 +120,13 @@ class Plan:
     statistics: frozenset[str] = frozenset()
     frozen: tuple[FrozenDim, ...] = ()
     rigid: tuple[RigidBlocks, ...] = ()
+
+    def blocks_around(self) -> dict[int, set[tuple[int, int]]]:
+        """By recorded call, the blocks (stage, index) that take it along: it, or its round of a loop, is in them."""
+        found: dict[int, set[tuple[int, int]]] = {}
+        for number, stage in enumerate(self.stages):
+            for block, path in enumerate(stage.blocks):
+                skip = stage.skips.get(path) if block else None
+                for call in range(skip.start, skip.stop) if skip else ():
+                    found.setdefault(call, set()).add((number, block))
+        return found

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from elastify import cost, elastify, extract, space
 from elastify._capture import capture
 from elastify._config import SubnetConfig
 from elastify._cost import Cost, CostModel, human, itemsize, parse_budget
@@ -345,3 +346,29 @@ def test_numbers_for_people():
         8,
         1,
     ]
+
+
+class Rounds(nn.Module):
+    """A loop that runs a shared layer before each of its blocks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.shared, self.last = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+        self.blocks = nn.ModuleList(nn.Linear(8, 8) for _ in range(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x)
+        for block in self.blocks:
+            x = x + torch.tanh(self.shared(x))
+            x = x + torch.tanh(block(x))
+        return self.last(x)
+
+
+def test_what_a_loop_runs_around_a_block_goes_with_it() -> None:
+    x = torch.randn(1, 6)
+    model = elastify(Rounds(), x)
+    assert [stage.name for stage in space(model).stages] == ["blocks"]
+    for depth in (1, 2, 3):
+        config = space(model).config({"blocks": depth})
+        assert cost(model, config).macs == 6 * 8 + depth * 2 * 64 + 8 * 3
+        assert cost(model, config).macs == oracle_macs(extract(model, config), (x,))

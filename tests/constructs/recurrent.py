@@ -1,4 +1,4 @@
-"""Recurrence: layers, cells in loops, states passed in and out, scans of state spaces, retention, and signals in time."""
+"""Recurrence: layers, cells in loops, states passed in and out, scans of state spaces, retention, signals in time."""
 
 from __future__ import annotations
 
@@ -284,7 +284,7 @@ CONSTRUCTS = [
         {"leave.weight[0]": "real and imaginary"},
     ),
     Construct(
-        "bands", band_net, X[:1] + (6,), {"nets.0.weight[0]": "8", "nets.2.weight[0]": "8"}, {"nets.2.weight[1]": ""}
+        "bands", band_net, (*X[:1], 6), {"nets.0.weight[0]": "8", "nets.2.weight[0]": "8"}, {"nets.2.weight[1]": ""}
     ),
     Construct("complex filter", complex_net, X, {"first.weight[0]": "12", "filter[1]": "12"}, {"filter[0]": "Fourier"}),
     Construct(
