@@ -47,7 +47,7 @@ def prepared(model: nn.Module, convert: Convert, *, training: bool, tag: bool = 
     """
     swap = _Swap(convert, tag)
     try:
-        with _generators(), _patched(_override_checks() if tag else []), _eager(), _quiet():
+        with generators(), _patched(_override_checks() if tag else []), _eager(), _quiet():
             swap.model(model, training)
             yield swap
     finally:
@@ -58,7 +58,7 @@ def prepared(model: nn.Module, convert: Convert, *, training: bool, tag: bool = 
 
 
 @contextmanager
-def _generators() -> Iterator[None]:
+def generators() -> Iterator[None]:
     """Random states of torch, Python and numpy, put back afterwards."""
     numpy = sys.modules.get("numpy")
     states = torch.get_rng_state(), random.getstate(), numpy.random.get_state() if numpy else None

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import copy
 import math
+import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from elastify._caches import remember, reset
+from elastify._capture_state import generators
 from elastify._errors import ElastifyError
 from elastify._layout import Layout, axes_of, indices
 from elastify._plan import ElasticAxis, Plan
@@ -117,7 +119,7 @@ class _Symmetry:
 
     def outputs(self) -> list[Tensor]:
         reset(self.model, self.plan.caches, self.caches)
-        with torch.no_grad(), _seeded(self.seed), _NoDropout():
+        with torch.no_grad(), seeded(self.seed), _NoDropout():
             found = self.pick(self.model(*self.args, **self.kwargs))
         return [t.detach().to(torch.complex128 if t.is_complex() else torch.float64) for t in found]
 
@@ -192,7 +194,7 @@ class _Symmetry:
         """Tensors in which the outputs have a gradient; none where forward cannot be differentiated."""
         chosen = [n for n in sorted(names & self.parameters) if self.tensors[n].is_floating_point()]
         try:
-            with torch.enable_grad(), _seeded(self.seed), _NoDropout():
+            with torch.enable_grad(), seeded(self.seed), _NoDropout():
                 for name in chosen:
                     self.tensors[name].requires_grad_(True)
                 outputs = [t for t in self.pick(self.model(*self.args, **self.kwargs)) if t.requires_grad]
@@ -324,7 +326,10 @@ def _cast(tree: Any, dtype: torch.dtype) -> Any:
 
 
 @contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    with torch.random.fork_rng(devices=[]):
+def seeded(seed: int) -> Iterator[None]:
+    """Random numbers of torch, Python and numpy (masks of training are drawn by it) from a seed, then as before."""
+    with generators():
         torch.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002 - the global state is what networks draw from
         yield

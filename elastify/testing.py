@@ -27,7 +27,7 @@ from elastify._errors import ElastifyError
 from elastify._oracle import oracle_macs
 from elastify._recapture import compare
 from elastify._space import SearchSpace
-from elastify._verify import first_sample, quiet, redraw
+from elastify._verify import first_sample, quiet, redraw, seeded
 
 __all__ = ["Report", "check_model", "check_sizes", "oracle_macs"]
 
@@ -165,8 +165,7 @@ class _Check:
         self.seed, self.tolerance = seed, tolerance
 
     def run(self, model: nn.Module) -> list[Tensor]:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
+        with seeded(self.seed):
             return self.built.outputs(model(*self.built.args, **self.built.kwargs))
 
     def fail(self, text: str) -> None:
