@@ -7,7 +7,7 @@ module, because what cannot be seen cannot be proven.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from elastify._equations import Lookup, Solver
@@ -58,6 +58,7 @@ def analyse(
     guards: list[list[Guard]] = []
     batch: set[int] = set()
     used: set[str] = set()
+    needed: set[str] = set()
     for graph in graphs:
         known = {v.id: shared.setdefault(n, [facts.leaf(s) for s in v.shape]) for n, v in graph.tensors.items()}
         facts.start(graph.values, known)
@@ -77,9 +78,31 @@ def analyse(
         batch |= {facts.terms.find(facts.dims(v)[0]).id for v in graph.inputs if v.shape}
         by_id = {v.id: n for n, v in graph.tensors.items()}
         used |= {by_id[v.id] for call in graph.calls for v in values((call.args, call.kwargs)) if v.id in by_id}
+        needed |= {by_id[ident] for ident in _needed(graph) if ident in by_id}
         dims.append(facts.finish())
+    _freeze_idle(facts, {name: shared[name] for name in used}, needed)
     _freeze_unseen(facts, graphs[0], dims[0], used, parameters)
     return Analysis(facts, graphs, dims, guards, frozenset(facts.terms.by_id(i).id for i in batch))
+
+
+def _needed(graph: Graph) -> set[int]:
+    """Ids of the values on which the outputs depend; what is changed in place may be a view, and counts in any case."""
+    needed = {value.id for value in graph.outputs}
+    everything = not needed
+    for call in reversed(graph.calls):
+        if everything or call.inplace or any(value.id in needed for value in call.outputs()):
+            needed |= {value.id for value in call.inputs()}
+    return needed
+
+
+def _freeze_idle(facts: Facts, tensors: Mapping[str, list[Term]], needed: Collection[str]) -> None:
+    """Units that only tensors have on which no output depends cannot be proven (an unused pooler's)."""
+    terms = facts.terms
+    proven = {leaf.id for name in needed for term in tensors.get(name, ()) for leaf in terms.leaves(term)}
+    for name, dims in tensors.items():
+        facts.why = Why("computed", name.rpartition(".")[0])
+        for leaf in [leaf for term in dims for leaf in terms.leaves(term) if leaf.id not in proven]:
+            facts.freeze(leaf, "no output depends on it")
 
 
 def _freeze_unseen(

@@ -86,6 +86,18 @@ def test_what_only_training_uses_is_seen_in_the_second_graph() -> None:
     assert free(found, "aux.weight") == [False, True]
 
 
+def test_units_that_no_output_depends_on_are_held_and_what_they_read_is_not() -> None:
+    def forward(m: Net, x: Tensor) -> Tensor:
+        y = torch.relu(m.a(x))
+        m.pooler(y)
+        return m.b(y)
+
+    found = analysed(Net(forward, a=nn.Linear(6, 10), b=nn.Linear(10, 3), pooler=nn.Linear(10, 4)), X)
+    assert free(found, "pooler.weight") == [False, True]
+    assert free(found, "a.weight") == [True, False]
+    assert "no output depends on it" in str(next(found.terms.leaves(found.tensor("pooler.bias")[0])).frozen)
+
+
 def test_a_module_with_a_parameter_that_nothing_used_is_held() -> None:
     model = mlp()
     model.a.extra = nn.Parameter(torch.zeros(10))
