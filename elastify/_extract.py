@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from elastify._adapters.saved import describe
 from elastify._attributes import resolve
 from elastify._blocks import renumbered
+from elastify._published import shown
 from elastify._record import Record
 from elastify._rewrite import SPEC, record, set_active, strip
 
@@ -40,8 +41,12 @@ def materialise(model: nn.Module, sizes: Mapping[int, int], blocks: Mapping[str,
         assert entry.setters is not None
         changed = [[a.owner, a.name, list(a.index), v] for a, v in entry.setters.changed()]
         changed += [[a.owner, a.name, [], resolve(model, a.owner).__dict__[a.name]] for a in entry.moved]
+        numbers = list(shown(model, entry.plan, entry.active.sizes if entry.active else {}, [*removed, *aside]))
         small = plain_copy(model, _active_tensors(model), [*removed, *aside])
         drop_blocks(small, removed)
+        for attr, value in numbers:
+            resolve(small, attr.owner).__dict__[attr.name] = value
+            changed.append([attr.owner, attr.name, [], value])
     finally:
         set_active(model, before.sizes if before else {}, before.blocks if before else {})
     small.__dict__[SPEC] = {

@@ -79,7 +79,8 @@ class Record:
         self.transforms: dict[str, Transform] = {}
         self.overlays: dict[Key, dict[str, Tensor]] = {}
         self.originals: dict[Attr, Any] = {}
-        self.moved: dict[Attr, int] = {}
+        self.moved: dict[Attr, Any] = {}
+        self.counted: dict[Attr, tuple[str, ...]] | None = None
         self.caches: dict[Attr, Any] = {}
         self.compiled = False
         self.setters: Setters | None = None
@@ -93,6 +94,7 @@ class Record:
             twin.active.left, twin.active.aside = self.active.left, self.active.aside
         twin.transforms = copy.deepcopy(self.transforms, memo)
         twin.overlays = copy.deepcopy(self.overlays, memo)
+        twin.counted = self.counted
         twin.originals, twin.moved = copy.deepcopy(self.originals, memo), dict(self.moved)
         twin.caches = copy.deepcopy(self.caches, memo)
         return twin  # its setters are resolved anew: they hold dictionaries of the modules they belong to

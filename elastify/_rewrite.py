@@ -23,6 +23,7 @@ from elastify._blocks import block_members, close_gaps, container_members
 from elastify._caches import remember, reset
 from elastify._errors import ElastifyError
 from elastify._plan import Plan
+from elastify._published import lengths, shorten
 from elastify._record import Active, Key, Record, Tables
 from elastify._rnn import rnn_members
 
@@ -183,7 +184,11 @@ def set_active(model: nn.Module, sizes: Mapping[int, int], blocks: Mapping[str, 
     entry.active = active
     if entry.compiled:
         entry.fill()
-    entry.moved = close_gaps(model, active.hidden) if active is not None and active.hidden else {}
+    entry.moved = {}
+    if active is not None and active.hidden:
+        if entry.counted is None:
+            entry.counted = lengths(model, entry.plan)
+        entry.moved = {**close_gaps(model, active.hidden), **shorten(model, entry.counted, active.hidden)}
 
 
 def stepped_aside(model: nn.Module) -> frozenset[str]:

@@ -202,6 +202,9 @@ def _read_spec(folder: Path) -> dict[str, Any]:
     return spec
 
 
+_PLAIN = (int, float, bool, str)
+
+
 def _is_attribute(entry: Any) -> bool:
     if not isinstance(entry, list) or len(entry) != 4:
         return False
@@ -211,7 +214,7 @@ def _is_attribute(entry: Any) -> bool:
         all(isinstance(word, (str, int)) and "__" not in str(word) for word in words)
         and isinstance(owner, str)
         and isinstance(name, str)
-        and type(value) in (int, float)
+        and (type(value) in (int, float) or (type(value) is list and all(type(v) in _PLAIN for v in value)))
     )
 
 

@@ -3,7 +3,7 @@
 `small_config` takes the defaults of a configuration class and shrinks every number whose name says what it sizes:
 widths become multiples of 24 near 96, heads 6 (and 3 for grouped keys), layers 3, experts 4. Equal widths stay equal
 in the whole tree of sub-configurations, because the parts of a model meet there. Lists with an entry per layer keep
-their first two and last entries. What a model type needs otherwise stands in `OVERRIDES`: dotted paths and values.
+one of every kind. What a model type needs otherwise stands in `OVERRIDES`: dotted paths and values.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class _Shrink:
         names = () if "depths" in around else ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "depth")
         layers = next((around[k] for k in names if k in around), -1)
         if len(items) == layers and layers > LAYERS:
-            return [*items[: LAYERS - 1], items[-1]]
+            return [items[i] for i in _of_every_kind(items)]
         if _PLACES.fullmatch(name) and layers > LAYERS and items and type(items[0]) is int:
             kept = self.number("num_hidden_layers", layers, around)
             return sorted({min(max(kept * n // layers, 0), kept) for n in items if n >= 0}) or items
@@ -143,6 +143,13 @@ class _Shrink:
             if small != value:
                 changed[name] = small
         return changed
+
+
+def _of_every_kind(items: list[Any]) -> list[int]:
+    """The places of a few layers, the first of every kind among them."""
+    first = {repr(item): i for i, item in reversed(list(enumerate(items)))}
+    chosen = sorted(first.values())[:LAYERS]
+    return sorted([*chosen, *[i for i in range(len(items)) if i not in chosen][: LAYERS - len(chosen)]])
 
 
 def _walk(tree: Mapping[str, Any]) -> Any:
