@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from itertools import chain
 
 from elastify._analysis import Analysis
-from elastify._graph import Call, Graph, Value, values
+from elastify._graph import Call, Graph, Value
 from elastify._plan import Skip
 
 _KEEPS = frozenset(
@@ -148,9 +148,3 @@ def _count(value: Value) -> int:
     for size in value.shape:
         count *= size
     return count
-
-
-def only_tensor(args: object, kwargs: object) -> Value | None:
-    """The one tensor of a call, if it has just one."""
-    found = list(values((args, kwargs)))
-    return found[0] if len(found) == 1 else None

@@ -11,13 +11,13 @@ modules that cannot go) make up a run with their like in the other modules.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from elastify._analysis import Analysis
-from elastify._branches import Branches, only_tensor
-from elastify._graph import ModuleCall
+from elastify._branches import Branches
+from elastify._graph import ModuleCall, Value
 from elastify._plan import Skip
 
 _LONGEST_ROUND = 24  # calls of a loop outside its blocks
@@ -106,19 +106,45 @@ class _Finder:
         """Children in rows: one that stays, and those after it that may be skipped."""
         row: list[str] = []
         skips: dict[str, tuple[Skip, ...]] = {}
-        spans = [self.spans(path) for path in children]
-        offset: int | None = None
+        spans = [None if self.splits(path) else self.spans(path) for path in children]
+        shift: int | None = None
         for index, path in enumerate(children):
-            span = spans[index]
-            if row and span is not None and not self.splits(path):
-                found, offset = self.skippable(path, spans, index, offset)
+            found, tried = None, self.shifts(spans, index, shift) if row and spans[index] is not None else ()
+            for choice in tried:
+                found = self.skippable(path, spans, index, choice)
                 if found is not None:
-                    row.append(path)
-                    skips[path] = found
-                    continue
-            yield row, skips
-            row, skips, offset = ([path] if span is not None and not self.splits(path) else []), {}, None
+                    shift = choice
+                    break
+            if found is not None:
+                row.append(path)
+                skips[path] = found
+            else:
+                yield row, skips
+                row, skips, shift = ([path] if spans[index] is not None else []), {}, None
         yield row, skips
+
+    def shifts(self, spans: Sequence[Spans | None], index: int, before: int | None) -> Iterable[int | None]:
+        """How much later than the end of the child before the calls begin that go with child `index`.
+
+        What a loop does between its blocks goes with them, and is the same between all of them; where in it one round
+        ends and the next begins is not known. None: just the calls of the child itself.
+        """
+        gap = self.gap(spans, index)
+        if not gap:
+            return [None]
+        if before is not None:
+            return [before]
+        alike = self.gap(spans, index + 1) == gap
+        return (
+            [*range(min(len(gap), _LONGEST_ROUND) + 1)] if alike else [None, *range(min(len(gap), _LONGEST_ROUND) + 1)]
+        )
+
+    def gap(self, spans: Sequence[Spans | None], index: int) -> list[str]:
+        """Operations between a child and the one before it."""
+        here, before = spans[index] if index < len(spans) else None, spans[index - 1]
+        if here is None or before is None:
+            return []
+        return [call.op for call in self.branches[0].graph.calls[before[0][1] : here[0][0]]]
 
     def splits(self, path: str) -> bool:
         """Whether a child is itself a row of blocks: then those are what may go, one by one."""
@@ -128,33 +154,26 @@ class _Finder:
         return all(self.alone(part) is not None for part in parts)
 
     def skippable(
-        self, path: str, spans: Sequence[Spans | None], index: int, offset: int | None
-    ) -> tuple[tuple[Skip, ...] | None, int | None]:
-        """How child `index` goes, with the part of the loop around it that goes too.
-
-        That part begins `offset` calls after the end of the child before; all children of a row have the same.
-        """
+        self, path: str, spans: Sequence[Spans | None], index: int, shift: int | None
+    ) -> tuple[Skip, ...] | None:
+        """How child `index` goes, with what goes with it."""
         here, before = spans[index], spans[index - 1]
         after = spans[index + 1] if index + 1 < len(spans) else None
         assert here is not None
         assert before is not None
-        gap = here[0][0] - before[0][1]
-        for shift in range(min(gap, _LONGEST_ROUND) + 1) if offset is None else [offset]:
-            found = []
-            for number, branches in enumerate(self.branches):
-                (was, start), stop = before[number], here[number][1]
-                if shift > here[number][0] - start or stop + shift > len(branches.graph.calls):
-                    break
-                if after is not None and stop <= after[number][0] < stop + shift:
-                    break
-                start, stop = start + shift, stop + shift
-                skip = branches.without(path, start, stop, (was + shift, start))
-                if skip is None:
-                    break
-                found.append(skip)
-            if len(found) == len(self.branches):
-                return tuple(found), shift
-        return None, None
+        found = []
+        for number, branches in enumerate(self.branches):
+            (was, start), (begin, stop) = before[number], here[number]
+            if shift is None:
+                skip = branches.without(path, begin, stop, (was, start))
+            elif start + shift > begin or (after is not None and stop <= after[number][0] < stop + shift):
+                return None
+            else:
+                skip = branches.without(path, start + shift, stop + shift, (was + shift, start + shift))
+            if skip is None:
+                return None
+            found.append(skip)
+        return tuple(found)
 
     # -- blocks that stand alone -------------------------------------------------------------------------------
 
@@ -171,9 +190,10 @@ class _Finder:
         found = self.alone(path)
         for skip, table in zip(found or (), self.calls, strict=False):
             calls = table.get(path, [])
-            given = only_tensor(calls[0].args, calls[0].kwargs) if calls else None
-            made = only_tensor(calls[0].out, ()) if calls else None
-            if given is None or made is None or skip.instead != ((made.id, given.id),):
+            if not calls or calls[0].kwargs or len(calls[0].args) != 1:
+                return None
+            given, made = calls[0].args[0], calls[0].out
+            if not (isinstance(given, Value) and isinstance(made, Value)) or skip.instead != ((made.id, given.id),):
                 return None
         return found
 

@@ -320,6 +320,20 @@ FOUND: dict[str, tuple[Callable[[], nn.Module], list[tuple[str, ...]]]] = {
         lambda: looped(lambda m, x: every(m, x, lambda b, x: b(x)), many(lambda: Fn(gated, fc=fc(), gate=fc()))),
         [named(3)],
     ),
+    "something between the first two": (
+        lambda: looped(
+            lambda m, x: [x := b(m.extra(x)) if i == 1 else b(x) for i, b in enumerate(m.blocks)][-1],
+            many(residual), extra=residual(),
+        ),
+        [],
+    ),
+    "something after the first": (
+        lambda: looped(
+            lambda m, x: [x := m.extra(b(x)) if i == 0 else b(x) for i, b in enumerate(m.blocks)][-1],
+            many(residual), extra=residual(),
+        ),
+        [named(3)],
+    ),
     "a dictionary": (
         lambda: looped(
             lambda m, x: [x := b(x) for b in m.blocks.values()][-1], nn.ModuleDict({k: residual() for k in "abc"})
