@@ -8,6 +8,7 @@ whole. A block that steps aside gets a subclass whose forward returns its only i
 from __future__ import annotations
 
 import operator
+import re
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,10 +17,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from elastify._attributes import resolve
+from elastify._attributes import get_in, holder, put_in, resolve
 from elastify._errors import ElastifyError
 from elastify._ints import Attr
 
+_PLACE = re.compile(r"^(layer|block|depth)_?(idx|index|id|number)$")
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
@@ -50,19 +52,42 @@ def renumbered(model: nn.Module, gone: Mapping[str, Collection[str]]) -> dict[st
     return result
 
 
-def close_gaps(model: nn.Module, gone: Mapping[str, Collection[str]]) -> dict[Attr, int]:
-    """Tell blocks after a gap, which caches know by their place (`layer_idx`), the new one; returns the old ones."""
-    old_places: dict[Attr, int] = {}
+def close_gaps(model: nn.Module, gone: Mapping[str, Collection[str]], counts: Mapping[Attr, str]) -> dict[Attr, Any]:
+    """Set the numbers that change when blocks leave their containers; returns the old ones.
+
+    Blocks after a gap, which caches know by their place (`layer_idx`), get the new one; `counts` maps the numbers that
+    are lengths of containers to those.
+    """
+    before: dict[Attr, Any] = {}
+
+    def change(attr: Attr, value: int) -> None:
+        before[attr] = read(model, attr)
+        write(model, attr, value)
+
+    for attr, path in counts.items():
+        if path in gone:
+            change(attr, len(resolve(model, path)._modules) - len(gone[path]))
     for path, names in renumbered(model, gone).items():
         for old, new in names.items():
             if old == new:
                 continue
             block = f"{path}.{old}" if path else old
             for inner, module in resolve(model, block).named_modules(prefix=block):
-                if module.__dict__.get("layer_idx") == int(old):
-                    module.__dict__["layer_idx"] = int(new)
-                    old_places[Attr(inner, "layer_idx")] = int(old)
-    return old_places
+                for name, place in list(vars(module).items()):
+                    if type(place) is int and place == int(old) and _PLACE.search(name):
+                        change(Attr(inner, name), int(new))
+    return before
+
+
+def read(model: nn.Module, attr: Attr) -> Any:
+    """A number of a model."""
+    return get_in(holder(resolve(model, attr.owner), attr.name)[attr.name], attr.index)
+
+
+def write(model: nn.Module, attr: Attr, value: Any) -> None:
+    """Set a number of a model."""
+    where = holder(resolve(model, attr.owner), attr.name)
+    where[attr.name] = put_in(where[attr.name], attr.index, value)
 
 
 @contextmanager

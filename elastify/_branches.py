@@ -69,22 +69,23 @@ class Branches:
         twins = self._twins(start, stop, before) if before else {}
 
         def source(value: Value) -> Value | None:
-            found = chain(twins.get(value.id, ()), self._sources(start, stop, value))
+            found = chain([twins[value.id]] if value.id in twins else [], self._sources(start, stop, value))
             return next((v for v in found if self.made.get(v.id, -1) >= since and self._alike(v, value)), None)
 
         return self._skip(path, start, stop, source)
 
-    def _twins(self, start: int, stop: int, before: tuple[int, int]) -> dict[int, list[Value]]:
+    def _twins(self, start: int, stop: int, before: tuple[int, int]) -> dict[int, Value]:
         """For every result of a stretch that repeats the one before it, and feeds on that, the one there."""
         inside, other = self.graph.calls[start:stop], self.graph.calls[slice(*before)]
         if len(inside) != len(other) or not all(_same_call(a, b) for a, b in zip(inside, other, strict=True)):
             return {}
-        given = {v.id for call in inside for v in call.inputs()}
-        return {
-            a.id: [b] if b.id in given else []
+        twins = {
+            a.id: b
             for one, two in zip(inside, other, strict=True)
             for a, b in zip(one.outputs(), two.outputs(), strict=False)
         }
+        given = {v.id for call in inside for v in call.inputs()}
+        return twins if any(b.id in given for b in twins.values()) else {}
 
     def _skip(self, path: str, start: int, stop: int, source: Callable[[Value], Value | None]) -> Skip | None:
         owned = {v.id for call in self.graph.calls[start:stop] for v in call.inputs()} & self.owned.keys()

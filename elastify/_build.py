@@ -273,9 +273,9 @@ def _prove_sizes(
         if axes:
             names = {axis.id: axis.name for axis in plan.axes}
             _warn([f"{names[i]}: {text}" for i, text in axes.items()])
-        first = {stage.name: stage.blocks[0] for stage in plan.stages}
+        blocks = {stage.name: stage.blocks for stage in plan.stages}
         planner.excluded = {**planner.excluded, **axes}
-        planner.rigid = {**planner.rigid, **{first[name]: text for name, text in stages.items()}}
+        planner.rigid = {**planner.rigid, **{blocks[name]: text for name, text in stages.items()}}
         remove(model)
         plan = planner.plan()
         install(model, plan)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from elastify._analysis import Analysis
@@ -27,12 +28,19 @@ _LONGEST_ROUND = 24  # calls of a loop outside its blocks
 class Run:
     """Consecutive blocks of a container; the first always stays, and those that step `aside` keep their places.
 
-    `skips` says of the others what goes, by graph.
+    `gaps` are the blocks before which something runs that does not go with them. `skips` says of all blocks but the
+    first what goes, by graph.
     """
+
+    def pieces(self) -> list[Run]:
+        """The run cut where it has gaps."""
+        ends = pairwise((0, *self.gaps, len(self.blocks)))
+        return [Run(self.container, self.blocks[a:b], self.aside, (), self.skips) for a, b in ends if b - a > 1]
 
     container: str
     blocks: tuple[str, ...]
     aside: bool = False
+    gaps: tuple[int, ...] = ()
     skips: Mapping[str, tuple[Skip, ...]] = field(default_factory=dict, compare=False)
 
 
@@ -56,7 +64,8 @@ def find_runs(
             if len(row) > 1 and kind(row[0]) != kind(row[1]):
                 row = row[1:]  # the block that stays must be like the next
             if len(row) > 1:
-                finder.add(Run(path, tuple(row), path not in containers, skips))
+                gaps = tuple(i for i in range(1, len(row)) if row[i] in finder.after_gap)
+                finder.add(Run(path, tuple(row), path not in containers, gaps, skips))
     finder.add_lone({**containers, **(others or {})})
     return finder.runs
 
@@ -76,6 +85,7 @@ class _Finder:
             self.calls.append(table)
         self.runs: list[Run] = []
         self.blocks: set[str] = set()
+        self.after_gap: set[str] = set()
 
     def add(self, run: Run) -> None:
         self.runs.append(run)
@@ -114,6 +124,8 @@ class _Finder:
                 found = self.skippable(path, spans, index, choice)
                 if found is not None:
                     shift = choice
+                    if choice is None and self.gap(spans, index):
+                        self.after_gap.add(path)
                     break
             if found is not None:
                 row.append(path)
@@ -231,7 +243,7 @@ class _Finder:
         for (pattern, _), paths in groups.items():
             if len(paths) > 1:
                 container = pattern.partition("*")[0].rpartition(".")[0]
-                self.add(Run(container, tuple(paths), True, {path: blocks[path] for path in paths[1:]}))
+                self.add(Run(container, tuple(paths), True, (), {path: blocks[path] for path in paths[1:]}))
 
 
 def enclosing(path: str) -> list[str]:

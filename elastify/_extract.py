@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from elastify._adapters.saved import describe
 from elastify._attributes import resolve
-from elastify._blocks import renumbered
+from elastify._blocks import read, renumbered
 from elastify._published import shown
 from elastify._record import Record
 from elastify._rewrite import SPEC, record, set_active, strip
@@ -40,7 +40,7 @@ def materialise(model: nn.Module, sizes: Mapping[int, int], blocks: Mapping[str,
         removed, aside = _outermost(left, left | aside), _outermost(aside, left | aside)
         assert entry.setters is not None
         changed = [[a.owner, a.name, list(a.index), v] for a, v in entry.setters.changed()]
-        changed += [[a.owner, a.name, [], resolve(model, a.owner).__dict__[a.name]] for a in entry.moved]
+        changed += [[a.owner, a.name, list(a.index), read(model, a)] for a in entry.moved]
         numbers = list(shown(model, entry.plan, entry.active.sizes if entry.active else {}, [*removed, *aside]))
         small = plain_copy(model, _active_tensors(model), [*removed, *aside])
         drop_blocks(small, removed)
@@ -107,14 +107,32 @@ def plain_copy(model: nn.Module, pairs: Collection[tuple[Tensor, Tensor]], skip:
 
 
 def drop_blocks(model: nn.Module, removed: Collection[str]) -> None:
-    """Take placeholders out of their containers and number the rest anew."""
+    """Take placeholders out of their containers, number the rest anew, and tell lists that name modules."""
     moved = renumbered(model, children_of(removed))
+    _rename_entries(model, removed, moved)
     parents = {path: resolve(model, path) for path in moved}
     for path, names in moved.items():
         children = parents[path]._modules
         kept = {new: children[old] for old, new in names.items()}
         children.clear()
         children.update(kept)
+
+
+def _rename_entries(model: nn.Module, removed: Collection[str], moved: Mapping[str, Mapping[str, str]]) -> None:
+    """Lists of dictionaries that name modules (`feature_info`) lose the entries of those that are gone."""
+    names = {f"{path}.{old}": f"{path}.{new}" for path, children in moved.items() for old, new in children.items()}
+    for path, module in model.named_modules() if removed else ():
+        owned = [value for value in vars(module).values() if isinstance(value, list)]
+        for entries in owned:
+            if not entries or not all(isinstance(entry, dict) for entry in entries):
+                continue
+            named = {key for entry in entries for key, value in entry.items() if isinstance(value, str)}
+            start = f"{path}." if path else ""
+            entries[:] = [e for e in entries if not any(f"{start}{e.get(key)}" in removed for key in named)]
+            for entry in entries:
+                for key in named & entry.keys():
+                    new = names.get(f"{start}{entry[key]}")
+                    entry[key] = new.removeprefix(start) if new else entry[key]
 
 
 def children_of(paths: Collection[str]) -> dict[str, set[str]]:

@@ -105,8 +105,10 @@ class Plan:
 
     `aliases` maps other names of a shared tensor to the canonical one. `attributes` gives the layout whose
     active size an integer attribute must equal; `scales` the float attributes that equal size ** power.
-    `caches` are attributes in which forward leaves tensors for later. `statistics`
-    are buffers that forward itself updates (batch-norm running statistics).
+    `caches` are attributes in which forward leaves tensors for later. `statistics` are buffers that forward itself
+    updates (batch-norm running statistics). `matched` are those of the `attributes` that forward never reads,
+    `unclear` others that may be wrong in a smaller model; `counts` gives the container of which an integer is the
+    number of blocks.
     """
 
     axes: tuple[ElasticAxis, ...] = ()
@@ -120,6 +122,9 @@ class Plan:
     statistics: frozenset[str] = frozenset()
     frozen: tuple[FrozenDim, ...] = ()
     rigid: tuple[RigidBlocks, ...] = ()
+    matched: frozenset[Attr] = frozenset()
+    unclear: tuple[Attr, ...] = ()
+    counts: Mapping[Attr, str] = field(default_factory=dict)
 
     def blocks_around(self) -> dict[int, set[tuple[int, int]]]:
         """By recorded call, the blocks (stage, index) that take it along: it, or its round of a loop, is in them."""

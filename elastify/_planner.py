@@ -24,6 +24,7 @@ from elastify._errors import ElastifyError
 from elastify._graph import Graph
 from elastify._ints import Attr, Dim
 from elastify._layout import Axis, Layout, Product, axes_of
+from elastify._metadata import Metadata, counts
 from elastify._naming import Draft, name_axes, name_runs
 from elastify._plan import Constraint, ElasticAxis, FrozenDim, Plan, RigidBlocks, Stage
 from elastify._terms import Term
@@ -68,14 +69,14 @@ def children(model: nn.Module, *, contained: bool) -> dict[str, list[str]]:
 
 @dataclass
 class Planner:
-    """Builds the plan of one model; `excluded` axes and `rigid` runs (by their first block), both demoted by
+    """Builds the plan of one model; `excluded` axes and `rigid` runs (by their blocks), both demoted by
     verification, stay as they are."""
 
     model: nn.Module
     analysis: Analysis
     options: Options
     excluded: Mapping[int, str] = field(default_factory=dict)
-    rigid: Mapping[str, str] = field(default_factory=dict)
+    rigid: Mapping[tuple[str, ...], str] = field(default_factory=dict)
 
     def plan(self) -> Plan:
         runs = self.runs()
@@ -83,23 +84,30 @@ class Planner:
         names = name_axes(drafts)
         axes = self.axes(drafts, names)
         elastic = {axis.id for axis in axes}
+        read = self.attributes()
+        heads = {axis.id: [name for name, _ in axis.members] for axis in axes if axis.role == "heads"}
+        metadata = Metadata(self.model, self.analysis, read, elastic, heads).match()
         attributes = {
             attr: layout
-            for attr, layout in self.attributes().items()
+            for attr, layout in {**read, **metadata.sizes}.items()
             if any(axis.id in elastic for axis in axes_of(layout))
         }
+        stages = self.stages(runs)
         return Plan(
             axes=axes,
-            stages=self.stages(runs),
+            stages=stages,
             tensors=self.tensors(elastic),
             aliases=self.aliases(elastic),
             attributes=attributes,
-            scales=self.scales(attributes, elastic),
+            scales=self.scales({a: layout for a, layout in attributes.items() if a in read}, elastic),
             constraints=self.constraints(axes),
             caches=tuple(dict.fromkeys(attr for graph in self.analysis.graphs for attr in graph.caches)),
             statistics=self.statistics(),
             frozen=self.frozen(elastic),
             rigid=self.rigid_blocks(),
+            matched=frozenset(metadata.sizes),
+            unclear=tuple(metadata.unclear),
+            counts=counts(self.model, stages, read),
         )
 
     # -- tensors -----------------------------------------------------------------------------------------
@@ -252,6 +260,12 @@ class Planner:
             found.update(dict.fromkeys(constraints(guards, layout, smallest)))
         return tuple(found)
 
+    @property
+    def candidates(self) -> list[Run]:
+        """All runs; those that turned out to be rigid are cut at their gaps."""
+        found = [[run, *(run.pieces() if run.blocks in self.rigid and run.gaps else ())] for run in self.found_runs]
+        return [run for runs in found for run in runs]
+
     @cached_property
     def found_runs(self) -> list[Run]:
         contained, others = (children(self.model, contained=flag) for flag in (True, False))
@@ -263,23 +277,27 @@ class Planner:
         return find_runs(self.analysis, contained, kind, others) if self.options.depth else []
 
     def runs(self) -> list[Run]:
-        names = name_runs([(run.container, run.blocks) for run in self.found_runs])
+        names = self.names_of_runs()
         return [
             run
-            for run in self.found_runs
-            if run.blocks[0] not in self.rigid
+            for run in self.candidates
+            if run.blocks not in self.rigid
             and not any(matches(p, names[run.blocks], run.container, *run.blocks) for p in self.options.freeze)
         ]
 
     def rigid_blocks(self) -> tuple[RigidBlocks, ...]:
         return tuple(
-            RigidBlocks(run.container, run.blocks, self.rigid[run.blocks[0]])
-            for run in self.found_runs
-            if run.blocks[0] in self.rigid
+            RigidBlocks(run.container, run.blocks, self.rigid[run.blocks])
+            for run in self.candidates
+            if run.blocks in self.rigid and not run.gaps
         )
 
+    def names_of_runs(self) -> dict[tuple[str, ...], str]:
+        shown = [run for run in self.candidates if run.blocks not in self.rigid or not run.gaps]
+        return name_runs([(run.container, run.blocks) for run in shown])
+
     def stages(self, runs: Sequence[Run]) -> tuple[Stage, ...]:
-        stages, names = [], name_runs([(run.container, run.blocks) for run in self.found_runs])
+        stages, names = [], self.names_of_runs()
         for run in runs:
             name = names[run.blocks]
             ratio = self.options.min_ratio

@@ -19,7 +19,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from elastify._attributes import compile_setters, resolve
-from elastify._blocks import block_members, close_gaps, container_members
+from elastify._blocks import block_members, close_gaps, container_members, write
 from elastify._caches import remember, reset
 from elastify._errors import ElastifyError
 from elastify._plan import Plan
@@ -177,8 +177,8 @@ def set_active(model: nn.Module, sizes: Mapping[int, int], blocks: Mapping[str, 
     if setters is None:  # a copy: its modules are others
         setters = entry.setters = compile_setters(model, entry.plan, entry.tables.ruler, entry.originals)
     active = _active(entry, sizes, blocks)
-    for attr, place in entry.moved.items():
-        resolve(model, attr.owner).__dict__[attr.name] = place
+    for attr, old in entry.moved.items():
+        write(model, attr, old)
     setters.apply(active.sizes if active else {})
     reset(model, entry.plan.caches, entry.caches)
     entry.active = active
@@ -188,7 +188,8 @@ def set_active(model: nn.Module, sizes: Mapping[int, int], blocks: Mapping[str, 
     if active is not None and active.hidden:
         if entry.counted is None:
             entry.counted = lengths(model, entry.plan)
-        entry.moved = {**close_gaps(model, active.hidden), **shorten(model, entry.counted, active.hidden)}
+        entry.moved = close_gaps(model, active.hidden, entry.plan.counts)
+        entry.moved.update(shorten(model, entry.counted, active.hidden))
 
 
 def stepped_aside(model: nn.Module) -> frozenset[str]:

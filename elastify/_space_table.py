@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _WIDTH = 120
 _NAME = 44
+_MOST = 6
 
 
 def table(space: SearchSpace) -> str:
@@ -28,7 +29,7 @@ def table(space: SearchSpace) -> str:
     state = "verified" if space.verified else "not verified"
     kind = "" if space.size.exact else " (a bound)"
     head = f"{space.title or 'SearchSpace'}: {space.size!s} configurations{kind}, {state}"
-    sections = [[head], _axes(space), _stages(space), _frozen(space), _relations(space), _costs(space)]
+    sections = [[head], _axes(space), _stages(space), _frozen(space), _relations(space), _numbers(space), _costs(space)]
     return "\n".join(line[:_WIDTH].rstrip() for section in sections for line in section)
 
 
@@ -114,6 +115,23 @@ def _relations(space: SearchSpace) -> list[str]:
         source = f"  ({same[0].source})" if same[0].source else ""
         lines.append(f"  {same[0].text if len(same) == 1 else text}{source}  {_times(len(same))}")
     return lines
+
+
+def _numbers(space: SearchSpace) -> list[str]:
+    """Numbers that only describe the model."""
+    lines = []
+    for text, attrs in (
+        ("numbers that forward never reads, set to the new sizes", sorted(space.plan.matched, key=str)),
+        ("numbers that fit several sizes, left as they are: may be wrong in a smaller model", space.plan.unclear),
+    ):
+        if attrs:
+            groups = _grouped(attrs, lambda attr: pattern(str(attr)))
+            shown = [
+                f"{name if len(same) > 1 else same[0]} {_times(len(same))}".rstrip() for name, same in groups.items()
+            ]
+            more = f", and {len(shown) - _MOST} more" if len(shown) > _MOST else ""
+            lines += [f"{text} ({len(attrs)})", f"  {_fit(', '.join(shown[:_MOST]), _WIDTH - 20)}{more}"]
+    return ["", *lines] if lines else []
 
 
 def _costs(space: SearchSpace) -> list[str]:

@@ -320,12 +320,19 @@ FOUND: dict[str, tuple[Callable[[], nn.Module], list[tuple[str, ...]]]] = {
         lambda: looped(lambda m, x: every(m, x, lambda b, x: b(x)), many(lambda: Fn(gated, fc=fc(), gate=fc()))),
         [named(3)],
     ),
+    "something before the third": (
+        lambda: looped(
+            lambda m, x: [x := b(m.extra(x)) if i == 2 else b(x) for i, b in enumerate(m.blocks)][-1],
+            many(residual, 5), extra=residual(),
+        ),
+        [named(5, 2)],
+    ),
     "something between the first two": (
         lambda: looped(
             lambda m, x: [x := b(m.extra(x)) if i == 1 else b(x) for i, b in enumerate(m.blocks)][-1],
             many(residual), extra=residual(),
         ),
-        [],
+        [named(3, 1)],
     ),
     "something after the first": (
         lambda: looped(

@@ -323,3 +323,19 @@ def test_what_a_proof_rejects_is_reported_and_stays_whole() -> None:
     assert "9 operations instead of 8" in texts[0]
     assert [axis.size for axis in space(model).axes] == [5]
     assert "9 operations instead of 8" in str(space(model))
+
+
+def test_a_slice_that_an_operation_hands_back_is_still_a_parameter() -> None:
+    """`weight.float()` is the weight itself, whatever part of it is active."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.gain = nn.Linear(6, 8), nn.Linear(8, 3), nn.Parameter(torch.ones(8))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.b(self.a(x) * self.gain.float())
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert [axis.size for axis in space(elastify(Net(), X)).axes] == [8]

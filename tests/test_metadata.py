@@ -1,0 +1,107 @@
+"""Numbers that forward never reads: which follow the sizes, and which are left as they are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from elastify import activate, elastify, extract, space
+from elastify._rewrite import record
+
+X = torch.randn(2, 6, generator=torch.Generator().manual_seed(0))
+
+
+class Sizes:
+    def __init__(self, **numbers: Any) -> None:
+        self.__dict__.update(numbers)
+
+
+class Block(nn.Module):
+    def __init__(self, width: int, hidden: int, index: int) -> None:
+        super().__init__()
+        self.dim, self.hidden_dim, self.layer_id = width, hidden, index
+        self.up, self.down = nn.Linear(width, hidden), nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.down(torch.relu(self.up(x)))
+
+
+class Net(nn.Module):
+    """One width, one hidden size per block, and a description of itself."""
+
+    def __init__(self, width: int = 16, hidden: int = 24, depth: int = 3) -> None:
+        super().__init__()
+        self.num_features = self.embed_dim = width
+        self.depth = depth
+        self.sizes = Sizes(hidden_size=width, intermediate_size=hidden, num_layers=depth, image_channels=6)
+        self.stem = nn.Linear(6, width)
+        self.blocks = nn.ModuleList(Block(width, hidden, i) for i in range(depth))
+        self.head = nn.Linear(width, 3)
+        self.info = [{"num_chs": width, "reduction": 2, "module": f"blocks.{i}"} for i in range(depth)]
+        self.channels = {"stem": (6, width)}
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for i in range(self.depth):
+            x = self.blocks[i](x)
+        return self.head(x)
+
+
+SMALLER = {"width": 8, "blocks.*.hidden": 6}
+
+
+@pytest.fixture(scope="module")
+def net() -> nn.Module:
+    torch.manual_seed(0)
+    return elastify(Net(), X)
+
+
+def test_sizes_are_matched(net: nn.Module) -> None:
+    small = extract(net, SMALLER)
+    assert (small.num_features, small.embed_dim, small.sizes.hidden_size) == (8, 8, 8)
+    assert [block.dim for block in small.blocks] == [8, 8, 8]
+    assert [block.hidden_dim for block in small.blocks] == [6, 6, 6]
+    assert small.channels == {"stem": (6, 8)}
+    assert [entry["num_chs"] for entry in small.info] == [8, 8, 8]
+    assert small.sizes.image_channels == 6
+
+
+def test_what_fits_several_is_left_and_listed(net: nn.Module) -> None:
+    assert extract(net, SMALLER).sizes.intermediate_size == 24  # every block has a hidden size of its own
+    assert [str(attr) for attr in space(net).plan.unclear] == ["sizes.intermediate_size"]
+    assert "sizes.intermediate_size" in str(space(net))
+
+
+def test_numbers_of_blocks_follow(net: nn.Module) -> None:
+    assert [stage.name for stage in space(net).stages] == ["blocks"]  # the loop is over a range: proven by running it
+    small = extract(net, {"blocks": (0, 2)})
+    assert (small.depth, small.sizes.num_layers) == (2, 2)
+    assert [block.layer_id for block in small.blocks] == [0, 1]
+    assert [entry["module"] for entry in small.info] == ["blocks.0", "blocks.1"]
+    torch.testing.assert_close(small(X), net.head(net.blocks[2](net.blocks[0](net.stem(X)))))
+
+
+def test_all_is_restored(net: Any) -> None:
+    with activate(net, {**SMALLER, "blocks": (0, 2)}):
+        assert (net.num_features, net.depth, net.blocks[1].layer_id) == (8, 2, 1)
+    assert (net.num_features, net.depth, net.blocks[2].layer_id, net.info) == (16, 3, 2, Net().info)
+    assert record(net).moved == {}
+
+
+def test_two_widths_of_one_size_are_told_apart_by_place() -> None:
+    class Pair(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.ModuleDict({"a": Net(), "b": Net()})
+            self.num_features = 16
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.inner["a"](x) + self.inner["b"](x)
+
+    pair = elastify(Pair(), X)
+    small = extract(pair, {"inner.a.width": 8, "inner.b.width": 12})
+    assert (small.inner["a"].num_features, small.inner["b"].num_features, small.num_features) == (8, 12, 16)
+    assert "num_features" in [str(attr) for attr in space(pair).plan.unclear]
