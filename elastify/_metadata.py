@@ -58,7 +58,12 @@ def numbers(model: nn.Module) -> Iterator[Number]:
     for path, module in model.named_modules():
         if not isinstance(module, torch.jit.ScriptModule):
             for name, value in vars(module).items():
-                if name not in _OWN and name != "config" and not name.startswith("_elastify") and name not in nn_sources(module):
+                if (
+                    name not in _OWN
+                    and name != "config"
+                    and not name.startswith("_elastify")
+                    and name not in nn_sources(module)
+                ):
                     yield from _inside(value, path, path, name, (), (), seen)
 
 
