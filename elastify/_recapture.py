@@ -4,6 +4,10 @@ The permutation test cannot see an attribute that was left at its old value: act
 and both be wrong. So reduced configurations are activated and captured on fake tensors, and every operation must be
 the same and every dimension of every result must have the size of its layout. What fails is narrowed down to
 the axes and stages responsible.
+
+Where values decide how many results there are (a detector's boxes), a smaller network has others, and loops over them
+run longer or shorter. From the first operation that counts on, calls are compared module by module and in the
+dimensions that move; what runs otherwise than before proves nothing about the axes that it touches.
 """
 
 from __future__ import annotations
@@ -13,8 +17,8 @@ from dataclasses import dataclass
 
 from elastify._analysis import Analysis
 from elastify._errors import ElastifyError
-from elastify._graph import Call, Graph, Value
-from elastify._layout import active_size
+from elastify._graph import Call, Graph, Value, values
+from elastify._layout import Layout, active_size, axes_of
 from elastify._plan import Plan
 
 Sizes = Mapping[int, int]
@@ -45,6 +49,13 @@ def compare(analysis: Analysis, plan: Plan, reduced: Graph, sizes: Sizes, blocks
     gone = {number for skip in skips for number in range(skip.start, skip.stop)}
     full = [call for number, call in enumerate(graph.calls) if number not in gone and _effective(call)]
     now = [call for call in reduced.calls if _effective(call)]
+    counts = next((number for number, call in enumerate(full) if _counts(call)), None)
+    if counts is not None:
+        moving = frozenset(axis.id for axis in plan.axes)
+        found = _compare_paths(analysis, full[counts:], now[counts:], sizes, moving)
+        if found:
+            return Mismatch(found)
+        full, now = full[:counts], now[:counts]
     if len(full) != len(now):
         at = next((i for i, (a, b) in enumerate(zip(full, now, strict=False)) if a.op != b.op), -1)
         return Mismatch(
@@ -59,10 +70,55 @@ def compare(analysis: Analysis, plan: Plan, reduced: Graph, sizes: Sizes, blocks
         if found:
             return Mismatch(f"{found} from {a.op} in {a.where or 'the model'} ({a.source})")
         flow.bind(a.outputs(), b.outputs())
+    if counts is not None:
+        return None
     lost = {v.id for number in gone for v in graph.calls[number].outputs()} - flow.instead.keys()
     outputs = [value for value in graph.outputs if value.id not in lost]
     found = _compare_values(analysis, outputs, reduced.outputs, sizes) or flow.follow(outputs, reduced.outputs)
     return Mismatch(f"{found} from the whole model") if found else None
+
+
+def _counts(call: Call) -> bool:
+    """Whether values decide how many results a call gives."""
+    if call.op == "getitem":
+        return any(value.dtype == "bool" for value in values(call.args[1:]))
+    return call.op in _COUNTING or (call.op == "where" and len(call.args) == 1)
+
+
+_COUNTING = frozenset("nonzero argwhere masked_select nms _unique2 unique_consecutive".split())
+
+
+def _compare_paths(
+    analysis: Analysis, full: Sequence[Call], now: Sequence[Call], sizes: Sizes, moving: frozenset[int]
+) -> str:
+    """The first difference in calls whose number is not fixed, in dimensions that have one of the `moving` axes."""
+
+    def layouts(value: Value) -> list[Layout | None]:
+        found = map(analysis.terms.resolve, analysis.dims[0].get(value.id, ()))
+        return [layout if any(axis.id in moving for axis in axes_of(layout)) else None for layout in found]
+
+    before, after = _by_module(full), _by_module(now)
+    for path in before | after:
+        one, two = before.get(path, []), after.get(path, [])
+        where = f"in {path or 'the model'}"
+        if [call.op for call in one] != [call.op for call in two]:
+            touched = any(any(layouts(v)) for call in one for v in (*call.inputs(), *call.outputs()))
+            if touched or not one:
+                return f"other operations than before run {where}"
+            continue
+        for a, b in zip(one, two, strict=True):
+            for x, y in zip(a.outputs(), b.outputs(), strict=False):
+                for layout, size in zip(layouts(x), y.shape, strict=False):
+                    if layout is not None and active_size(layout, sizes) != size:
+                        return f"{list(y.shape)} and not {active_size(layout, sizes)} from {a.op} {where} ({a.source})"
+    return ""
+
+
+def _by_module(calls: Sequence[Call]) -> dict[str, list[Call]]:
+    found: dict[str, list[Call]] = {}
+    for call in calls:
+        found.setdefault(call.where, []).append(call)
+    return found
 
 
 def _effective(call: Call) -> bool:

@@ -339,3 +339,33 @@ def test_a_slice_that_an_operation_hands_back_is_still_a_parameter() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert [axis.size for axis in space(elastify(Net(), X)).axes] == [8]
+
+
+# -- where values decide how many results there are ----------------------------------------------------------
+
+MANY = torch.randn(40, 6, generator=torch.Generator().manual_seed(2))
+
+
+def picking(then: Callable[[Net, Tensor], Tensor]) -> nn.Module:
+    """Keeps the rows that it likes."""
+    torch.manual_seed(0)
+    parts = {"a": nn.Linear(6, 16), "b": nn.Linear(16, 16), "c": nn.Linear(16, 3)}
+
+    def forward(m: Net, x: Tensor) -> Tensor:
+        h = torch.tanh(m.a(x))
+        return m.c(then(m, h[h.sum(1) > 0]))
+
+    return Net(forward, **parts)
+
+
+def test_numbers_of_places_may_differ() -> None:
+    with pytest.warns(UserWarning, match="depends on the values") as caught:
+        model = elastify(picking(lambda m, rows: torch.tanh(m.b(rows))), MANY)
+    assert not any("verification" in str(warning.message) for warning in caught)
+    assert [(axis.name, axis.size) for axis in space(model).axes] == [("a.hidden", 16), ("b.hidden", 16)]
+
+
+def test_what_runs_otherwise_proves_nothing() -> None:
+    with pytest.warns(UserWarning, match="other operations than before run"):
+        model = elastify(picking(lambda m, rows: torch.stack([torch.tanh(m.b(row)) for row in rows])), MANY)
+    assert [axis.name for axis in space(model).axes] == ["hidden"]  # which does not change what is picked

@@ -1,8 +1,7 @@
 """All networks of torchvision but the quantised ones, with small inputs.
 
-Classification, segmentation, video and optical flow take the whole check. So do the backbones of the detectors, with
-their feature pyramids. A detector itself picks boxes by their scores, which no permutation test and no gradient can
-follow, and wants lists of pictures; of it the suite asks that the backbone and the heads are elastic.
+Detectors are checked twice, their backbones with the feature pyramids by themselves and the whole with a list of
+pictures, which picks boxes by their scores.
 """
 
 from __future__ import annotations
@@ -64,16 +63,22 @@ def flow(name: str) -> Made:
     return model.eval(), pictures, {"num_flow_updates": 3}
 
 
-def detector(name: str) -> nn.Module:
-    """A detector of 5 classes that works on small pictures and calls any box an object."""
+def _detector(name: str) -> nn.Module:
+    """A detector of 5 classes, for pictures of 64 pixels where its builder allows that."""
     torch.manual_seed(0)
-    return models.get_model(name, weights=None, weights_backbone=None, num_classes=5).eval()
+    size = {} if name.startswith("ssd") else {"min_size": 64, "max_size": 96}
+    return models.get_model(name, weights=None, weights_backbone=None, num_classes=5, **size).eval()
 
 
 def backbone(name: str) -> Made:
-    model, size = detector(name).backbone, _last(_SIZES, name, 64)
+    model, size = _detector(name).backbone, _last(_SIZES, name, 64)
     assert isinstance(model, nn.Module)
     return model.eval(), (torch.randn(2, 3, size, size),), {}
+
+
+def detector(name: str) -> Made:
+    """A detector and a list of two pictures of different sizes."""
+    return _detector(name), ([torch.rand(3, 64, 80), torch.rand(3, 72, 64)],), {}
 
 
 def _suite() -> list[Entry]:
@@ -86,6 +91,8 @@ def _suite() -> list[Entry]:
     entries = [Entry(f"torchvision:{name}", partial(make, name)) for make, names in families for name in names]
     detectors = models.list_models(module=models.detection)
     entries += [Entry(f"torchvision:{name}.backbone", partial(backbone, name)) for name in detectors]
+    # a list of pictures is no batch, so costs per sample cannot be compared with a count
+    entries += [Entry(f"torchvision:{name}", partial(detector, name), options={"costs": 0}) for name in detectors]
     return entries
 
 
