@@ -146,7 +146,7 @@ class _Session:
             raise self.explain(error, training) from error
 
     def record(self, training: bool, fake: bool) -> Graph:
-        graph = Graph(training=training)
+        graph = Graph(training=training, real=not fake)
         recorder = Recorder(graph, self.paths)
         convert = self.fake if fake else _clone
         with ExitStack() as stack:

@@ -75,7 +75,7 @@ class Graph:
 
     `constants` are tensors from outside: plain attributes, closure variables, results of functions that torch
     cannot see. `caches` are attributes in which forward left tensors. `inputs` and `outputs` are flat; the root's
-    `ModuleCall` (path "") has their structure.
+    `ModuleCall` (path "") has their structure. `training` is the mode of the run, `real` whether it had real tensors.
     """
 
     calls: list[Call] = field(default_factory=list)
@@ -88,6 +88,7 @@ class Graph:
     guards: list[Guard] = field(default_factory=list)
     caches: list[Attr] = field(default_factory=list)
     training: bool = False
+    real: bool = False
 
 
 def values(tree: Any) -> Iterator[Value]:
