@@ -7,7 +7,7 @@ size, blocks that may be left out, comparisons that must keep their answer.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -22,7 +22,7 @@ from elastify._depth import Run, enclosing, find_runs
 from elastify._equations import constraints
 from elastify._errors import ElastifyError
 from elastify._graph import Graph
-from elastify._ints import Attr, Dim
+from elastify._ints import Attr, Dim, leaves
 from elastify._layout import Axis, Layout, Product, axes_of
 from elastify._metadata import Metadata, counts
 from elastify._naming import Draft, name_axes, name_runs
@@ -70,12 +70,13 @@ def children(model: nn.Module, *, contained: bool) -> dict[str, list[str]]:
 @dataclass
 class Planner:
     """Builds the plan of one model; `excluded` axes and `rigid` runs (by their blocks), both demoted by
-    verification, stay as they are."""
+    verification, stay as they are; axes with a step keep multiples of it."""
 
     model: nn.Module
     analysis: Analysis
     options: Options
     excluded: Mapping[int, str] = field(default_factory=dict)
+    steps: Mapping[int, int] = field(default_factory=dict)
     rigid: Mapping[tuple[str, ...], str] = field(default_factory=dict)
 
     def plan(self) -> Plan:
@@ -103,6 +104,7 @@ class Planner:
             constraints=self.constraints(axes),
             caches=tuple(dict.fromkeys(attr for graph in self.analysis.graphs for attr in graph.caches)),
             statistics=self.statistics(),
+            compared=frozenset(self.compared()),
             frozen=self.frozen(elastic),
             rigid=self.rigid_blocks(),
             matched=frozenset(metadata.sizes),
@@ -141,6 +143,10 @@ class Planner:
 
     def statistics(self) -> frozenset[str]:
         return frozenset(n for n, _ in self.model.named_buffers() if n.rpartition(".")[2] in _STATISTICS)
+
+    def compared(self) -> Iterator[Attr]:
+        for guard in (guard for graph in self.analysis.graphs for guard in graph.guards):
+            yield from (leaf for arg in guard.args for leaf in leaves(arg) if isinstance(leaf, Attr))
 
     # -- axes --------------------------------------------------------------------------------------------
 
@@ -195,6 +201,7 @@ class Planner:
                 found = _last_match(ratio, name)
                 ratio = 0.25 if found is None else found
             choices = build_choices(draft.size, role, ratio, options.multiple_of, explicit, name=name)
+            choices = tuple(n for n in choices if n == draft.size or n % self.steps.get(draft.id, 1) == 0)
             if len(choices) > 1:
                 axes.append(ElasticAxis(draft.id, name, draft.size, choices, role, tuple(draft.members)))
         return tuple(axes)
@@ -314,13 +321,13 @@ class Planner:
         result = []
         for name in self.canonical().values():
             for dim, term in enumerate(self.analysis.tensor(name)):
-                leaves = list(self.analysis.terms.leaves(term))
-                if term.size > 1 and leaves and not any(leaf.id in elastic for leaf in leaves):
-                    result.append(FrozenDim(name, dim, term.size, self._reason(leaves)))
+                inside = list(self.analysis.terms.leaves(term))
+                if term.size > 1 and inside and not any(leaf.id in elastic for leaf in inside):
+                    result.append(FrozenDim(name, dim, term.size, self._reason(inside)))
         return tuple(result)
 
-    def _reason(self, leaves: Sequence[Term]) -> str:
-        for leaf in leaves:
+    def _reason(self, inside: Sequence[Term]) -> str:
+        for leaf in inside:
             if leaf.id in self.excluded:
                 return self.excluded[leaf.id]
             if leaf.frozen is not None:

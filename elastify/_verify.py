@@ -257,6 +257,8 @@ def redraw(model: nn.Module, seed: int) -> None:
             buffer.copy_(torch.rand(buffer.shape, generator=generator) + 0.5)
         elif name.endswith("running_mean"):
             buffer.copy_(torch.randn(buffer.shape, generator=generator) * 0.3)
+        elif name.endswith((".weight", ".bias")) and buffer.is_floating_point():  # of a frozen batch norm
+            buffer.copy_(1 + 0.3 * torch.randn(buffer.shape, generator=generator).clamp(-2, 2))
 
 
 def quiet(model: nn.Module) -> None:
