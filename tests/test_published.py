@@ -88,3 +88,14 @@ def test_they_are_saved(tmp_path: Any) -> None:
     model = small()[2]
     save(model, tmp_path)
     assert vars(load(tmp_path, like=Net).config) == vars(model.config)
+
+
+def test_a_number_that_forward_compares_stays() -> None:
+    class Picky(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            if self.config.d_model % 4 != 0:
+                raise ValueError("a width that is no multiple of 4")
+            return super().forward(x)
+
+    model = elastify(Picky().eval(), torch.randn(2, 7, 6))
+    assert extract(model, {"width": 10}).config.d_model == 20

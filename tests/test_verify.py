@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import random
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from elastify import ElastifyError, elastify, space
+from elastify import ElastifyError, cost, elastify, space
 from elastify._analysis import Analysis, analyse
 from elastify._capture import capture
 from elastify._errors import ElastifyError as Error
@@ -218,6 +219,16 @@ def test_redrawing_gives_every_parameter_weight_and_keeps_variances_positive() -
     assert all(torch.equal(a, b) for a, b in zip(first.values(), model.state_dict().values(), strict=True))
 
 
+def test_a_frozen_batch_norm_is_redrawn() -> None:
+    model = nn.Module()
+    model.register_buffer("norm_weight", torch.zeros(4))
+    model.norm = nn.Module()
+    for name in ("weight", "bias"):
+        model.norm.register_buffer(name, torch.zeros(4))
+    redraw(model, 0)
+    assert [bool(buffer.any()) for buffer in model.buffers()] == [False, True, True]
+
+
 def test_only_modules_without_weights_are_quietened() -> None:
     model = nn.Sequential(nn.BatchNorm1d(4), nn.Dropout()).train()
     quiet(model)
@@ -304,6 +315,45 @@ def test_axes_that_fail_only_together_lose_one() -> None:
 
 
 # -- both, in elastify ------------------------------------------------------------------------------------------
+
+
+def test_sizes_that_cannot_run_go_before_the_axis() -> None:
+    def forward(m: Net, x: Tensor) -> Tensor:
+        y = m.a(x)
+        if y.stride(0) in (6, 9, 15):  # a kernel that does not like them
+            raise RuntimeError("no kernel for this size")
+        return m.b(y)
+
+    model = Net(forward, a=nn.Linear(6, 24), b=nn.Linear(24, 3))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        elastify(model, X)
+    assert [axis.choices for axis in space(model).axes] == [(8, 16, 24)]
+
+
+def test_rows_that_complex_numbers_are_cut_from_stay_even() -> None:
+    def forward(m: Net, x: Tensor) -> Tensor:
+        left, turned = m.a(x).split([m.rank, 8], -1)
+        turned = torch.view_as_complex(turned.unflatten(-1, (4, 2)))
+        return m.b(left) + turned.real.sum(-1, keepdim=True)
+
+    model = elastify(Net(forward, a=nn.Linear(6, 16), b=nn.Linear(8, 3), rank=8).eval(), X)
+    widths = {cost(model, space(model).sample(seed)).macs // 6 for seed in range(40)}  # 6 inputs, 3 outputs
+    assert widths == {cost(model, {"hidden": n}).macs // 6 for n in (2, 4, 6, 8)}
+
+
+def test_masks_drawn_by_numpy_and_python_are_the_same_in_every_run() -> None:
+    def forward(m: Net, x: Tensor) -> Tensor:
+        y = m.a(x)
+        if m.training:
+            y = torch.where(torch.tensor(np.random.rand(2, 1) < random.random()), m.mask, y)  # noqa: NPY002
+        return m.b(y)
+
+    model = Net(forward, a=nn.Linear(6, 10), b=nn.Linear(10, 3), mask=nn.Parameter(torch.randn(10)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        elastify(model, X)
+    assert [axis.size for axis in space(model).axes] == [10]
 
 
 def test_what_a_proof_rejects_is_reported_and_stays_whole() -> None:

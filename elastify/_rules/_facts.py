@@ -71,6 +71,7 @@ class Facts:
         self.attributes: dict[Attr, Term] = {}
         self.equations: list[Equation] = []
         self.guards: list[Guard] = []
+        self.makers: dict[int, Call] = {}  # by the id of what a call made
         self.spread: set[tuple[int, int]] = set()  # (value id, dimension) along which a value repeats one entry
         self.unknown: dict[str, Why] = {}
         self._dims: dict[int, list[Term]] = {}
@@ -82,7 +83,7 @@ class Facts:
     def start(self, graph_values: list[Value], known: dict[int, list[Term]]) -> None:
         """Begin a graph: its values, and the terms of those that an earlier graph shares (parameters)."""
         self._dims, self._values = dict(known), graph_values
-        self.guards, self.spread = [], set()
+        self.guards, self.spread, self.makers = [], set(), {}
 
     def finish(self) -> dict[int, list[Term]]:
         """Terms of every value of the graph."""
@@ -91,6 +92,7 @@ class Facts:
     def at(self, call: Call) -> None:
         """Facts stated from now on come from this call."""
         self.why = Why(call.op, call.where, call.source)
+        self.makers.update((value.id, call) for value in call.outputs())
 
     def because(self, text: str) -> Why:
         """The current place with a reason."""

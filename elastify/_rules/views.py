@@ -361,8 +361,18 @@ def view_as_real(f: Facts, out: Value, input: Value) -> None:
     f.give(out, [*f.dims(input), f.fixed(2, "real and imaginary part")])
 
 
+_CUTS = frozenset("split chunk tensor_split getitem narrow slice unbind select".split())
+_MOVES = frozenset("view reshape unflatten flatten transpose permute unsqueeze squeeze movedim".split())
+
+
 @rule("view_as_complex")
 def view_as_complex(f: Facts, out: Value, input: Value) -> None:
+    """Pairs of neighbours; where rows were cut out of longer ones, those must be of an even number."""
+    source: Any = input
+    while (call := f.makers.get(source.id)) is not None and call.op in _CUTS | _MOVES:
+        source = call.args[0]
+        if call.op in _CUTS and source.shape:
+            f.multiple(source, -1, 2)
     *dims, parts = f.dims(input)
     f.freeze(parts, "real and imaginary part")
     f.give(out, dims)
