@@ -86,7 +86,14 @@ def test_unknown_models_and_those_without_a_usual_input():
     assert infer_example_inputs(nn.Linear(3, 4)) is None
     assert library_of(nn.Linear(3, 4)) is None
     detector = torchvision.models.detection.fasterrcnn_mobilenet_v3_large_fpn(weights_backbone=None)
-    assert infer_example_inputs(detector) is None
+    assert infer_example_inputs(detector.rpn) is None
+
+
+def test_detectors_take_lists_of_pictures_of_the_size_that_they_make_of_them():
+    detector = torchvision.models.detection.retinanet_resnet50_fpn(weights_backbone=None, min_size=96)
+    (pictures,), kwargs = infer_example_inputs(detector)
+    assert [picture.shape for picture in pictures] == [(3, 96, 96)] * 2
+    assert not kwargs
 
 
 def test_a_subclass_in_user_code_is_recognised():

@@ -33,8 +33,13 @@ def infer_example_inputs(model: nn.Module) -> Inputs | None:
         return None
     args, kwargs = found
     device = next((p.device for p in model.parameters() if not p.is_meta), torch.device("cpu"))
-    kwargs = {key: item.to(device) if isinstance(item, Tensor) else item for key, item in kwargs.items()}
-    return tuple(item.to(device) for item in args), kwargs
+
+    def move(item: Any) -> Any:
+        if isinstance(item, list):
+            return [move(part) for part in item]
+        return item.to(device) if isinstance(item, Tensor) else item
+
+    return tuple(map(move, args)), {key: move(item) for key, item in kwargs.items()}
 
 
 def auxiliary_outputs(model: nn.Module) -> frozenset[str]:

@@ -1,4 +1,5 @@
-"""torchvision: image networks at 224 pixels unless they were built for another size; clips for video networks.
+"""torchvision: image networks at 224 pixels unless they were built for another size; clips for video networks, lists
+of pictures for detectors.
 
 Its own operators, known to torch by qualified names, have rules like all others, under the names given here.
 """
@@ -16,8 +17,14 @@ OPERATORS = {f"torchvision::{name}": name for name in ("nms", "roi_align", "roi_
 
 def example_inputs(model: nn.Module) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
     home = next(cls.__module__ for cls in type(model).__mro__ if cls.__module__.startswith("torchvision."))
-    if not home.startswith("torchvision.models.") or ".detection" in home:
-        return None  # detectors take lists of images and, in training, their boxes
+    if not home.startswith("torchvision.models."):
+        return None
+    if ".detection" in home:  # what is not a detector there is one of its parts
+        resize: Any = getattr(model, "transform", None)
+        if resize is None:
+            return None
+        size = int(resize.min_size[-1])
+        return ([noise(3, size, size), noise(3, size, size)],), {}
     if ".optical_flow" in home:
         return (noise(2, 3, 128, 128), noise(2, 3, 128, 128)), {}
     stem = next((m for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Conv3d))), None)

@@ -11,6 +11,7 @@ import pytest
 from suite_first import FIRST
 from suite_timm import ROWS, TIMM
 from torch import nn
+from torchvision import models
 from zoo_entry import Entry, missing
 from zoo_suites import SUITES
 
@@ -76,6 +77,18 @@ def test_the_first_suite_is_complete() -> None:
     assert len(set(names)) == len(names) == 21
     assert [sum(name.startswith(home) for name in names) for home in ("torchvision:", "timm:", "hf:")] == [6, 8, 6]
     assert all(entry.elastic for entry in SUITES["first"])
+
+
+def test_the_torchvision_suite_has_everything_but_quantised_networks() -> None:
+    names = {entry.name.partition(":")[2] for entry in SUITES["torchvision"]}
+    known = models.list_models()
+    assert {name for name in known if not name.startswith("quantized_")} <= names
+    assert len(names) == len(SUITES["torchvision"]) == len(names & set(known)) + sum("." in name for name in names)
+
+
+def test_the_audio_suite_names_what_must_be_elastic_in_each() -> None:
+    assert len(SUITES["audio"]) == 10
+    assert all(entry.elastic for entry in SUITES["audio"])
 
 
 def test_frozen_dimensions_leave_out_the_obvious(zoo: ModuleType) -> None:
