@@ -26,7 +26,7 @@ from elastify._graph import Graph, Value, values
 from elastify._layout import Layout
 from elastify._plan import Plan, Stage
 from elastify._planner import Options, Planner, attribute_value, check_patterns
-from elastify._recapture import DOES_NOT_RUN, failing
+from elastify._recapture import failing
 from elastify._rewrite import install, is_elastic, remove, set_active, stepped_aside
 from elastify._space import SearchSpace
 from elastify._terms import Terms
@@ -263,16 +263,13 @@ def _prove_sizes(
         finally:
             set_active(model, {}, {})
 
-    for _ in range(5):
+    for _ in range(4):
         where = SearchSpace(plan)
         configurations = [ids_of(where, config) for config in (where.min, where.sample(0), where.sample(1))]
         configurations.insert(0, ({}, {stage.name: _first_and_last(stage) for stage in plan.stages}))
         axes, stages = failing(analysis, plan, run, configurations)
         if not axes and not stages:
             return plan
-        stepped = {i: 8 for i, text in axes.items() if i not in planner.steps and text.startswith(DOES_NOT_RUN)}
-        planner.steps = {**planner.steps, **stepped}  # kernels may want whole bytes: fewer sizes before none
-        axes = {i: text for i, text in axes.items() if i not in stepped}
         if axes:
             names = {axis.id: axis.name for axis in plan.axes}
             _warn([f"{names[i]}: {text}" for i, text in axes.items()])

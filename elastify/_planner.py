@@ -70,13 +70,12 @@ def children(model: nn.Module, *, contained: bool) -> dict[str, list[str]]:
 @dataclass
 class Planner:
     """Builds the plan of one model; `excluded` axes and `rigid` runs (by their blocks), both demoted by
-    verification, stay as they are; axes with a step keep multiples of it."""
+    verification, stay as they are."""
 
     model: nn.Module
     analysis: Analysis
     options: Options
     excluded: Mapping[int, str] = field(default_factory=dict)
-    steps: Mapping[int, int] = field(default_factory=dict)
     rigid: Mapping[tuple[str, ...], str] = field(default_factory=dict)
 
     def plan(self) -> Plan:
@@ -201,7 +200,6 @@ class Planner:
                 found = _last_match(ratio, name)
                 ratio = 0.25 if found is None else found
             choices = build_choices(draft.size, role, ratio, options.multiple_of, explicit, name=name)
-            choices = tuple(n for n in choices if n == draft.size or n % self.steps.get(draft.id, 1) == 0)
             if len(choices) > 1:
                 axes.append(ElasticAxis(draft.id, name, draft.size, choices, role, tuple(draft.members)))
         return tuple(axes)

@@ -21,7 +21,6 @@ from elastify._graph import Call, Graph, Value, values
 from elastify._layout import Layout, active_size, axes_of
 from elastify._plan import Plan
 
-DOES_NOT_RUN = "the smaller network does not run"
 Sizes = Mapping[int, int]
 Blocks = Mapping[str, tuple[int, ...]]
 Capture = Callable[[Sizes, Blocks], Graph]
@@ -193,7 +192,7 @@ def failing(
         try:
             found = compare(analysis, plan, capture(sizes, blocks), sizes, blocks)
         except ElastifyError as error:
-            return f"{DOES_NOT_RUN}: {error.why or error.what}"
+            return f"the smaller network does not run: {error.why or error.what}"
         return found.text if found else ""
 
     def narrow(items: list[int | str], sizes: Sizes, blocks: Blocks, text: str) -> None:

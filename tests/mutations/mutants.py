@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 from torch import nn
 
-from elastify import _attributes, _depth, _equations
+from elastify import _attributes, _equations
 from elastify import _rules as rules
+from elastify._branches import Branches
 from elastify._plan import Plan
 from elastify._planner import Planner
 from elastify._rules import RULES, contractions, indexing, views
@@ -22,10 +23,11 @@ from elastify._rules._facts import Facts
 from elastify._terms import Term
 
 from .wrong_plans import (
+    alike_always,
     attribute_of,
+    fed_by_anything,
     relaid,
     reverse,
-    skippable_always,
     twin,
     without_aliases,
     without_attribute,
@@ -232,7 +234,9 @@ MUTANTS = [
     Mutant("one axis too many", "mlp", wrong_plan(twin)),
     # depth
     Mutant(
-        "a block that changes the width can be skipped", "deep", wrong_helper(_depth, "_skippable", skippable_always)
+        "a block that changes the width can be skipped",
+        "deep",
+        together(wrong_helper(Branches, "_alike", alike_always), wrong_helper(Branches, "_sources", fed_by_anything)),
     ),
 ]
 

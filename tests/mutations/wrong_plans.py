@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
+from elastify._branches import Branches
+from elastify._graph import Value
 from elastify._layout import Axis, Layout
 from elastify._plan import Plan
 
@@ -70,5 +72,11 @@ def attribute_of(name: str, other: str) -> Callable[[Plan], Plan]:
     return changed
 
 
-def skippable_always(*_: Any) -> bool:
+def alike_always(*_: Any) -> bool:
     return True
+
+
+def fed_by_anything(self: Branches, start: int, stop: int, target: Value) -> Iterator[Value]:
+    """Whatever a stretch is given may take the place of what it makes."""
+    for call in self.graph.calls[start:stop]:
+        yield from (v for v in call.inputs() if v.id not in self.owned and not start <= self.made.get(v.id, -1) < stop)

@@ -122,7 +122,7 @@ def conv_groups_reversed(f: Facts, out: Any, input: Any, weight: Any, bias: Any,
     f.same(f.dims(input)[1], f.product(groups, f.dims(weight)[1]))
     if int(args[3]) != 1:
         f.same(rows, f.product(f.leaf(rows.size // int(args[3])), groups))
-    contractions._conv_out(f, out, input, weight, bias, rows)
+    contractions._conv_out(f, out, input, weight, bias, rows, [False] * (len(weight.shape) - 2))
 
 
 def conv_swapped(f: Facts, out: Any, input: Any, weight: Any, bias: Any, *_: Any) -> None:
@@ -130,13 +130,13 @@ def conv_swapped(f: Facts, out: Any, input: Any, weight: Any, bias: Any, *_: Any
     if rows.size == columns.size:
         rows, columns = columns, rows
     f.same(f.dims(input)[1], columns)
-    contractions._conv_out(f, out, input, weight, bias, rows)
+    contractions._conv_out(f, out, input, weight, bias, rows, [False] * (len(weight.shape) - 2))
 
 
 def conv_transpose_swapped(f: Facts, out: Any, input: Any, weight: Any, bias: Any, *_: Any) -> None:
     rows, columns, *_ = f.dims(weight)
     f.same(f.dims(input)[1], columns)
-    contractions._conv_out(f, out, input, weight, bias, rows)
+    contractions._conv_out(f, out, input, weight, bias, rows, [False] * (len(weight.shape) - 2))
 
 
 def conv_with_free_space(f: Facts, out: Any, input: Any, weight: Any, bias: Any, *_: Any) -> None:
