@@ -4,10 +4,10 @@ Every counted call contributes products of layout sizes (`linear`: all of the ou
 multiplied by 0 or 1 for every stage block that it runs in. Compiling turns each product into a monomial over
 a few variables: the columns of an encoded configuration, block switches, and sums (the size of a concat). Equal
 monomials merge, sums are nested by their most frequent variable (Horner), and what is left is evaluated with numpy
-on a chunk of configurations at a time. Numbers are exact: int64, refused at compile time where the
-full network would overflow it.
+on a chunk of configurations at a time. Numbers are exact: int64, refused where the full network would overflow it.
 
-A MAC is one multiply-accumulate. Costs are per sample: batch axes have size 1. The op table is in `_macs`.
+A MAC is one multiply-accumulate. Costs are per sample: batch axes have size 1, and where samples are mixed (tokens
+sorted by expert) a call counts for its share of the batch. The op table is in `_macs`.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ import numpy as np
 from elastify._config import SubnetConfig
 from elastify._errors import ElastifyError
 from elastify._graph import Call, Graph, Value
-from elastify._layout import Axis, Layout, Product
-from elastify._macs import Dims, Term, products
+from elastify._layout import Axis, Layout, Product, axes_of
+from elastify._macs import Dims, Term, from_inputs, products
 from elastify._plan import Plan
 
 METRICS = ("macs", "params", "bytes", "activations")
@@ -89,15 +89,19 @@ class CostModel:
             known = layouts.get(value.id)
             return known if known is not None else tuple(Axis(-1, size) for size in value.shape)
 
+        samples = max([value.shape[0] for value in graph.inputs[:1] if value.shape], default=1)
+        mixed = from_inputs(graph) if batch and samples > 1 else set()
         around = plan.blocks_around()
         for number, call in enumerate(graph.calls):
             terms = products(call, Dims(dims))
             if terms:
                 switches = self._variables.switches(call.where, blocks, around.get(number, ()))
-                macs = self._variables.poly(terms, switches)
+                macs, made = (self._variables.poly(part, switches) for part in (terms, [_output_size(call, dims)]))
+                if not mixed.isdisjoint(v.id for v in call.inputs()) and not self._variables.batched(terms):
+                    macs, made = ({monomial: n // samples for monomial, n in poly.items()} for poly in (macs, made))
                 self._calls.append((call.where, call.op, macs))
                 _add(polys["macs"], macs)
-                _add(polys["activations"], self._variables.poly([_output_size(call, dims)], switches))
+                _add(polys["activations"], made)
         is_parameter = None if parameters is None else frozenset(parameters)
         for value, names in _tensors(graph, plan):
             present = self._variables.any_of([self._variables.switches(name, blocks) for name in names])
@@ -174,12 +178,17 @@ class _Variables:
         self._column = {axis.id: index for index, axis in enumerate(plan.axes)}
         self._width = len(plan.axes) + len(plan.stages)
         self._stages_from = len(plan.axes)
-        self._batch = batch
+        self.batch = batch
         self._made: dict[tuple[Any, ...], int] = {}
         self._sizes: dict[Layout, tuple[int, Monomial]] = {}
 
     def _make(self, *recipe: Any) -> int:
         return self._made.setdefault(recipe, self._width + len(self._made))
+
+    def batched(self, terms: Iterable[Term]) -> bool:
+        """Whether the batch is to be seen in one of the terms."""
+        seen = (axis.id for term in terms for part in (*term.layouts, *term.contracted) for axis in axes_of(part))
+        return not self.batch.isdisjoint(seen)
 
     def switches(
         self, path: str, blocks: list[tuple[str, int, int]], others: Iterable[tuple[int, int]] = ()
@@ -224,7 +233,7 @@ class _Variables:
 
     def _size(self, layout: Layout) -> Poly:
         if isinstance(layout, Axis):
-            if layout.id in self._batch:
+            if layout.id in self.batch:
                 return {(): 1}
             return {(self._column[layout.id],): 1} if layout.id in self._column else {(): layout.size}
         if isinstance(layout, Product):

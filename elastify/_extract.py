@@ -21,6 +21,7 @@ from elastify._blocks import read, renumbered
 from elastify._published import shown
 from elastify._record import Record
 from elastify._rewrite import SPEC, record, set_active, strip
+from elastify._verify import computed
 
 FORMAT = 1
 
@@ -94,7 +95,7 @@ def own(value: Tensor, like: Tensor) -> Tensor:
 
 def plain_copy(model: nn.Module, pairs: Collection[tuple[Tensor, Tensor]], skip: Collection[str]) -> nn.Module:
     """A deep copy with other tensors and without elastify; blocks at the paths in `skip` become placeholders."""
-    memo: dict[int, Any] = {id(old): new for old, new in pairs}
+    memo: dict[int, Any] = {**computed(model), **{id(old): new for old, new in pairs}}
     entry = model.__dict__.get("_elastify")
     if entry is not None:
         memo[id(entry)] = Record(entry.plan, entry.tables)

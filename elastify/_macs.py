@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from elastify._errors import ElastifyError
-from elastify._graph import Call, Value
+from elastify._graph import Call, Graph, Value
 from elastify._layout import Layout
 
 Labels = list[Any]
@@ -36,6 +36,15 @@ class Dims:
 
     def __call__(self, value: Value, start: int | None = None, stop: int | None = None) -> tuple[Layout, ...]:
         return tuple(self.of(value)[start:stop])
+
+
+def from_inputs(graph: Graph) -> set[int]:
+    """Ids of the values that were computed from the inputs, and so hold something of every sample of the batch."""
+    found = {value.id for value in graph.inputs}
+    for call in graph.calls:
+        if not found.isdisjoint(value.id for value in call.inputs()):
+            found.update(value.id for value in call.outputs())
+    return found
 
 
 def products(call: Call, dims: Dims) -> list[Term]:
@@ -186,6 +195,7 @@ RULES: dict[str, Callable[[Call, Dims], list[Term]]] = {
     "bmm": _matmul_at(0),
     "mv": _matmul_at(0),
     "dot": _matmul_at(0),
+    "vdot": _matmul_at(0),
     "inner": _matmul_at(0),
     "addmm": _matmul_at(1),
     "baddbmm": _matmul_at(1),

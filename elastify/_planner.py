@@ -325,7 +325,7 @@ class Planner:
         return tuple(result)
 
     def _reason(self, inside: Sequence[Term]) -> str:
-        for leaf in inside:
+        for leaf in sorted(inside, key=lambda leaf: -leaf.size):  # of three gates times hidden, hidden matters
             if leaf.id in self.excluded:
                 return self.excluded[leaf.id]
             if leaf.frozen is not None:

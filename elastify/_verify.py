@@ -55,9 +55,11 @@ def failing_axes(
     check_finite(model)
     found: dict[int, str] = {}
     silent = list(plan.axes)  # axes that no mode and draw has shown to matter
-    for draw in range(_DRAWS):  # with other weights, units may wake that lay below a threshold
+    for draw in range(_DRAWS):  # with other weights and the whole batch, units may wake
         for training in modes if silent else ():
-            test = _Symmetry(model, plan, args, kwargs, pick, seed + draw, training, layouts(training))
+            test = _Symmetry(
+                model, plan, args, kwargs, pick, seed + draw, training, layouts(training), training or draw > 0
+            )
             found.update(test.failures())
             silent = test.unmoved([axis for axis in silent if axis.id not in found])
     for axis in silent:
@@ -90,6 +92,7 @@ class _Symmetry:
         seed: int,
         training: bool,
         layouts: Sequence[tuple[Layout, ...]],
+        whole: bool = False,
     ) -> None:
         self.plan, self.pick, self.seed, self.layouts = plan, pick, seed, layouts
         self.members: dict[int, list[str]] = {}
@@ -98,10 +101,10 @@ class _Symmetry:
                 self.members.setdefault(ident, []).append(name)
         self.parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
         # one sample in float64 where the model allows it; some insist on a batch, or on float32 somewhere
-        samples = ((args, kwargs),) if training else (first_sample((args, kwargs)), (args, kwargs))
+        samples = ((args, kwargs),) if whole else (first_sample((args, kwargs)), (args, kwargs))
         trials = [(dtype, inputs) for dtype in (torch.float64, torch.float32) for inputs in samples]
         for number, (dtype, inputs) in enumerate(trials, 1):
-            self.model = copy.deepcopy(model).train(training)
+            self.model = copied(model).train(training)
             quiet(self.model)
             self.args, self.kwargs = _cast(_filled(inputs, seed), dtype)
             self.tolerance = _TOLERANCE[dtype]
@@ -261,6 +264,17 @@ def redraw(model: nn.Module, seed: int) -> None:
             buffer.copy_(1 + 0.3 * torch.randn(buffer.shape, generator=generator).clamp(-2, 2))
 
 
+def copied(model: nn.Module) -> nn.Module:
+    """A deep copy, also of a model that holds what it computed from its weights (an old weight norm)."""
+    return copy.deepcopy(model, computed(model))
+
+
+def computed(model: nn.Module) -> dict[int, Any]:
+    """Copies of the plain tensors in a model that have a history, which deepcopy would refuse; a memo for it."""
+    held = (item for module in model.modules() for item in vars(module).values() if isinstance(item, Tensor))
+    return {id(tensor): tensor.detach().clone() for tensor in held if not tensor.is_leaf}
+
+
 def quiet(model: nn.Module) -> None:
     """Put what only adds noise in training into evaluation mode: dropout, alone or inside a recurrent layer."""
     for module in model.modules():
@@ -285,16 +299,31 @@ _DROPOUT = frozenset(
 )
 
 
-def first_sample(tree: Any) -> Any:
-    """The inputs cut down to a batch of one."""
+def first_sample(tree: Any, batch: int | None = None) -> Any:
+    """The inputs cut down to a batch of one; `batch` is the first size of the first tensor if it is not given.
+
+    >>> [tuple(x.shape) for x in first_sample((torch.zeros(4, 9), torch.zeros(1, 4, 7), torch.zeros(9, 9)))]
+    [(1, 9), (1, 1, 7), (9, 9)]
+    """
+    if batch is None:
+        batch = next((t.size(0) for t in _leaves(tree) if t.dim()), 1)
     if isinstance(tree, Tensor):
-        return tree[:1] if tree.dim() else tree
+        where = next((dim for dim, size in enumerate(tree.shape) if size == batch), None)
+        return tree if where is None else tree.narrow(where, 0, 1)
     if isinstance(tree, (tuple, list)):
-        items = [first_sample(item) for item in tree]
+        items = [first_sample(item, batch) for item in tree]
         return type(tree)(*items) if hasattr(tree, "_fields") else type(tree)(items)
     if isinstance(tree, dict):
-        return {key: first_sample(item) for key, item in tree.items()}
+        return {key: first_sample(item, batch) for key, item in tree.items()}
     return tree
+
+
+def _leaves(tree: Any) -> Iterator[Tensor]:
+    if isinstance(tree, Tensor):
+        yield tree
+    elif isinstance(tree, (tuple, list, dict)):
+        for item in tree.values() if isinstance(tree, dict) else tree:
+            yield from _leaves(item)
 
 
 def _filled(tree: Any, seed: int) -> Any:

@@ -9,7 +9,6 @@ Use it on your own network before you trust its subnets:
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -27,7 +26,7 @@ from elastify._errors import ElastifyError
 from elastify._oracle import oracle_macs
 from elastify._recapture import compare
 from elastify._space import SearchSpace
-from elastify._verify import first_sample, quiet, redraw, seeded
+from elastify._verify import copied, first_sample, quiet, redraw, seeded
 
 __all__ = ["Report", "check_model", "check_sizes", "oracle_macs"]
 
@@ -77,8 +76,8 @@ def check_model(
     behave. Other keywords go to `elastify`. The model itself is not changed.
     """
     report = Report(type(model).__name__)
-    plain = copy.deepcopy(model).eval()
-    elastic = copy.deepcopy(model).eval()
+    plain = copied(model).eval()
+    elastic = copied(model).eval()
     started = time.perf_counter()
     with _collected(report.warnings):
         built = build(elastic, example_inputs, example_kwargs=example_kwargs, **options)
@@ -87,7 +86,7 @@ def check_model(
     check = _Check(report, plain, elastic, built, seed, tolerance)
     check.full()
     redraw(elastic, seed)  # what initialisation leaves at zero would hide differences
-    check.plain = copy.deepcopy(model).eval()  # anew, because a model may cache what it made of its weights
+    check.plain = copied(model).eval()  # anew, because a model may cache what it made of its weights
     check.plain.load_state_dict(elastic.state_dict())
     drawn = _drawn(space(elastic), configurations, seed)
     for index, config in enumerate(drawn):
@@ -211,7 +210,7 @@ class _Check:
 
     def gradients(self, small: nn.Module, config: Any) -> None:
         """Gradients of the active entries are the extracted model's; the others are zero or None."""
-        elastic = copy.deepcopy(self.elastic)
+        elastic = copied(self.elastic)
         for model in (elastic, small):
             model.eval()
             quiet(model)
@@ -255,7 +254,7 @@ class _Check:
 
     def copies(self, config: Any) -> None:
         """A deep copy is elastic on its own, and weights go through a state_dict."""
-        twin = copy.deepcopy(self.elastic)
+        twin = copied(self.elastic)
         with torch.no_grad():
             with activate(twin, config):
                 theirs = self.run(twin)

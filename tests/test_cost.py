@@ -86,6 +86,7 @@ SAMPLES = {
     ],
     "mv": [lambda: Function(torch.mv, (3, 4), (4,))],
     "dot": [lambda: Function(torch.dot, (4,), (4,))],
+    "vdot": [lambda: Function(torch.vdot, (4,), (4,))],
     "inner": [lambda: Function(torch.inner, (2, 3, 4), (5, 4))],
     "addmm": [lambda: Function(torch.addmm, (5,), (3, 4), (4, 5))],
     "baddbmm": [lambda: Function(torch.baddbmm, (2, 3, 5), (2, 3, 4), (2, 4, 5))],

@@ -6,7 +6,9 @@ reported: it never passes silently.
 
 from __future__ import annotations
 
-from elastify._graph import Call
+from dataclasses import replace
+
+from elastify._graph import Call, values
 from elastify._rules import contractions, creation, elementwise, indexing, matrices, norms, signals, views
 from elastify._rules._facts import RULES, Equation, Facts, Why
 
@@ -18,11 +20,17 @@ _FAMILIES = (contractions, creation, elementwise, indexing, matrices, norms, sig
 def apply(facts: Facts, call: Call) -> None:
     """State what a call implies about the layouts of its tensors."""
     facts.at(call)
-    rule = RULES.get(call.op)
+    name, _, form = call.op.partition(".")
+    rule = RULES.get(name if form == "out" else call.op)
     if rule is None:
         return freeze_all(facts, call, "no rule for this operation")
     try:
-        rule(facts, call.out, *call.args, **call.kwargs)
+        given = {key: item for key, item in call.kwargs.items() if form != "out" or key != "out"}
+        facts.why = replace(facts.why, op=name) if form == "out" else facts.why
+        rule(facts, call.out, *call.args, **given)
+        if form == "out":  # what was there before is overwritten, size for size
+            for old, new in zip(values(call.kwargs["out"]), call.outputs(), strict=True):
+                facts.all_same(facts.dims(old), facts.dims(new))
     except (AttributeError, TypeError, ValueError, LookupError, StopIteration) as error:
         freeze_all(facts, call, f"a form of the operation that its rule does not cover ({error})")
 

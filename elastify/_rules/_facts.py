@@ -73,6 +73,7 @@ class Facts:
         self.guards: list[Guard] = []
         self.makers: dict[int, Call] = {}  # by the id of what a call made
         self.spread: set[tuple[int, int]] = set()  # (value id, dimension) along which a value repeats one entry
+        self.counted: list[Term] = []  # dimensions whose sizes the data decide
         self.unknown: dict[str, Why] = {}
         self._dims: dict[int, list[Term]] = {}
         self._values: list[Value] = []
@@ -135,6 +136,11 @@ class Facts:
         """A fresh dimension that never changes (a spatial size, a count)."""
         return self.terms.leaf(size, self.because(reason))
 
+    def count(self, size: int) -> Term:
+        """A fresh dimension of as many entries as the data say, perhaps others in another run."""
+        self.counted.append(self.fixed(size, "the data decide how many there are"))
+        return self.counted[-1]
+
     def product(self, *parts: Term) -> Term:
         return self.terms.product(parts)
 
@@ -154,6 +160,11 @@ class Facts:
         if number > 1:
             size = Op("mod", (Dim(value.id, dim % len(value.shape)), number))
             self.guards.append(Guard("eq", (size, 0), True, self.why.source))
+
+    def above(self, larger: tuple[Value, int], smaller: tuple[Value, int]) -> None:
+        """One dimension must be larger than another in every subnet."""
+        sizes = tuple(Dim(value.id, dim % len(value.shape)) for value, dim in (larger, smaller))
+        self.guards.append(Guard("gt", sizes, True, self.why.source))
 
     def equate(self, expr: Expr, term: Term) -> None:
         """An expression must equal the size of a term; what cannot be stated at once is kept for later."""

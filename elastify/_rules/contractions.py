@@ -1,7 +1,7 @@
 """Rules of operations that multiply and add: linear, convolution, matmul, einsum, attention, recurrence.
 
 The simple ones are written in an axis notation: one word per operand, a letter per dimension, `...` for any
-leading dimensions. Equal letters are the same units.
+number of dimensions. Equal letters are the same units.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ def contract(f: Facts, spec: str, operands: Sequence[Value | None], out: Value) 
         if value is None:
             continue
         letters, dims = words.split(), list(f.dims(value))
-        if letters[0] == "...":
-            letters = letters[1:]
-            lead.append(dims[: len(dims) - len(letters)])
-            dims = dims[len(dims) - len(letters) :]
+        if "..." in letters:
+            at, count = letters.index("..."), len(dims) - len(letters) + 1
+            letters.remove("...")
+            lead.append(dims[at : at + count])
+            del dims[at : at + count]
         if len(letters) != len(dims):
             raise ValueError(f"{words.strip()!r} does not fit a tensor of shape {list(value.shape)}")
         for letter, term in zip(letters, dims, strict=True):
@@ -146,8 +147,6 @@ def einsum(f: Facts, out: Value, equation: str, *operands: Any) -> None:
         letters = inputs.replace(",", "").replace(".", "")
         result = ("..." if "..." in inputs else "") + "".join(sorted(c for c in set(letters) if letters.count(c) == 1))
     for words, value in zip(inputs.split(","), tensors, strict=True):
-        if "..." in words and not words.startswith("..."):
-            raise ValueError("an ellipsis that is not in front")
         plain = words.replace("...", "")
         if len(set(plain)) != len(plain):
             for term in f.dims(value):
@@ -157,7 +156,7 @@ def einsum(f: Facts, out: Value, equation: str, *operands: Any) -> None:
 
 
 def _spaced(words: str) -> str:
-    return ("... " if words.startswith("...") else "") + " ".join(words.replace("...", ""))
+    return " ".join(words.replace("...", ".")).replace(".", "...")
 
 
 @rule("conv1d conv2d conv3d")
@@ -275,7 +274,7 @@ def _gates(f: Facts, rows: Term, hidden: Term) -> None:
 @rule("lstm gru rnn_tanh rnn_relu")
 def recurrent(f: Facts, out: Sequence[Value], *args: Any) -> None:
     """All layers and directions share one hidden axis: `hidden_size` is one number (see decisions/0002)."""
-    packed = not isinstance(args[2], (tuple, list))
+    packed = isinstance(args[3], (tuple, list))  # the weights, after data, counts and states
     if packed:
         data, state, weights, has_biases, layers, _, _, bidirectional = (args[0], *args[2:9])
         batch_first = False
@@ -288,6 +287,8 @@ def recurrent(f: Facts, out: Sequence[Value], *args: Any) -> None:
     projected = per == (5 if has_biases else 3)
     hidden = f.leaf(states[-1].shape[-1])  # c_0 of an LSTM, h_0 otherwise
     seen = f.leaf(states[0].shape[-1]) if projected else hidden
+    if projected:  # which is how the kernel tells
+        f.above((states[-1], -1), (states[0], -1))
     features = f.dims(data)[-1]
     for layer in range(layers):
         for direction in range(directions):

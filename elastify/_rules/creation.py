@@ -15,7 +15,7 @@ from elastify._rules._facts import Facts, flat_sizes, rule
 def filled(f: Facts, out: Value, *args: Any, **kwargs: Any) -> None:
     if f.why.op == "normal" and any(True for _ in values(args)):  # mean and deviation are tensors, or x.normal_()
         return f.give(out, f.broadcast([f.dims(value) for value in values(args)]))
-    sized = [a for a in args if not isinstance(a, Value)]
+    sized = list(args[1:] if f.why.op.startswith("new_") else args)
     sizes: list[Any] | None = None
     if "size" in kwargs:
         sizes = list(kwargs["size"])
@@ -27,7 +27,10 @@ def filled(f: Facts, out: Value, *args: Any, **kwargs: Any) -> None:
     if len(sizes) != len(dims):
         raise TypeError("sizes that do not match the result")
     for number, term in zip(sizes, dims, strict=True):
-        f.require(number, term)
+        if isinstance(number, Value):
+            f.freeze(term, "the data decide its size")
+        else:
+            f.require(number, term)
 
 
 @rule("arange")

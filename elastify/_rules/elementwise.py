@@ -23,7 +23,7 @@ special_multigammaln special_ndtr special_ndtri special_psi special_round specia
 """
 
 _BROADCAST = """
-add sub mul div floor_divide pow fmod remainder where maximum minimum fmax fmin eq ne lt le gt ge logical_and
+add sub mul div floor_divide pow fmod remainder maximum minimum fmax fmin eq ne lt le gt ge logical_and
 logical_or logical_xor bitwise_and bitwise_or bitwise_xor bitwise_left_shift bitwise_right_shift lerp addcmul addcdiv
 masked_fill atan2 arctan2 hypot copy copysign isclose polar complex xlogy logaddexp logaddexp2 float_power heaviside
 nextafter ldexp gcd lcm igamma igammac special_gammainc special_gammaincc special_xlog1py special_xlogy special_zeta

@@ -123,7 +123,7 @@ def indexed(f: Facts, input: Value, index: Any, result_shape: Sequence[int] = ()
         if masks + len(advanced) > 1:
             raise TypeError("a mask beside another index")
         behind = len(result) - at
-        advanced.append([f.fixed(result_shape[-1 - behind] if len(result_shape) > behind else 1, "chosen by a mask")])
+        advanced.append([f.count(result_shape[-1 - behind] if len(result_shape) > behind else 1)])
     return result[:at] + f.broadcast(advanced) + result[at:]
 
 
@@ -306,9 +306,25 @@ def multinomial(f: Facts, out: Value, input: Value, *_: Any, **__: Any) -> None:
 )
 def by_position(f: Facts, out: Any, *args: Any, **kwargs: Any) -> None:
     """What these read and make depends on where each unit is."""
-    for value in values((args, kwargs, out)):
+    for value in values((args, kwargs)):
         for term in f.dims(value):
             f.freeze(term, "the result depends on the position of each unit")
+    for value in values(out):
+        counts = f.why.op in _COUNTING and value.shape
+        f.give(value, [f.count(value.shape[0]), *(f.fixed(n) for n in value.shape[1:])] if counts else f.dims(value))
+        for term in f.dims(value):
+            f.freeze(term, "the result depends on the position of each unit")
+
+
+_COUNTING = frozenset("masked_select nonzero argwhere _unique2 unique_consecutive where".split())
+
+
+@rule("where")
+def where(f: Facts, out: Any, condition: Value, *choices: Any, **kwargs: Any) -> None:
+    """With two choices element by element; alone, the places where the condition holds."""
+    if choices or kwargs:
+        return f.give(out, f.broadcast([f.dims(value) for value in values((condition, choices, kwargs))]))
+    by_position(f, out, condition)
 
 
 @rule("masked_scatter")

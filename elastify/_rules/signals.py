@@ -28,19 +28,22 @@ def resample(f: Facts, out: Any, input: Value, *_: Any, **__: Any) -> None:
         f.give(value, [*f.dims(input)[: rank - space], *(f.fixed(n, along) for n in value.shape[rank - space :])])
 
 
+_FOURIER = "a Fourier transform runs along it"
+
+
 @rule("stft")
 def stft(f: Facts, out: Value, input: Value, *_: Any, **__: Any) -> None:
-    f.freeze(f.dims(input)[-1], "a Fourier transform runs along it")
+    f.freeze(f.dims(input)[-1], _FOURIER)
     lead = f.dims(input)[:-1]
-    f.give(out, [*lead, *(f.fixed(n) for n in out.shape[len(lead) :])])
+    f.give(out, [*lead, *(f.fixed(n, _FOURIER) for n in out.shape[len(lead) :])])
 
 
 @rule("istft")
 def istft(f: Facts, out: Value, input: Value, *_: Any, **__: Any) -> None:
     for term in f.dims(input)[-2:]:
-        f.freeze(term, "a Fourier transform runs along it")
+        f.freeze(term, _FOURIER)
     lead = f.dims(input)[:-2]
-    f.give(out, [*lead, *(f.fixed(n) for n in out.shape[len(lead) :])])
+    f.give(out, [*lead, *(f.fixed(n, _FOURIER) for n in out.shape[len(lead) :])])
 
 
 @rule("max_unpool2d max_unpool3d")
@@ -127,6 +130,6 @@ def fourier(f: Facts, out: Value, input: Value, s: Any = None, dim: Any = (), *_
     if dim is None:
         dim = range(-len(flat_sizes([s])), 0) if s is not None else range(len(dims))
     for i in flat_sizes([dim]) if not isinstance(dim, range) else dim:
-        f.freeze(dims[int(i)], "a Fourier transform runs along it")
-        dims[int(i)] = f.fixed(out.shape[int(i)])
+        f.freeze(dims[int(i)], _FOURIER)
+        dims[int(i)] = f.fixed(out.shape[int(i)], _FOURIER)
     f.give(out, dims)

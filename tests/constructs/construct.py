@@ -117,7 +117,8 @@ def check(construct: Construct) -> None:
     """Raise AssertionError where the construct is not what it says, or fails the full check."""
     args, kwargs = example(construct.inputs)
     net = construct.net()
-    report = check_model(net, args, example_kwargs=kwargs, configurations=4, costs=2, **construct.options)
+    options = {"configurations": 4, "costs": 2, **construct.options}
+    report = check_model(net, args, example_kwargs=kwargs, **options)
     report.assert_passed()
     found = report.space
     assert found is not None

@@ -1,4 +1,4 @@
-"""Recurrence: layers, cells in loops, states passed in and out, scans of state spaces, retention, signals in time."""
+"""Recurrence: layers, cells in loops, states passed in and out, scans of state spaces, and signals in time."""
 
 from __future__ import annotations
 
@@ -254,7 +254,7 @@ CONSTRUCTS = [
             "scan.enter.weight[0]": "10",
             "scan.log_a[0]": "10",
             "scan.log_a[1]": "4",
-            "scan.select.weight[0]": "3, 4",
+            "scan.select.weight[0]": "4, 3",
             "first.weight[0]": "12",
         },
     ),
@@ -283,9 +283,7 @@ CONSTRUCTS = [
         {"enter.weight[0]": "8"},
         {"leave.weight[0]": "real and imaginary"},
     ),
-    Construct(
-        "bands", band_net, (*X[:1], 6), {"nets.0.weight[0]": "8", "nets.2.weight[0]": "8"}, {"nets.2.weight[1]": ""}
-    ),
+    Construct("bands", band_net, (2, 6), {"nets.0.weight[0]": "8", "nets.2.weight[0]": "8"}, {"nets.2.weight[1]": ""}),
     Construct("complex filter", complex_net, X, {"first.weight[0]": "12", "filter[1]": "12"}, {"filter[0]": "Fourier"}),
     Construct(
         "complex filter of real pairs",

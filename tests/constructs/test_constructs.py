@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from . import attention, convolutions, positions, shapes
+from . import attention, code, convolutions, experts, norms, positions, recurrent, shapes, sharing
 from .construct import Construct, check
 
 CONSTRUCTS = [
@@ -15,6 +15,11 @@ CONSTRUCTS = [
     *positions.CONSTRUCTS,
     *convolutions.CONSTRUCTS,
     *shapes.CONSTRUCTS,
+    *norms.CONSTRUCTS,
+    *recurrent.CONSTRUCTS,
+    *sharing.CONSTRUCTS,
+    *experts.CONSTRUCTS,
+    *code.CONSTRUCTS,
 ]
 
 

@@ -96,6 +96,8 @@ SAMPLES = [
     Sample("linalg_matmul", lambda m, x, y: torch.linalg.matmul(x, y), (T((3, 5)), T((5, 7))), (3, 5, 7)),
     Sample("einsum", lambda m, x, y: torch.einsum("bhd,hde->bhe", x, y), (T((2, 3, 5)), T((3, 5, 7))), (2, 3, 5, 7)),
     Sample("einsum", lambda m, x, y: torch.einsum("...d,de", x, y), (T((2, 3, 5)), T((5, 7))), (2, 3, 5, 7)),
+    Sample("einsum", lambda m, x, y: torch.einsum("bc...,dc->bd...", x, y), (T((2, 3, 5)), T((7, 3))), (2, 3, 5, 7)),
+    Sample("einsum", lambda m, x, y: torch.einsum("b...d,de->b...e", x, y), (T((2, 3, 5)), T((5, 7))), (2, 3, 5, 7)),
     Sample("einsum", lambda m, x: torch.einsum("ii->i", x), (T((5, 5)),), ()),
     Sample(
         "_grouped_mm",

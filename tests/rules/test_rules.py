@@ -48,6 +48,23 @@ def test_an_operation_without_a_rule_freezes_what_it_touches_and_is_listed() -> 
     assert str(facts.unknown["frobnicate"]) == "no rule for this operation: frobnicate in block.0 (net.py:7)"
 
 
+def test_results_written_to_a_given_tensor_are_those_of_the_operation() -> None:
+    facts, values = Facts(Terms()), [Value(i, (2, 3)) for i in range(4)]
+    facts.start(values, {})
+    a, b, old, new = values
+    apply(facts, Call("add.out", (a, b), {"out": old}, new))
+    assert facts.unknown == {}
+    assert len({facts.terms.find(facts.dims(value)[1]).id for value in values}) == 1
+
+
+def test_places_where_a_condition_holds_are_as_many_as_the_data_say() -> None:
+    facts, condition, found = Facts(Terms()), Value(0, (2, 3), "bool"), Value(1, (4,), "int64")
+    facts.start([condition, found], {})
+    apply(facts, Call("where", (condition,), {}, (found,)))
+    assert all(facts.terms.is_frozen(term) for value in (condition, found) for term in facts.dims(value))
+    assert facts.counted == facts.dims(found)
+
+
 @pytest.mark.parametrize("args", [(), ("text",), (Value(0, (2, 3)), None), (Value(0, (2, 3)), 99)])
 def test_a_form_that_a_rule_does_not_cover_freezes_and_is_listed(args: tuple[object, ...]) -> None:
     facts, source, result = Facts(Terms()), Value(0, (2, 3)), Value(1, (3, 2))
