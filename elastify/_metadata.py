@@ -67,6 +67,11 @@ def numbers(model: nn.Module) -> Iterator[Number]:
                     yield from _inside(value, path, path, name, (), (), seen)
 
 
+def named_modules(model: nn.Module) -> set[str]:
+    """Modules that entries of dictionaries name, as `feature_info` does."""
+    return {f"{number.path}.{text}" if number.path else text for number in numbers(model) for text in number.beside}
+
+
 def _inside(
     value: Any, path: str, owner: str, name: str, index: tuple[int | str, ...], beside: tuple[str, ...], seen: set[int]
 ) -> Iterator[Number]:
@@ -177,8 +182,16 @@ class Metadata:
             sizes = found.setdefault(ident, {})
             for term in dims:
                 layout = terms.resolve(term)
-                sizes.setdefault(layout.size, set()).add(layout)
+                if all(axis.id in self.units for axis in axes_of(layout)):
+                    sizes.setdefault(layout.size, set()).add(layout)
         return found
+
+    @cached_property
+    def units(self) -> set[int]:
+        """Axes that tensors of the model have: the others are places, of which a size does not speak."""
+        terms = self.analysis.terms
+        own = [term for name in self.analysis.graphs[0].tensors for term in self.analysis.tensor(name)]
+        return {axis.id for term in own for axis in axes_of(terms.resolve(term))}
 
     @cached_property
     def inherited(self) -> dict[tuple[str, str, int], set[Layout]]:

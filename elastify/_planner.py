@@ -24,7 +24,7 @@ from elastify._errors import ElastifyError
 from elastify._graph import Graph
 from elastify._ints import Attr, Dim, leaves
 from elastify._layout import Axis, Layout, Product, axes_of
-from elastify._metadata import Metadata, counts
+from elastify._metadata import Metadata, counts, named_modules
 from elastify._naming import Draft, name_axes, name_runs
 from elastify._plan import Constraint, ElasticAxis, FrozenDim, Plan, RigidBlocks, Stage
 from elastify._terms import Term
@@ -279,7 +279,11 @@ class Planner:
             parts = tuple(map(kind, contained.get(path, ())))
             return (type(self.model.get_submodule(path)), parts) if parts else type(self.model.get_submodule(path))
 
-        return find_runs(self.analysis, contained, kind, others) if self.options.depth else []
+        named = named_modules(self.model)
+        numbered = {path for path, parts in contained.items() if 0 < len(named.intersection(parts)) < len(parts)}
+        others |= {path: contained[path] for path in numbered}  # their blocks step aside: the others keep their names
+        leaving = {path: parts for path, parts in contained.items() if path not in numbered}
+        return find_runs(self.analysis, leaving, kind, others) if self.options.depth else []
 
     def runs(self) -> list[Run]:
         names = self.names_of_runs()

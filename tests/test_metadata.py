@@ -105,3 +105,41 @@ def test_two_widths_of_one_size_are_told_apart_by_place() -> None:
     small = extract(pair, {"inner.a.width": 8, "inner.b.width": 12})
     assert (small.inner["a"].num_features, small.inner["b"].num_features, small.num_features) == (8, 12, 16)
     assert "num_features" in [str(attr) for attr in space(pair).plan.unclear]
+
+
+def test_blocks_among_others_that_are_named_leave_their_places_behind() -> None:
+    """A list of stages of which some are taps: the taps keep their numbers, which are written in several places."""
+
+    class Stages(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stages = nn.Sequential(nn.Linear(6, 16), Block(16, 24, 1), Block(16, 24, 2), nn.Linear(16, 12))
+            self.head = nn.Linear(12, 3)
+            self.info = [{"num_chs": 16, "module": "stages.0"}, {"num_chs": 12, "module": "stages.3"}]
+            self.ends = [0, 3]
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.stages(x))
+
+    model = elastify(Stages(), X)
+    (stage,) = space(model).stages
+    small: Any = extract(model, {stage.name: 1, "stages.width": 8})
+    assert [type(part) for part in small.stages] == [nn.Linear, Block, nn.Identity, nn.Linear]
+    assert small.info == [{"num_chs": 8, "module": "stages.0"}, {"num_chs": 12, "module": "stages.3"}]
+    assert small.stages[: small.ends[1]](X).shape == (2, small.info[0]["num_chs"])
+
+
+def test_places_are_no_features() -> None:
+    """As many rows of pixels as channels, which a picture of another size would not have."""
+
+    class Picture(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.act, self.head = nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Linear(16, 2)
+            self.num_features, self.info = 16, [{"num_chs": 16, "module": "act"}]
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.act(self.stem(x)).mean((2, 3)))
+
+    small: Any = extract(elastify(Picture(), torch.randn(2, 3, 16, 16)), 0.5)
+    assert (small.num_features, small.info) == (8, [{"num_chs": 8, "module": "act"}])
