@@ -23,7 +23,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.overrides import TorchFunctionMode
 
 from elastify._capture_names import IDENTITY, OpName, op_name
-from elastify._capture_shapes import by_shape
+from elastify._capture_shapes import by_shape, directly
 from elastify._graph import Call, Graph, ModuleCall, Value
 from elastify._ints import Dim, Guard, Int, leaves
 
@@ -120,6 +120,8 @@ class Recorder(TorchFunctionMode):
             out = None
             if args and type(args[0]) is FakeTensor:
                 out = by_shape(name.op, args, kwargs)
+                if out is None and not name.inplace and "out" not in kwargs:
+                    out = directly(name.op, func, args, kwargs)
             if out is None:
                 out = func(*args, **kwargs)
             if name.kind == "size":

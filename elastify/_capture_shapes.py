@@ -2,15 +2,18 @@
 
 Without numbers to compute, torch would unroll a GRU over every time step, in Python: seconds for a second of
 audio; and it refuses an inverse Fourier transform, which looks at its window for zeros. All that a fake run needs is
-the shapes of what comes out, and an error where those that go in disagree.
+the shapes of what comes out, and an error where those that go in disagree. Views and products go to torch's kernels for
+shapes at once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import chain
 from typing import Any
 
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor, in_kernel_invocation_manager
 
 GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
 
@@ -68,3 +71,41 @@ def _istft(
 
 
 _MAKERS: dict[str, Callable[..., Any]] = {**dict.fromkeys(GATES, _recurrent), "istft": _istft}
+
+
+_DIRECT = frozenset(
+    """view reshape flatten unflatten permute transpose movedim T mT contiguous getitem select narrow split chunk unbind
+    unsqueeze squeeze expand expand_as matmul bmm linear""".split()
+)
+
+
+def directly(op: str, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The result of an operation on fake tensors from torch's own kernel for shapes; None where that has none.
+
+    A fake tensor takes several times as long, because each operation goes through Python: to find its device, and
+    strides that a kernel of that device might choose. For these operations both are known.
+    """
+    if op not in _DIRECT:
+        return None
+    found = [item for item in chain(args, kwargs.values()) if isinstance(item, Tensor)]
+    inside = [item for arg in args if isinstance(arg, tuple) for item in arg if isinstance(item, Tensor)]
+    if not found or any(type(tensor) is not FakeTensor for tensor in (*found, *inside)):
+        return None
+    try:
+        return viewed(found[0], lambda _: func(*args, **kwargs))
+    except (RuntimeError, TypeError, ValueError, IndexError):
+        return None  # the long way says what is wrong
+
+
+def viewed(tensor: Tensor, make: Callable[[Tensor], Any]) -> Any:
+    """`make(tensor)`; of a fake tensor without the way through Python that each operation on it takes."""
+    if type(tensor) is not FakeTensor:
+        return make(tensor)
+    mode, device = tensor.fake_mode, tensor.device
+    with in_kernel_invocation_manager(mode):
+        made = make(tensor)
+    wrapped = [
+        FakeTensor(mode, item, device) if isinstance(item, Tensor) and type(item) is not FakeTensor else item
+        for item in (made if isinstance(made, (tuple, list)) else (made,))
+    ]
+    return type(made)(wrapped) if isinstance(made, (tuple, list)) else wrapped[0]

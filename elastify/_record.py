@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from elastify._attributes import Setters
+from elastify._capture_shapes import viewed
 from elastify._errors import ElastifyError
 from elastify._ints import Attr
 from elastify._layout import Layout
@@ -147,7 +148,8 @@ class Record:
             return full
         if name in self.plan.statistics:
             return self._statistic(module, name, full)
-        return self.slice(active, name)(full)
+        cut = self.slice(active, name)
+        return cut(full) if cut.indices else viewed(full, cut)
 
     def slice(self, active: Active, name: str) -> Slice:
         """How the active configuration slices a tensor."""
