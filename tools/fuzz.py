@@ -91,7 +91,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nets", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0, help="the first seed")
-    parser.add_argument("--chunk", type=int, default=50, help="networks per process")
+    parser.add_argument("--chunk", type=int, default=100, help="networks per process")
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time")
     parser.add_argument("--cache", type=Path, default=ROOT / ".cache" / "fuzz", help="folder of the results")
     parser.add_argument("--any-state", action="store_true", help="keep results of another state of the source")
