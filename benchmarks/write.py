@@ -23,6 +23,7 @@ SECTIONS = {
     "subnets": "Choosing and running a subnet",
     "spaces": "Costs and memory",
     "scale": "Large models",
+    "pruning": "Against Torch-Pruning",
 }
 INTRODUCTION = """# Benchmarks
 
