@@ -177,6 +177,11 @@ class Facts:
         else:
             self.same(self.size_of(expr, term.size), term)
 
+    def larger(self, a: Value, b: Value) -> None:
+        """The last dimension of `a` has more units than that of `b` in every subnet."""
+        sizes = Dim(a.id, len(a.shape) - 1), Dim(b.id, len(b.shape) - 1)
+        self.guards.append(Guard("gt", sizes, True, self.why.source))
+
     def size_of(self, leaf: Attr | Dim, size: int) -> Term:
         """The term whose size an attribute or a tensor dimension is."""
         if isinstance(leaf, Dim):

@@ -304,6 +304,8 @@ def recurrent(f: Facts, out: Sequence[Value], *args: Any) -> None:
             for bias in others:
                 _gates(f, bias[0], hidden)
         features = f.concat([seen] * directions)
+    if projected:  # a kernel that finds both sizes equal takes it that nothing is projected
+        f.larger(states[1], states[0])
     for s, term in zip(states, (seen, hidden), strict=False):
         f.same(f.dims(s)[-1], term)
     dims = f.dims(data)

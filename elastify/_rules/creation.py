@@ -36,11 +36,12 @@ def filled(f: Facts, out: Value, *args: Any, **kwargs: Any) -> None:
 @rule("arange")
 def arange(f: Facts, out: Value, *args: Any, **kwargs: Any) -> None:
     """Counting gives every unit a number of its own: the dimension is fixed."""
-    numbers = [a for a in args if isinstance(a, int)]
     (term,) = f.dims(out)
     f.freeze(term, "units are numbered")
-    if len(args) == len(numbers) == 1:
-        f.require(numbers[0], term)
+    start, end, step = (*((0,) if len(args) == 1 else ()), *args, *((1,) if len(args) < 3 else ()))[:3]
+    if all(isinstance(number, int) for number in (start, end, step)):
+        span = end - start
+        f.require(span if step == 1 else -(-span // step), term)
 
 
 @rule(

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from . import pieces_joins, pieces_last, pieces_space, pieces_tokens  # noqa: F401 - they register their pieces
+from . import pieces_joins, pieces_last, pieces_odd, pieces_space, pieces_tokens  # noqa: F401 - they register
 from .pieces import PIECES, Piece, UnfitError, fit, width
 
 SINGLES = [piece for piece in PIECES if len(piece.takes) == 1]
