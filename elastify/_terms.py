@@ -173,6 +173,8 @@ class Terms:
             if x.size == y.size:
                 self.unify(x, y, why)
                 del left[0], right[0]
+            elif max(x.size, y.size) % min(x.size, y.size):
+                return False  # refining one factor has refined another, where it does not fit
             elif x.size < y.size:
                 rest = self.leaf(y.size // x.size)
                 self.unify(y, self.product([x, rest]), why)

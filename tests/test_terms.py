@@ -202,6 +202,14 @@ def test_radices_without_a_common_refinement_freeze_both_sides_with_the_reason()
     assert a[0].frozen == ("the structures of two dimensions do not fit", "reshape at net.py:3")
 
 
+def test_a_factor_that_occurs_twice_is_refined_in_both_places_or_freezes() -> None:
+    """6 x 4 = 2 x 6 x 2 with one 6: it would be 2 x 3, and then 3 x 4 is not 2 x 3 x 2."""
+    terms = Terms()
+    six, four, two, last = (terms.leaf(n) for n in (6, 4, 2, 2))
+    terms.unify(terms.product([six, four]), terms.product([two, six, last]), "reshape")
+    assert all(terms.is_frozen(term) for term in (six, four, two, last))
+
+
 def test_different_sizes_freeze_both() -> None:
     terms = Terms()
     a, b = terms.leaf(2), terms.leaf(3)

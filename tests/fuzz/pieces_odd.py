@@ -1,4 +1,4 @@
-"""Pieces that lay traps: orders that matter, weights used in unusual ways, axes mixed by reshapes, states handed out."""
+"""Pieces that lay traps: orders that matter, weights used in odd ways, axes mixed by reshapes, states handed out."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ class Mixed(nn.Module):
         super().__init__()
         self.style, self.step = rng.choice(["swap", "pairs", "flat", "norm", "unfold"]), 2
         self.norm = nn.LayerNorm(shape) if self.style == "norm" else None
-        fit(self.style not in ("pairs",) or shape[0] % 2 == 0)
+        fit(self.style != "pairs" or shape[0] % 2 == 0)
         fit(self.style != "unfold" or shape[0] >= 3)
         wide = {"pairs": 2 * shape[1], "unfold": 3 * shape[1]}.get(self.style, shape[1])
         self.fc = nn.Linear(wide, width(rng))
