@@ -17,6 +17,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -31,6 +32,7 @@ from unittest import mock
 
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "zoo")]
+_FEW = 40  # models of a suite whose frozen dimensions are listed one by one
 # Frozen dimensions that need no explanation: what a model takes and gives, and the taps of a convolution.
 _OBVIOUS = ("the model's interface", "a convolution runs along it")
 
@@ -250,7 +252,8 @@ def page(results: dict[str, list[dict[str, Any]]]) -> Iterator[str]:
             "Smallest configurations above 20 % of the MACs",
             ((row["model"], row["why_large"]) for row in rows if row.get("why_large")),
         )
-        yield from _section("Frozen dimensions worth explaining", _frozen_lines(rows))
+        lines = _frozen_lines(rows) if len(rows) <= _FEW else _frozen_kinds(rows)
+        yield from _section("Frozen dimensions worth explaining", lines)
         yield ""
         yield "Not listed: the model's inputs and outputs, and the taps of convolutions."
 
@@ -304,6 +307,20 @@ def _frozen_lines(rows: Sequence[dict[str, Any]]) -> Iterator[tuple[str, str]]:
         for group in row.get("frozen", ())[:5]:
             times = f", {group['dims']} like it" if group["dims"] > 1 else ""
             yield row["model"], f"`{group['example']}` ({group['size']} units{times}): {group['reason']}"
+
+
+def _frozen_kinds(rows: Sequence[dict[str, Any]]) -> Iterator[tuple[str, str]]:
+    """The same for a large suite: each kind of reason once, with how often and one example."""
+    kinds: dict[str, list[tuple[str, dict[str, Any]]]] = {}
+    for row in rows:
+        for group in row.get("frozen", ()):
+            kind = re.sub(r"-?\d+", "N", group["reason"].partition(": ")[0])
+            kinds.setdefault(kind, []).append((row["model"], group))
+    for kind, found in sorted(kinds.items(), key=lambda item: -len({model for model, _ in item[1]})):
+        model, group = max(found, key=lambda item: item[1]["dims"])
+        dims, models = sum(group["dims"] for _, group in found), len({model for model, _ in found})
+        where = group["reason"].partition(": ")[2]
+        yield kind, f"{dims} dimensions in {models} models; `{group['example']}` of {model}{where and ': ' + where}"
 
 
 def main() -> int:

@@ -157,3 +157,17 @@ def test_the_timm_suite_has_every_family() -> None:
     assert families == sorted(set(families))
     assert len(families) == len(TIMM) == 98
     assert len({entry.name for entry in TIMM}) == 98
+
+
+def test_large_suites_tell_each_kind_of_reason_once(zoo: ModuleType) -> None:
+    reason = "the number 2 is written in the source: view in stage{} (net.py:33)"
+    rows = [
+        {"model": f"m{i}", "frozen": [{"reason": reason.format(i), "dims": i, "example": "w[0]", "size": 4}]}
+        for i in (1, 3)
+    ]
+    assert list(zoo._frozen_kinds(rows)) == [
+        (
+            "the number N is written in the source",
+            "4 dimensions in 2 models; `w[0]` of m3: view in stage3 (net.py:33)",
+        )
+    ]
