@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from elastify._analysis import Analysis
 from elastify._errors import ElastifyError
-from elastify._graph import Call, Graph, Value, values
+from elastify._graph import Call, Graph, Value
 from elastify._layout import Layout, active_size, axes_of
 from elastify._plan import Plan
 
@@ -49,10 +49,13 @@ def compare(analysis: Analysis, plan: Plan, reduced: Graph, sizes: Sizes, blocks
     gone = {number for skip in skips for number in range(skip.start, skip.stop)}
     full = [call for number, call in enumerate(graph.calls) if number not in gone and _effective(call)]
     now = [call for call in reduced.calls if _effective(call)]
-    counts = next((number for number, call in enumerate(full) if _counts(call)), None)
-    if counts is not None:
-        moving = frozenset(axis.id for axis in plan.axes)
-        found = _compare_paths(analysis, full[counts:], now[counts:], sizes, moving)
+    sizer = _Sizer(analysis, sizes, frozenset(axis.id for axis in plan.axes))
+    counts = next((number for number, call in enumerate(full) if sizer.counts(call)), len(full))
+    cut = counts < len(full) and [call.op for call in full] != [call.op for call in now]
+    if cut:
+        found = sizer.paths(full[counts:], now[counts:])
+        if not found and any(skip.stop > graph.calls.index(full[counts]) for skip in skips):
+            found = "blocks are left out where other operations than before run"
         if found:
             return Mismatch(found)
         full, now = full[:counts], now[:counts]
@@ -63,62 +66,19 @@ def compare(analysis: Analysis, plan: Plan, reduced: Graph, sizes: Sizes, blocks
             f"in {full[at].where or 'the model'} ({full[at].source})"
         )
     flow = _Flow(graph, reduced, dict(pair for skip in skips for pair in skip.instead))
-    for a, b in zip(full, now, strict=True):
-        found = _compare_values(analysis, a.outputs(), b.outputs(), sizes) or flow.follow(a.inputs(), b.inputs())
+    for number, (a, b) in enumerate(zip(full, now, strict=True)):
+        found = sizer.values(a.outputs(), b.outputs(), counted=number >= counts) or flow.follow(a.inputs(), b.inputs())
         if a.op != b.op:
             found = f"{b.op} runs in place of {a.op}"
         if found:
             return Mismatch(f"{found} from {a.op} in {a.where or 'the model'} ({a.source})")
         flow.bind(a.outputs(), b.outputs())
-    if counts is not None:
+    if cut:
         return None
     lost = {v.id for number in gone for v in graph.calls[number].outputs()} - flow.instead.keys()
     outputs = [value for value in graph.outputs if value.id not in lost]
-    found = _compare_values(analysis, outputs, reduced.outputs, sizes) or flow.follow(outputs, reduced.outputs)
+    found = sizer.values(outputs, reduced.outputs, counted=counts < len(full)) or flow.follow(outputs, reduced.outputs)
     return Mismatch(f"{found} from the whole model") if found else None
-
-
-def _counts(call: Call) -> bool:
-    """Whether values decide how many results a call gives."""
-    if call.op == "getitem":
-        return any(value.dtype == "bool" for value in values(call.args[1:]))
-    return call.op in _COUNTING or (call.op == "where" and len(call.args) == 1)
-
-
-_COUNTING = frozenset("nonzero argwhere masked_select nms _unique2 unique_consecutive".split())
-
-
-def _compare_paths(
-    analysis: Analysis, full: Sequence[Call], now: Sequence[Call], sizes: Sizes, moving: frozenset[int]
-) -> str:
-    """The first difference in calls whose number is not fixed, in dimensions that have one of the `moving` axes."""
-
-    def layouts(value: Value) -> list[Layout | None]:
-        found = map(analysis.terms.resolve, analysis.dims[0].get(value.id, ()))
-        return [layout if any(axis.id in moving for axis in axes_of(layout)) else None for layout in found]
-
-    before, after = _by_module(full), _by_module(now)
-    for path in before | after:
-        one, two = before.get(path, []), after.get(path, [])
-        where = f"in {path or 'the model'}"
-        if [call.op for call in one] != [call.op for call in two]:
-            touched = any(any(layouts(v)) for call in one for v in (*call.inputs(), *call.outputs()))
-            if touched or not one:
-                return f"other operations than before run {where}"
-            continue
-        for a, b in zip(one, two, strict=True):
-            for x, y in zip(a.outputs(), b.outputs(), strict=False):
-                for layout, size in zip(layouts(x), y.shape, strict=False):
-                    if layout is not None and active_size(layout, sizes) != size:
-                        return f"{list(y.shape)} and not {active_size(layout, sizes)} from {a.op} {where} ({a.source})"
-    return ""
-
-
-def _by_module(calls: Sequence[Call]) -> dict[str, list[Call]]:
-    found: dict[str, list[Call]] = {}
-    for call in calls:
-        found.setdefault(call.where, []).append(call)
-    return found
 
 
 def _effective(call: Call) -> bool:
@@ -142,7 +102,7 @@ class _Flow:
         self.bind(full.inputs, reduced.inputs)
 
     def bind(self, full: Sequence[Value], reduced: Sequence[Value]) -> None:
-        self.same.update((a.id, b.id) for a, b in zip(full, reduced, strict=True))
+        self.same.update((a.id, b.id) for a, b in zip(full, reduced, strict=False))
 
     def follow(self, full: Sequence[Value], reduced: Sequence[Value]) -> str:
         """The first value that is not the one it should be; one that nothing made is known by its first use."""
@@ -161,20 +121,64 @@ class _Flow:
         return ""
 
 
-def _compare_values(analysis: Analysis, full: Sequence[Value], reduced: Sequence[Value], sizes: Sizes) -> str:
-    """The first result that does not have the size of its layout."""
-    if len(full) != len(reduced):
-        return f"{len(reduced)} results instead of {len(full)}"
-    for a, b in zip(full, reduced, strict=True):
-        terms = analysis.dims[0].get(a.id)
-        if terms is None:
-            continue
-        expected = tuple(active_size(analysis.terms.resolve(term), sizes) for term in terms)
-        told = [len(expected) == len(b.shape) and analysis.counted(term) for term in terms]  # by the data, not by us
-        expected = tuple(n if free else m for m, n, free in zip(expected, b.shape, told, strict=False))
-        if expected != tuple(b.shape):
-            return f"{list(b.shape)} and not {list(expected)}"
-    return ""
+@dataclass(frozen=True, slots=True)
+class _Sizer:
+    """Compares sizes with layouts: of all dimensions, or of those that have one of the `moving` axes."""
+
+    analysis: Analysis
+    sizes: Sizes
+    moving: frozenset[int]
+
+    def layouts(self, value: Value) -> list[Layout]:
+        return [self.analysis.terms.resolve(term) for term in self.analysis.dims[0].get(value.id, ())]
+
+    def counts(self, call: Call) -> bool:
+        """Whether the data decide how many results a call gives."""
+        dims = self.analysis.dims[0]
+        return any(self.analysis.counted(term) for value in call.outputs() for term in dims.get(value.id, ()))
+
+    def moves(self, layout: Layout) -> bool:
+        return any(axis.id in self.moving for axis in axes_of(layout))
+
+    def values(self, full: Sequence[Value], reduced: Sequence[Value], *, counted: bool = False) -> str:
+        """The first result that does not have the size of its layout; numbers of places may differ if `counted`."""
+        if len(full) != len(reduced) and not counted:
+            return f"{len(reduced)} results instead of {len(full)}"
+        for a, b in zip(full, reduced, strict=False):
+            if a.id not in self.analysis.dims[0]:
+                continue
+            terms, layouts = self.analysis.dims[0][a.id], self.layouts(a)
+            expected = [active_size(layout, self.sizes) for layout in layouts]
+            for i, size in enumerate(b.shape) if len(expected) == len(b.shape) else ():
+                if self.analysis.counted(terms[i]) or (counted and not self.moves(layouts[i])):
+                    expected[i] = size  # by the data, not by us
+            if expected != list(b.shape):
+                return f"{list(b.shape)} and not {expected}"
+        return ""
+
+    def paths(self, full: Sequence[Call], reduced: Sequence[Call]) -> str:
+        """The first difference in calls whose number is not fixed, module by module."""
+        before, after = _by_module(full), _by_module(reduced)
+        for path in before | after:
+            one, two = before.get(path, []), after.get(path, [])
+            where = f"in {path or 'the model'}"
+            if [call.op for call in one] == [call.op for call in two]:
+                for a, b in zip(one, two, strict=True):
+                    if found := self.values(a.outputs(), b.outputs(), counted=True):
+                        return f"{found} from {a.op} {where} ({a.source})"
+            elif not one or any(map(self.touches, one)):
+                return f"other operations than before run {where}"
+        return ""
+
+    def touches(self, call: Call) -> bool:
+        return any(self.moves(x) for value in (*call.inputs(), *call.outputs()) for x in self.layouts(value))
+
+
+def _by_module(calls: Sequence[Call]) -> dict[str, list[Call]]:
+    found: dict[str, list[Call]] = {}
+    for call in calls:
+        found.setdefault(call.where, []).append(call)
+    return found
 
 
 def failing(

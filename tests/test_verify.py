@@ -419,3 +419,19 @@ def test_what_runs_otherwise_proves_nothing() -> None:
     with pytest.warns(UserWarning, match="other operations than before run"):
         model = elastify(picking(lambda m, rows: torch.stack([torch.tanh(m.b(row)) for row in rows])), MANY)
     assert [axis.name for axis in space(model).axes] == ["hidden"]  # which does not change what is picked
+
+
+def test_blocks_after_a_count_are_followed_where_the_same_operations_run() -> None:
+    def residual(m: Net, x: Tensor) -> Tensor:
+        return x + torch.tanh(m.fc(x))
+
+    def picked(m: Net, x: Tensor) -> Tensor:
+        h = torch.tanh(m.a(x))
+        return m.c(m.blocks(h[h.sum(1) > 0]))
+
+    torch.manual_seed(0)
+    blocks = nn.Sequential(*(Net(residual, fc=nn.Linear(16, 16)) for _ in range(3)))
+    with pytest.warns(UserWarning, match="depends on the values") as caught:
+        model = elastify(Net(picked, a=nn.Linear(6, 16), blocks=blocks, c=nn.Linear(16, 3)), MANY)
+    assert not any("verification" in str(warning.message) for warning in caught)
+    assert [(stage.name, stage.choices) for stage in space(model).stages] == [("blocks", (1, 2, 3))]

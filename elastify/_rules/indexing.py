@@ -316,7 +316,7 @@ def by_position(f: Facts, out: Any, *args: Any, **kwargs: Any) -> None:
             f.freeze(term, "the result depends on the position of each unit")
 
 
-_COUNTING = frozenset("masked_select nonzero argwhere _unique2 unique_consecutive where".split())
+_COUNTING = frozenset("masked_select nonzero argwhere _unique2 unique_consecutive where nms".split())
 
 
 @rule("where")
