@@ -101,6 +101,19 @@ def leaves(expr: Expr) -> Iterator[Attr | Dim]:
         yield expr
 
 
+def exprs(tree: Any) -> Iterator[Expr]:
+    """The expressions behind the numbers in nested tuples, lists, dicts and slices that have one."""
+    if isinstance(tree, Int):
+        yield tree.expr
+    elif isinstance(tree, (tuple, list)):
+        for item in tree:
+            yield from exprs(item)
+    elif isinstance(tree, dict):
+        yield from exprs(tuple(tree.values()))
+    elif isinstance(tree, slice):
+        yield from exprs((tree.start, tree.stop, tree.step))
+
+
 class Int(int):
     """An `int` with an expression.
 

@@ -106,7 +106,7 @@ class Plan:
     `aliases` maps other names of a shared tensor to the canonical one. `attributes` gives the layout whose
     active size an integer attribute must equal; `scales` the float attributes that equal size ** power.
     `caches` are attributes in which forward leaves tensors for later. `statistics` are buffers that forward itself
-    updates (batch-norm running statistics). `compared` are integer attributes that forward compares with others.
+    updates (batch-norm running statistics). `used` are the integer attributes that forward computes with.
     `matched` are those of the `attributes` that forward never reads, `unclear` others that may be wrong in a smaller
     model; `counts` gives the container of which an integer is the number of blocks.
     """
@@ -120,7 +120,7 @@ class Plan:
     constraints: tuple[Constraint, ...] = ()
     caches: tuple[Attr, ...] = ()
     statistics: frozenset[str] = frozenset()
-    compared: frozenset[Attr] = frozenset()
+    used: frozenset[Attr] = frozenset()
     frozen: tuple[FrozenDim, ...] = ()
     rigid: tuple[RigidBlocks, ...] = ()
     matched: frozenset[Attr] = frozenset()

@@ -22,7 +22,7 @@ from elastify._depth import Run, enclosing, find_runs
 from elastify._equations import constraints
 from elastify._errors import ElastifyError
 from elastify._graph import Graph
-from elastify._ints import Attr, Dim, leaves
+from elastify._ints import Attr, Dim, exprs, leaves
 from elastify._layout import Axis, Layout, Product, axes_of
 from elastify._metadata import Metadata, counts, named_modules
 from elastify._naming import Draft, name_axes, name_runs
@@ -103,7 +103,7 @@ class Planner:
             constraints=self.constraints(axes),
             caches=tuple(dict.fromkeys(attr for graph in self.analysis.graphs for attr in graph.caches)),
             statistics=self.statistics(),
-            compared=frozenset(self.compared()),
+            used=frozenset(self.used()),
             frozen=self.frozen(elastic),
             rigid=self.rigid_blocks(),
             matched=frozenset(metadata.sizes),
@@ -143,9 +143,11 @@ class Planner:
     def statistics(self) -> frozenset[str]:
         return frozenset(n for n, _ in self.model.named_buffers() if n.rpartition(".")[2] in _STATISTICS)
 
-    def compared(self) -> Iterator[Attr]:
-        for guard in (guard for graph in self.analysis.graphs for guard in graph.guards):
-            yield from (leaf for arg in guard.args for leaf in leaves(arg) if isinstance(leaf, Attr))
+    def used(self) -> Iterator[Attr]:
+        for graph in self.analysis.graphs:
+            numbers = [expr for guard in graph.guards for expr in guard.args]
+            numbers += [expr for call in graph.calls for expr in exprs((call.args, call.kwargs))]
+            yield from (leaf for expr in numbers for leaf in leaves(expr) if isinstance(leaf, Attr))
 
     # -- axes --------------------------------------------------------------------------------------------
 

@@ -43,7 +43,7 @@ def shown(model: nn.Module, plan: Plan, sizes: Mapping[int, int], gone: Collecti
             kind = _kind(name)
             if type(value) is int and kind and value > 1:
                 found = own.get(kind, {}).get(value) or below.get(kind, {}).get(value) or {value}
-                if max(found) != value and _attr(path, name) not in plan.compared:
+                if max(found) != value and _attr(path, name) not in plan.used:
                     yield _attr(path, name), max(found)
 
 

@@ -90,12 +90,13 @@ def test_they_are_saved(tmp_path: Any) -> None:
     assert vars(load(tmp_path, like=Net).config) == vars(model.config)
 
 
-def test_a_number_that_forward_compares_stays() -> None:
+def test_a_number_that_forward_computes_with_stays() -> None:
     class Picky(Net):
         def forward(self, x: Tensor) -> Tensor:
             if self.config.d_model % 4 != 0:
                 raise ValueError("a width that is no multiple of 4")
-            return super().forward(x)
+            return super().forward(x) * torch.arange(self.config.n_head).sum()
 
     model = elastify(Picky().eval(), torch.randn(2, 7, 6))
-    assert extract(model, {"width": 10}).config.d_model == 20
+    config = extract(model, {"width": 10, "*.heads": 2}).config
+    assert (config.d_model, config.n_head) == (20, 3)
