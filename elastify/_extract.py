@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from elastify._adapters.saved import describe
 from elastify._attributes import resolve
 from elastify._blocks import read, renumbered
-from elastify._published import shown
+from elastify._published import shortened, shown
 from elastify._record import Record
 from elastify._rewrite import SPEC, record, set_active, strip
 from elastify._verify import computed
@@ -42,7 +42,10 @@ def materialise(model: nn.Module, sizes: Mapping[int, int], blocks: Mapping[str,
         assert entry.setters is not None
         changed = [[a.owner, a.name, list(a.index), v] for a, v in entry.setters.changed()]
         changed += [[a.owner, a.name, list(a.index), read(model, a)] for a in entry.moved]
-        numbers = list(shown(model, entry.plan, entry.active.sizes if entry.active else {}, [*removed, *aside]))
+        numbers: list[Any] = []
+        if entry.active is not None:
+            numbers += shown(model, entry.plan, entry.active.sizes, [*removed, *aside])
+            numbers += shortened(model, entry.counted or {}, entry.active.hidden, entry.moved)
         small = plain_copy(model, _active_tensors(model), [*removed, *aside])
         drop_blocks(small, removed)
         for attr, value in numbers:

@@ -63,23 +63,29 @@ def lengths(model: nn.Module, plan: Plan) -> dict[Attr, tuple[str, ...]]:
     return found
 
 
-def shorten(
-    model: nn.Module, counted: Mapping[Attr, tuple[str, ...]], gone: Mapping[str, Collection[str]]
-) -> dict[Attr, Any]:
-    """Give these numbers and lists the length that is left; returns what they were."""
-    before: dict[Attr, Any] = {}
+def shortened(
+    model: nn.Module,
+    counted: Mapping[Attr, tuple[str, ...]],
+    gone: Mapping[str, Collection[str]],
+    before: Mapping[Attr, Any] | None = None,
+) -> Iterator[tuple[Attr, Any]]:
+    """New values of these numbers and lists where some children are gone; `before` has those that are changed already.
+
+    A list has the entries of what is left (in an extracted model: with `before`); where blocks are only left out for a
+    while these come first, and the others stay behind, so that forward makes all that it made for each kind of layer.
+    """
     for attr, containers in counted.items():
-        space = resolve(model, attr.owner).__dict__
-        kept = [
-            [i for i, name in enumerate(resolve(model, path)._modules) if name not in gone.get(path, ())]
-            for path in containers
-        ]
-        old, longest = space[attr.name], max(kept, key=len)
-        new = len(longest) if type(old) is int else [old[i] for i in longest]
+        children = {path: list(resolve(model, path)._modules) for path in containers}
+        kept = [[i for i, n in enumerate(c) if n not in gone.get(path, ())] for path, c in children.items()]
+        old, longest = resolve(model, attr.owner).__dict__[attr.name], max(kept, key=len)
+        old = (before or {}).get(attr, old)
+        if type(old) is int:
+            new: Any = len(longest)
+        else:
+            rest = [] if before is not None else [item for i, item in enumerate(old) if i not in longest]
+            new = [*(old[i] for i in longest), *rest]
         if new != old:
-            before[attr] = old
-            space[attr.name] = new
-    return before
+            yield attr, new
 
 
 def _kind(name: str) -> str:

@@ -23,7 +23,7 @@ from elastify._blocks import block_members, close_gaps, container_members, write
 from elastify._caches import remember, reset
 from elastify._errors import ElastifyError
 from elastify._plan import Plan
-from elastify._published import lengths, shorten
+from elastify._published import lengths, shortened
 from elastify._record import Active, Key, Record, Tables
 from elastify._rnn import rnn_members
 
@@ -189,7 +189,9 @@ def set_active(model: nn.Module, sizes: Mapping[int, int], blocks: Mapping[str, 
         if entry.counted is None:
             entry.counted = lengths(model, entry.plan)
         entry.moved = close_gaps(model, active.hidden, entry.plan.counts)
-        entry.moved.update(shorten(model, entry.counted, active.hidden))
+        for attr, value in list(shortened(model, entry.counted, active.hidden)):
+            entry.moved[attr] = read(model, attr)
+            write(model, attr, value)
 
 
 def stepped_aside(model: nn.Module) -> frozenset[str]:
