@@ -19,7 +19,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from elastify._attributes import compile_setters, resolve
-from elastify._blocks import block_members, close_gaps, container_members, write
+from elastify._blocks import block_members, close_gaps, container_members, read, write
 from elastify._caches import remember, reset
 from elastify._errors import ElastifyError
 from elastify._plan import Plan
