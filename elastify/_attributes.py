@@ -214,6 +214,10 @@ def compile_setters(
         if isinstance(original, bool) or not isinstance(original, int) or original != measure.full:
             raise ElastifyError(f"attribute {attr} is {original!r}", why=f"the plan says that it is {measure.full}")
         setters.append(Setter(attr, where, original, measure))
+    for attr, layouts in plan.unclear.items():
+        where, original = _original(root, attr, originals)
+        rulers = [ruler(layout) for layout in layouts]
+        setters.append(Setter(attr, where, original, rulers[0], _if_equal(rulers, original)))
     for attr, (layout, power) in plan.scales.items():
         where, original = _original(root, attr, originals)
         measure = ruler(layout)
@@ -230,6 +234,11 @@ def _original(root: nn.Module, attr: Attr, originals: dict[Attr, Any]) -> tuple[
         except (AttributeError, KeyError, IndexError, TypeError):
             raise ElastifyError(f"the model has no attribute {attr}", why="the plan is of another model") from None
     return where, originals[attr]
+
+
+def _if_equal(rulers: list[Ruler], original: int) -> Callable[[int, Mapping[int, int]], int]:
+    """The size that all rulers measure, else the original."""
+    return lambda size, sizes: size if all(ruler.size(sizes) == size for ruler in rulers) else original
 
 
 def _scale(full: int, power: float, original: float) -> Callable[[int, Mapping[int, int]], float]:

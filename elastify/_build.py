@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
@@ -154,7 +154,8 @@ def _build(
         if verified:
             plan = _prove_sizes(model, planner, plan, analysis, args, kwargs)
         _check_something_moves(model, plan, analysis, planner)
-        model.__dict__[STATE] = _state(model, plan, analysis, verified)
+        given = {**{f.name: getattr(options, f.name) for f in fields(options)}, "keep_outputs": keep_outputs}
+        model.__dict__[STATE] = _state(model, plan, analysis, verified, given)
     except BaseException:
         remove(model)
         model.__dict__.pop(STATE, None)
@@ -299,7 +300,7 @@ def _reasons(plan: Plan, terms: Terms) -> dict[str, tuple[str, ...]]:
     return {axis.name: tuple(texts.setdefault(why, str(why)) for why in found.get(axis.id, ())) for axis in plan.axes}
 
 
-def _state(model: nn.Module, plan: Plan, analysis: Analysis, verified: bool) -> State:
+def _state(model: nn.Module, plan: Plan, analysis: Analysis, verified: bool, asked: Mapping[str, Any]) -> State:
     graph, terms = analysis.graphs[0], analysis.terms
     layouts = {ident: tuple(map(terms.resolve, dims)) for ident, dims in analysis.dims[0].items()}
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
@@ -311,5 +312,6 @@ def _state(model: nn.Module, plan: Plan, analysis: Analysis, verified: bool) -> 
         example={v.name: tuple(v.shape[1:]) for v in graph.inputs},
         cost=costs,
         reasons=_reasons(plan, terms),
+        asked=asked,
     )
     return State(found, costs)

@@ -5,7 +5,7 @@ only where the match is unmistakable. An integer whose name speaks of a size fol
 one of its size in the closest place that has any: the attributes of the same name in the modules inside, then what goes
 in and out of its own module, then of the modules in it, then everything inside. An entry of a dictionary that
 names a module describes that module's result. A number of layers follows the only row of blocks of that length. What
-fits several is left as it is, and listed.
+fits several is listed, and follows where they are equal; where they are not it is left as it is.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class Metadata:
     """What follows from the layouts of a model for the numbers that no run has read.
 
     `known` are the attributes that runs have read, `heads` the tensors of every axis of heads. `sizes` maps the others
-    to their layouts, `unclear` lists those that could mean several.
+    to their layouts, `unclear` those that could mean several to all of these.
     """
 
     model: nn.Module
@@ -110,7 +110,7 @@ class Metadata:
     elastic: set[int]
     heads: Mapping[int, Sequence[str]]
     sizes: dict[Attr, Layout] = field(default_factory=dict)
-    unclear: list[Attr] = field(default_factory=list)
+    unclear: dict[Attr, tuple[Layout, ...]] = field(default_factory=dict)
 
     def match(self) -> Metadata:
         """Fill `sizes` and `unclear`."""
@@ -122,7 +122,7 @@ class Metadata:
             if moving and len(found) == 1:
                 self.sizes[number.attr] = found.pop()
             elif moving:
-                self.unclear.append(number.attr)
+                self.unclear[number.attr] = tuple(sorted(found, key=repr))
         return self
 
     def candidates(self, number: Number) -> Iterator[set[Layout]]:
@@ -146,7 +146,8 @@ class Metadata:
             yield self.of_size([v for call in own for v in values((call.args, call.kwargs))], size)
         elif name.startswith("out"):
             yield self.of_size(self.results(path), size)
-        yield self.of_size([*self.passing(path), *self.inside.get(path, [])], size)
+        yield self.of_size(self.passing(path), size)
+        yield self.of_size(self.inside.get(path, []), size)
         children = [self.join(path, child) for child, _ in self.model.get_submodule(path).named_children()]
         yield self.of_size([v for child in children for v in self.passing(child)], size)
         yield self.of_size([v for where, made in self.inside.items() if _within(where, path) for v in made], size)

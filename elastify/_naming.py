@@ -1,9 +1,10 @@
 """Names of axes that a person can read and that stay the same from run to run.
 
-An axis is named after the module that encloses all its members and its role there: `blocks.3.attn.heads`,
-`blocks.3.mlp.hidden`, `width`. The role comes from the attribute that holds its size if there is one, from its
-place in a product, or from how far it reaches. Where two axes would share a name, the module that makes the
-units is used instead, then a number.
+An axis is named after a module and its role there. The role comes from the attribute that holds its size if there is
+one, from its place in a product, or from how far it reaches. A width belongs to the module that encloses all those
+that make its units (`layer2.width`, `width` where that is the whole model), anything else to the one that encloses
+all its members (`blocks.3.attn.heads`, `blocks.3.mlp.hidden`) if they are near, or else to what makes its
+units (`conv1.hidden`). Where two axes would share a name, the first module that makes the units is used, then a number.
 """
 
 from __future__ import annotations
@@ -12,13 +13,15 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+_NEAR = 2  # levels below the module that an axis is named after
+
 
 @dataclass(slots=True)
 class Draft:
     """What is known of an axis before it has a name.
 
     Its members in order, the names of attributes that hold its size, the axes that it stands `inside` of in a product
-    (it is a `factor` if there is one on either side).
+    (it is a `factor` if there is one on either side), the modules in which its units are `made`.
     """
 
     id: int
@@ -28,6 +31,7 @@ class Draft:
     inside: set[int] = field(default_factory=set)
     factor: bool = False
     spans_blocks: bool = False
+    made: list[str] = field(default_factory=list)
 
 
 def role_of(draft: Draft) -> str:
@@ -75,15 +79,28 @@ def name_axes(drafts: Sequence[Draft]) -> Mapping[int, tuple[str, str]]:
     roles = roles_of(drafts)
     names: dict[int, str] = {}
     for draft in drafts:
-        home = enclosing([_owner(tensor) for tensor, _ in draft.members])
-        names[draft.id] = _join(home, roles[draft.id])
+        names[draft.id] = _join(_home(draft, roles[draft.id]), roles[draft.id])
+    if sum(role == "width" for role in roles.values()) > 1:  # then the first is not that of the whole model
+        names.update({d.id: _join(_producer(d), "width") for d in drafts if names[d.id] == "width"})
     _spread(drafts, names, lambda draft: _join(_producer(draft), roles[draft.id]))
     _spread(drafts, names, None)
     return {ident: (name, roles[ident]) for ident, name in names.items()}
 
 
+def _home(draft: Draft, role: str) -> str:
+    """The module that an axis belongs to."""
+    owners = [_owner(tensor) for tensor, _ in draft.members]
+    around = enclosing(owners)
+    if role == "width" and draft.made:
+        return enclosing(draft.made)
+    farthest = max(path.count(".") + bool(path) for path in owners) - (around.count(".") + bool(around))
+    return around if role != "hidden" or farthest <= _NEAR or not draft.made else enclosing(draft.made)
+
+
 def _producer(draft: Draft) -> str:
-    """The first module that has the axis among its output dimensions."""
+    """The first module that makes the units, or has the axis among its output dimensions."""
+    if draft.made:
+        return draft.made[0]
     return _owner(next((tensor for tensor, dim in draft.members if dim == 0), draft.members[0][0]))
 
 
@@ -115,7 +132,7 @@ def name_runs(runs: Sequence[tuple[str, tuple[str, ...]]]) -> dict[tuple[str, ..
     {('a.0', 'a.1'): 'a', ('b.0', 'b.1'): 'b.0-1', ('b.3', 'b.4'): 'b.3-4', ('c.0.fn', 'c.1.fn'): 'c.fn'}
     """
     names: dict[tuple[str, ...], str] = {}
-    homes = [_home(blocks) for _, blocks in runs]
+    homes = [_parent(blocks) for _, blocks in runs]
     for (container, blocks), home in zip(runs, homes, strict=True):
         first, last = (block.rpartition(".")[2] for block in (blocks[0], blocks[-1]))
         if home is None:
@@ -133,7 +150,7 @@ def name_runs(runs: Sequence[tuple[str, tuple[str, ...]]]) -> dict[tuple[str, ..
     return names
 
 
-def _home(blocks: Sequence[str]) -> str | None:
+def _parent(blocks: Sequence[str]) -> str | None:
     """The module that holds all the blocks, if one does."""
     parents = {block.rpartition(".")[0] for block in blocks}
     return parents.pop() if len(parents) == 1 else None

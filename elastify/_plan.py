@@ -107,8 +107,8 @@ class Plan:
     active size an integer attribute must equal; `scales` the float attributes that equal size ** power.
     `caches` are attributes in which forward leaves tensors for later. `statistics` are buffers that forward itself
     updates (batch-norm running statistics). `used` are the integer attributes that forward computes with.
-    `matched` are those of the `attributes` that forward never reads, `unclear` others that may be wrong in a smaller
-    model; `counts` gives the container of which an integer is the number of blocks.
+    `matched` are those of the `attributes` that forward never reads, `unclear` others that fit several layouts and
+    follow them while they are equal; `counts` gives the container of which an integer is the number of blocks.
     """
 
     axes: tuple[ElasticAxis, ...] = ()
@@ -124,7 +124,7 @@ class Plan:
     frozen: tuple[FrozenDim, ...] = ()
     rigid: tuple[RigidBlocks, ...] = ()
     matched: frozenset[Attr] = frozenset()
-    unclear: tuple[Attr, ...] = ()
+    unclear: Mapping[Attr, tuple[Layout, ...]] = field(default_factory=dict)
     counts: Mapping[Attr, str] = field(default_factory=dict)
 
     def blocks_around(self) -> dict[int, set[tuple[int, int]]]:

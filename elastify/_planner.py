@@ -70,12 +70,13 @@ def children(model: nn.Module, *, contained: bool) -> dict[str, list[str]]:
 @dataclass
 class Planner:
     """Builds the plan of one model; `excluded` axes and `rigid` runs (by their blocks), both demoted by
-    verification, stay as they are."""
+    verification, stay as they are, with the reasons; `kept` has those of axes that the options keep."""
 
     model: nn.Module
     analysis: Analysis
     options: Options
     excluded: Mapping[int, str] = field(default_factory=dict)
+    kept: dict[int, str] = field(default_factory=dict)
     rigid: Mapping[tuple[str, ...], str] = field(default_factory=dict)
 
     def plan(self) -> Plan:
@@ -107,7 +108,7 @@ class Planner:
             frozen=self.frozen(elastic),
             rigid=self.rigid_blocks(),
             matched=frozenset(metadata.sizes),
-            unclear=tuple(metadata.unclear),
+            unclear=metadata.unclear,
             counts=counts(self.model, stages, read),
         )
 
@@ -171,7 +172,20 @@ class Planner:
             if len(inner) == 1 and terms.find(term).kind != "product" and inner <= set(drafts):
                 drafts[inner.pop()].attributes.add(attr.name)
         self._mark(drafts, runs)
+        self._find_makers(drafts)
         return [draft for draft in drafts.values() if draft.id in real]
+
+    def _find_makers(self, drafts: Mapping[int, Draft]) -> None:
+        """Modules that have an axis in a result and in no tensor that they were given, but for their weights."""
+        terms, dims = self.analysis.terms, self.analysis.dims[0]
+        leaves = {ident: {leaf.id for term in found for leaf in terms.leaves(term)} for ident, found in dims.items()}
+        owned = {value.id for value in self.graph.tensors.values()}
+        for call in self.graph.calls:
+            given = [leaves.get(value.id, set()) for value in call.inputs() if value.id not in owned]
+            made = set[int]().union(*(leaves.get(value.id, ()) for value in call.outputs())).difference(*given)
+            for ident in made & drafts.keys():
+                if call.where not in drafts[ident].made:
+                    drafts[ident].made.append(call.where)
 
     def _mark(self, drafts: dict[int, Draft], runs: Sequence[Run]) -> None:
         for name in self.canonical().values():
@@ -194,7 +208,9 @@ class Planner:
         for draft in drafts:
             name, role = names[draft.id]
             owners = [tensor.rpartition(".")[0] for tensor, _ in draft.members]
-            if any(matches(pattern, name, *owners) for pattern in options.freeze):
+            asked = next((pattern for pattern in options.freeze if matches(pattern, name, *owners)), None)
+            if asked is not None:
+                self.kept[draft.id] = f"frozen as asked by {asked!r}"
                 continue
             explicit = _last_match(options.choices, name)
             ratio = options.min_ratio
@@ -204,6 +220,8 @@ class Planner:
             choices = build_choices(draft.size, role, ratio, options.multiple_of, explicit, name=name)
             if len(choices) > 1:
                 axes.append(ElasticAxis(draft.id, name, draft.size, choices, role, tuple(draft.members)))
+            else:
+                self.kept[draft.id] = "no smaller size is asked for" if explicit else "too small to shrink"
         return tuple(axes)
 
     # -- what follows the axes ---------------------------------------------------------------------------
@@ -288,13 +306,16 @@ class Planner:
         return find_runs(self.analysis, leaving, kind, others) if self.options.depth else []
 
     def runs(self) -> list[Run]:
-        names = self.names_of_runs()
-        return [
-            run
-            for run in self.candidates
-            if run.blocks not in self.rigid
-            and not any(matches(p, names[run.blocks], run.container, *run.blocks) for p in self.options.freeze)
-        ]
+        names, left = self.names_of_runs(), []
+        for run in self.candidates:
+            asked = [
+                p for p in self.options.freeze if matches(p, names.get(run.blocks, ""), run.container, *run.blocks)
+            ]
+            if asked:
+                self.rigid = {**self.rigid, run.blocks: f"frozen as asked by {asked[0]!r}"}
+            elif run.blocks not in self.rigid:
+                left.append(run)
+        return left
 
     def rigid_blocks(self) -> tuple[RigidBlocks, ...]:
         return tuple(
@@ -337,7 +358,7 @@ class Planner:
             if leaf.frozen is not None:
                 why = leaf.frozen
                 return f"{why[0]}: {why[1]}" if isinstance(why, tuple) else str(why)
-        return "kept by request, or too small to shrink"
+        return next((self.kept[leaf.id] for leaf in leaves if leaf.id in self.kept), "of no weight that could shrink")
 
 
 def _floats(module: nn.Module) -> dict[float, str]:

@@ -1,12 +1,14 @@
 """The search space as text: one line per kind of axis.
 
 Axes with the same role, sizes and choices whose names differ only in numbers share a line; so do frozen dimensions
-with the same reason. The order is that of the first appearance, so the text is stable.
+with the same kind of reason. The order is that of the first appearance, so the text is stable.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import math
+import re
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +23,9 @@ if TYPE_CHECKING:
 
 _WIDTH = 120
 _NAME = 44
-_MOST = 6
+_DEFAULTS = {"freeze": (), "choices": None, "min_ratio": 0.25, "multiple_of": None, "depth": True, "keep_outputs": True}
+_LISTED = 3  # names in braces
+_DIGITS = re.compile(r"\d+")
 
 
 def table(space: SearchSpace) -> str:
@@ -29,7 +33,15 @@ def table(space: SearchSpace) -> str:
     state = "verified" if space.verified else "not verified"
     kind = "" if space.size.exact else " (a bound)"
     head = f"{space.title or 'SearchSpace'}: {space.size!s} configurations{kind}, {state}"
-    sections = [[head], _axes(space), _stages(space), _frozen(space), _relations(space), _numbers(space), _costs(space)]
+    sections = [
+        [head, *_asked(space)],
+        _axes(space),
+        _stages(space),
+        _frozen(space),
+        _relations(space),
+        _numbers(space),
+        _costs(space),
+    ]
     return "\n".join(line[:_WIDTH].rstrip() for section in sections for line in section)
 
 
@@ -59,6 +71,12 @@ def explain(space: SearchSpace, name: str) -> str:
     return "\n".join(blocks)
 
 
+def _asked(space: SearchSpace) -> list[str]:
+    """What `elastify` was asked for, where that is not the default."""
+    shown = {name: value for name, value in space.asked.items() if _DEFAULTS.get(name, value) != value}
+    return [f"asked: {', '.join(f'{name}={value!r}' for name, value in shown.items())}"] if shown else []
+
+
 def _axes(space: SearchSpace) -> list[str]:
     if not space.axes:
         return ["", "no elastic axes"]
@@ -67,12 +85,12 @@ def _axes(space: SearchSpace) -> list[str]:
     def key(column: int) -> Any:
         axis = space.axes[column]
         ratio = pattern(describe(axis.derived, names)) if column in derived else ""
-        return pattern(axis.name), axis.role, axis.size, tuple(space.rows.choices[column].tolist()), ratio
+        return _shape(axis.name), axis.role, axis.size, tuple(space.rows.choices[column].tolist()), ratio
 
     groups = _grouped(range(len(space.axes)), key)
     rows = [("axis", "role", "full", "", "choices")]
-    for (name, role, size, choices, ratio), columns in groups.items():
-        label = space.axes[columns[0]].name if len(columns) == 1 else name
+    for (_, role, size, choices, ratio), columns in groups.items():
+        label = _label([space.axes[column].name for column in columns])
         rows.append((label, role, str(size), _times(len(columns)), ladder(choices) + (f"  = {ratio}" if ratio else "")))
     return ["", *_aligned(rows, right={2})]
 
@@ -92,15 +110,17 @@ def _stages(space: SearchSpace) -> list[str]:
 def _frozen(space: SearchSpace) -> list[str]:
     if not space.plan.frozen:
         return []
-    groups = _grouped(space.plan.frozen, lambda dim: pattern(dim.reason))
+    groups = _grouped(space.plan.frozen, lambda dim: dim.reason.partition(": ")[0])
     lines = ["", f"frozen dimensions ({len(space.plan.frozen)})"]
     for reason, dims in groups.items():
-        tensors = _grouped(dims, lambda dim: f"{pattern(dim.tensor)}[{dim.dim}]")
-        text = dims[0].reason if len({dim.reason for dim in dims}) == 1 else reason
-        lines.append(f"  {text}  {_times(len(dims))}")
-        shown = [f"{name} {_times(len(same))}".rstrip() for name, same in list(tensors.items())[:3]]
-        more = f", and {len(tensors) - 3} more" if len(tensors) > 3 else ""
-        lines.append(f"      {_fit(', '.join(shown), _WIDTH - 20)}{more}")
+        place = dims[0].reason.partition(": ")[2]
+        alike = len({dim.reason for dim in dims}) == 1
+        lines.append(
+            f"  {reason}" + (f"{': ' if alike else ', first: '}{place}" if place else "") + _times(len(dims), 2)
+        )
+        tensors = _grouped(dims, lambda dim: (_shape(dim.tensor), dim.dim))
+        labels = [f"{_label([d.tensor for d in same])}[{n}] {_times(len(same))}" for (_, n), same in tensors.items()]
+        lines.append(f"      {_list(labels)}")
     return lines
 
 
@@ -122,15 +142,12 @@ def _numbers(space: SearchSpace) -> list[str]:
     lines = []
     for text, attrs in (
         ("numbers that forward never reads, set to the new sizes", sorted(space.plan.matched, key=str)),
-        ("numbers that fit several sizes, left as they are: may be wrong in a smaller model", space.plan.unclear),
+        ("numbers that fit several sizes, right only where these are equal", list(space.plan.unclear)),
     ):
         if attrs:
-            groups = _grouped(attrs, lambda attr: pattern(str(attr)))
-            shown = [
-                f"{name if len(same) > 1 else same[0]} {_times(len(same))}".rstrip() for name, same in groups.items()
-            ]
-            more = f", and {len(shown) - _MOST} more" if len(shown) > _MOST else ""
-            lines += [f"{text} ({len(attrs)})", f"  {_fit(', '.join(shown[:_MOST]), _WIDTH - 20)}{more}"]
+            groups = _grouped(map(str, attrs), _shape)
+            labels = [f"{_label(same)} {_times(len(same))}" for same in groups.values()]
+            lines += [f"{text} ({len(attrs)})", f"  {_list(labels)}"]
     return ["", *lines] if lines else []
 
 
@@ -160,6 +177,44 @@ def _grouped(items: Iterable[Any], key: Callable[[Any], Any]) -> dict[Any, list[
     return groups
 
 
+def _shape(name: str) -> str:
+    """A name with all its numbers replaced: what names must share to share a line."""
+    return _DIGITS.sub("*", name)
+
+
+def _label(names: Sequence[str]) -> str:
+    """Names of one shape in one: numbers that differ are stars, or listed where stars would say too much.
+
+    >>> _label(["a.1.b", "a.2.b"]), _label(["a.1.b"]), _label(["a.1.0.b", "a.2.5.b"])
+    ('a.*.b', 'a.1.b', 'a.{1.0,2.5}.b')
+    """
+    names = list(dict.fromkeys(names))
+    texts, rows = _DIGITS.split(names[0]), [_DIGITS.findall(name) for name in names]
+    moving = [i for i, column in enumerate(zip(*rows, strict=True)) if len(set(column)) > 1]
+    exact = len(moving) < 2 or math.prod(len({row[i] for row in rows}) for i in moving) == len(rows)
+    first, last = (moving[0], moving[-1]) if moving else (0, 0)
+    if exact or (len(rows) > _LISTED and set(texts[first + 1 : last + 1]) != {"."}):
+        numbers = ["*" if i in moving else number for i, number in enumerate(rows[0])]
+        return "".join(a + b for a, b in zip(texts, [*numbers, ""], strict=True))
+    parts = [row[first] + "".join(texts[i] + row[i] for i in range(first + 1, last + 1)) for row in rows]
+    inner = ",".join(parts) if len(parts) <= _LISTED else f"{parts[0]} .. {parts[-1]}"
+    before = "".join(texts[i] + rows[0][i] for i in range(first)) + texts[first]
+    after = texts[last + 1] + "".join(rows[0][i] + texts[i + 1] for i in range(last + 1, len(rows[0])))
+    return f"{before}{{{inner}}}{after}"
+
+
+def _list(items: Sequence[str]) -> str:
+    """As many items as fit a line."""
+    shown, length = [], 0
+    for item in (_fit(item.rstrip(), _WIDTH - 24) for item in items):
+        length += len(item) + 2
+        if shown and length > _WIDTH - 24:
+            break
+        shown.append(item)
+    more = f", and {len(items) - len(shown)} more" if len(items) > len(shown) else ""
+    return ", ".join(shown) + more
+
+
 def _aligned(rows: list[tuple[str, ...]], right: set[int]) -> list[str]:
     widths = [min(_NAME, max(len(row[i]) for row in rows)) for i in range(len(rows[0]))]
     lines = []
@@ -174,8 +229,8 @@ def _fit(text: str, width: int) -> str:
     return text if len(text) <= width else f"{text[: width // 2 - 2]}...{text[len(text) - (width - width // 2 - 1) :]}"
 
 
-def _times(count: int) -> str:
-    return f"x{count}" if count > 1 else ""
+def _times(count: int, space: int = 0) -> str:
+    return f"{' ' * space}x{count}" if count > 1 else ""
 
 
 def _span(paths: tuple[str, ...]) -> str:

@@ -70,7 +70,8 @@ def test_sizes_are_matched(net: nn.Module) -> None:
 
 
 def test_what_fits_several_is_left_and_listed(net: nn.Module) -> None:
-    assert extract(net, SMALLER).sizes.intermediate_size == 24  # every block has a hidden size of its own
+    assert extract(net, {**SMALLER, "blocks.0.hidden": 12}).sizes.intermediate_size == 24  # which of the blocks' own?
+    assert extract(net, SMALLER).sizes.intermediate_size == 6
     assert [str(attr) for attr in space(net).plan.unclear] == ["sizes.intermediate_size"]
     assert "sizes.intermediate_size" in str(space(net))
 

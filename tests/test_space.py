@@ -40,7 +40,8 @@ def vit(blocks: int = 4, *, wide: int = 192, constraints: tuple[Constraint, ...]
         ]
     stage = Stage("blocks", "blocks", tuple(f"blocks.{b}" for b in range(blocks)), tuple(range(1, blocks + 1)))
     frozen = tuple(
-        FrozenDim(f"blocks.{b}.attn.rel", 1, 49, f"blocks.{b}.attn: a table by position") for b in range(blocks)
+        FrozenDim(f"blocks.{b}.attn.rel", 1, 49, f"a table by position: getitem in blocks.{b}.attn")
+        for b in range(blocks)
     )
     return Plan(tuple(axes), (stage,), constraints=constraints, frozen=frozen)
 
@@ -215,7 +216,7 @@ def test_the_table():
         "  blocks      12  1..12  blocks.0 .. blocks.11",
         "",
         "frozen dimensions (12)",
-        "  blocks.*.attn: a table by position  x12",
+        "  a table by position, first: getitem in blocks.0.attn  x12",
         "      blocks.*.attn.rel[1] x12",
         "",
         "relations (1)",
@@ -245,8 +246,23 @@ def test_long_lines_are_cut():
     lines = str(SearchSpace(Plan(axes, frozen=frozen))).splitlines()
     assert max(map(len, lines)) <= 120
     assert any("..." in line and "(14 choices)" in line for line in lines)
-    assert any("and 2 more" in line for line in lines)
+    assert any("and 4 more" in line for line in lines)
     assert "no elastic axes" in str(SearchSpace(Plan()))
+
+
+def test_names_of_one_shape_share_a_line():
+    names = ["a.0.b.0.hidden", "a.0.b.1.hidden", "a.1.b.0.hidden", "c.1.2.hidden", "c.2.0.hidden"]
+    names += [f"d{i}.{j}.hidden" for i, j in ((1, 1), (1, 2), (2, 0), (2, 1), (3, 0))]
+    axes = tuple(ElasticAxis(i, name, 64, (32, 64)) for i, name in enumerate(names))
+    lines = str(SearchSpace(Plan(axes))).splitlines()
+    assert [line.split()[0] for line in lines[3:6]] == ["a.{0.b.0,0.b.1,1.b.0}.hidden", "c.{1.2,2.0}.hidden", "d{1.1"]
+
+
+def test_what_was_asked_is_shown():
+    axes = (ElasticAxis(0, "width", 64, (32, 64), "width"),)
+    asked = {"freeze": ("head",), "min_ratio": 0.5, "multiple_of": None, "keep_outputs": False}
+    lines = str(SearchSpace(Plan(axes), asked=asked)).splitlines()
+    assert lines[1] == "asked: freeze=('head',), min_ratio=0.5, keep_outputs=False"
 
 
 def test_why():
