@@ -178,11 +178,11 @@ class Planner:
     def _find_makers(self, drafts: Mapping[int, Draft]) -> None:
         """Modules that have an axis in a result and in no tensor that they were given, but for their weights."""
         terms, dims = self.analysis.terms, self.analysis.dims[0]
-        leaves = {ident: {leaf.id for term in found for leaf in terms.leaves(term)} for ident, found in dims.items()}
+        within = {ident: {leaf.id for term in found for leaf in terms.leaves(term)} for ident, found in dims.items()}
         owned = {value.id for value in self.graph.tensors.values()}
         for call in self.graph.calls:
-            given = [leaves.get(value.id, set()) for value in call.inputs() if value.id not in owned]
-            made = set[int]().union(*(leaves.get(value.id, ()) for value in call.outputs())).difference(*given)
+            given = [within.get(value.id, set()) for value in call.inputs() if value.id not in owned]
+            made = set[int]().union(*(within.get(value.id, ()) for value in call.outputs())).difference(*given)
             for ident in made & drafts.keys():
                 if call.where not in drafts[ident].made:
                     drafts[ident].made.append(call.where)
@@ -358,7 +358,7 @@ class Planner:
             if leaf.frozen is not None:
                 why = leaf.frozen
                 return f"{why[0]}: {why[1]}" if isinstance(why, tuple) else str(why)
-        return next((self.kept[leaf.id] for leaf in leaves if leaf.id in self.kept), "of no weight that could shrink")
+        return next((self.kept[leaf.id] for leaf in inside if leaf.id in self.kept), "of no weight that could shrink")
 
 
 def _floats(module: nn.Module) -> dict[float, str]:
