@@ -202,6 +202,10 @@ def write_documents(suites: Sequence[str], cache: Path) -> None:
         files = [shard(cache, suite, entry.name) for entry in SUITES[suite]]
         results[suite] = [json.loads(file.read_text("utf-8")) for file in files if file.exists()]
     docs = ROOT / "docs"
+    rival = json.loads((docs / "torch_pruning.json").read_text("utf-8"))
+    for suite, rows in results.items():
+        for row in rows:
+            row["torch_pruning"] = rival.get(suite, {}).get(row["model"])
     (docs / "coverage.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     (docs / "coverage.md").write_text("\n".join(page(results)) + "\n", encoding="utf-8")
 
@@ -236,16 +240,17 @@ def page(results: dict[str, list[dict[str, Any]]]) -> Iterator[str]:
             continue
         yield ""
         yield (
-            "| model | input | passed | elastic | axes | stages | smallest MACs | smallest parameters | elastify | "
-            "capture | analysis | error |"
+            "| model | input | passed | Torch-Pruning | elastic | axes | stages | smallest MACs | "
+            "smallest parameters | elastify | capture | analysis | error |"
         )
-        yield "|---|---|---|---|---:|---:|---:|---:|---:|---:|---:|---:|"
+        yield "|---|---|---|---|---|---:|---:|---:|---:|---:|---:|---:|---:|"
         yield from map(_row, rows)
         yield ""
         yield (
             f"`python tools/zoo.py {suite}`; torch {torch.__version__}, Python {platform.python_version()}, "
             f"{platform.machine()}, one thread per model. *elastify* is the call with both proofs in CPU seconds, "
-            "*capture* the share of it that records the network, *analysis* in milliseconds."
+            "*capture* the share of it that records the network, *analysis* in milliseconds. *Torch-Pruning* tells "
+            "whether what it prunes by half still runs (`benchmarks/pruning.py --results`)."
         )
         yield from _section("Failures", ((row["model"], text) for row in rows for text in row["failures"]))
         yield from _section(
@@ -264,21 +269,26 @@ def _summary(rows: Sequence[dict[str, Any]], total: int) -> str:
     small = sum(row["smallest_macs"] <= 0.2 for row in known)
     deep = sum(row["stages"] > 0 for row in known)
     missing = f" ({total - len(rows)} not run)" if len(rows) < total else ""
+    compared = [row["torch_pruning"]["works"] for row in rows if row.get("torch_pruning")]
+    rival = f" Torch-Pruning's result runs for {sum(compared)} of {len(compared)}." if compared else ""
     return (
         f"{sum(row['passed'] for row in rows)} of {total} models passed{missing}. In {small} the smallest "
-        f"configuration has at most 20 % of the MACs, {deep} have elastic depth."
+        f"configuration has at most 20 % of the MACs, {deep} have elastic depth.{rival}"
     )
 
 
 def _row(row: dict[str, Any]) -> str:
     inputs = ", ".join("x".join(map(str, shape)) for shape in row.get("inputs", ()))
     verdict = "yes" if row["passed"] else "**no**"
+    theirs = row.get("torch_pruning") or {}
+    rival = {True: "yes", False: "no", None: ""}[theirs.get("works")]
     if "axes" not in row:
-        return f"| {row['model']} | {inputs} | {verdict} | | | | | | | | | |"
+        return f"| {row['model']} | {inputs} | {verdict} | {rival} | | | | | | | | | |"
     cells = [
         row["model"],
         inputs,
         verdict,
+        rival,
         ", ".join(row["kinds"] or row["roles"]),
         row["axes"],
         row["stages"],

@@ -109,6 +109,7 @@ PASSED = {
     "why_large": "",
     "seconds": {"build": 4.0, "capture_all": 1.0, "analyse": 0.02, "all": 9.0},
     "worst_error": 1.2e-8,
+    "torch_pruning": {"works": False, "error": "does not run"},
     "frozen": [{"reason": "looked up", "dims": 2, "example": "table[0]", "size": 9}],
 }
 CRASHED = {"model": "timm:bad", "passed": False, "failures": ["not finished\nafter 600 s"]}
@@ -117,12 +118,13 @@ CRASHED = {"model": "timm:bad", "passed": False, "failures": ["not finished\naft
 def test_page(zoo: ModuleType) -> None:
     text = "\n".join(zoo.page({"first": [PASSED, CRASHED]}))
     assert "1 of 21 models passed (19 not run). In 1 the smallest configuration" in text
-    assert "| timm:good | 3x64x64 | yes | channels, depth | 3 | 1 | 4.1% | 5.0% | 4.0 | 25% | 20 | 1e-08 |" in text
+    assert "| timm:good | 3x64x64 | yes | no | channels, depth | 3 | 1 | 4.1% | 5.0% | 4.0 | 25% | 20 | 1e-08 |" in text
     assert "| timm:bad |  | **no** |" in text
     assert "- timm:bad: not finished after 600 s" in text
     assert "- timm:good: `table[0]` (9 units, 2 like it): looked up" in text
     widths = {line.count("|") for line in text.splitlines() if line.startswith("|")}
-    assert widths == {13}
+    assert widths == {14}
+    assert "Torch-Pruning's result runs for 0 of 1." in text
 
 
 def test_only_what_is_due_runs(zoo: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
