@@ -118,12 +118,18 @@ class Metadata:
             if number.attr in self.known or number.value < 2 or not _SIZES.search(number.name):
                 continue
             found = next(filter(None, self.candidates(number)), set())
+            if len(found) > 1:  # units times a fixed number (the pixels of a patch) are meant if nothing else can be
+                found = {layout for layout in found if isinstance(layout, Axis) or self.moves(layout)} or found
             moving = {layout for layout in found if any(axis.id in self.elastic for axis in axes_of(layout))}
             if moving and len(found) == 1:
                 self.sizes[number.attr] = found.pop()
             elif moving:
                 self.unclear[number.attr] = tuple(sorted(found, key=repr))
         return self
+
+    def moves(self, layout: Layout) -> bool:
+        """Whether all parts of a layout are elastic."""
+        return all(axis.id in self.elastic for axis in axes_of(layout))
 
     def candidates(self, number: Number) -> Iterator[set[Layout]]:
         """Layouts of the size of a number, from the closest place to the widest."""

@@ -144,3 +144,23 @@ def test_places_are_no_features() -> None:
 
     small: Any = extract(elastify(Picture(), torch.randn(2, 3, 16, 16)), 0.5)
     assert (small.num_features, small.info) == (8, [{"num_chs": 8, "module": "act"}])
+
+
+def test_units_come_before_units_times_a_fixed_number() -> None:
+    class Patches(nn.Module):
+        """Four pixels of four channels each, flattened, are sixteen; so wide is the network, too."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.pixels, self.place = nn.Linear(1, 4), nn.Parameter(torch.randn(4, 1))
+            self.join, self.head = nn.Linear(16, 16), nn.Linear(16, 3)
+            self.num_features = 16
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.pixels(x[..., None]) + self.place
+            return self.head(self.join(x.flatten(1)).relu())
+
+    model = elastify(Patches(), torch.randn(2, 4))
+    small: Any = extract(model, 0.5)
+    assert (small.num_features, small.head.in_features, small.join.in_features) == (8, 8, 8)
+    assert space(model).plan.unclear == ()
