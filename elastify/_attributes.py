@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -144,6 +144,9 @@ def put_in(container: Any, index: tuple[int | str, ...], value: Any) -> Any:
         return value
     step, rest = index[0], index[1:]
     inner = put_in(_item(container, step), rest, value)
+    if isinstance(container, partial):
+        given = {"args": container.args, "keywords": dict(container.keywords), str(step): inner}
+        return type(container)(container.func, *given["args"], **given["keywords"])
     if isinstance(container, tuple):
         items = (*container[: int(step)], inner, *container[int(step) + 1 :])
         return type(container)(*items) if hasattr(container, "_fields") else type(container)(items)

@@ -14,6 +14,7 @@ the innermost builtins, with the very integers that the model passed.
 from __future__ import annotations
 
 import enum
+import functools
 import gc
 import logging
 import random
@@ -153,7 +154,9 @@ class _Swap:
                 elif name == "_modules":
                     space[name] = value.copy()
                 elif name not in _BASE:
+                    tag, self.tag = self.tag, self.tag and _copied_as_it_is(module)
                     space[name] = self.value(value, path, name, (), 0)
+                    self.tag = tag
             space["training"] = training
             if space.get("_compiled_call_impl") is not None:
                 space["_compiled_call_impl"] = None
@@ -197,6 +200,10 @@ class _Swap:
             if all(new is old for new, old in zip(items, value, strict=True)):
                 return value
             return kind._make(items) if hasattr(kind, "_make") else kind(items)
+        if kind is functools.partial:
+            parts = (self.value(getattr(value, part), owner, name, (*index, part), depth + 1) for part in _PARTIAL)
+            args, keywords = parts
+            return functools.partial(value.func, *args, **keywords)
         if kind is list:
             return self.container(value, owner, name, index, depth, enumerate(value), value.copy)
         if kind in (dict, OrderedDict, defaultdict):
@@ -222,11 +229,11 @@ class _Swap:
             return
         self.copies[id(value)] = (value, value)
         self.saved.append((space, dict(space)))
-        path = f"{owner}.{name}" if owner else name
+        path, tag = f"{owner}.{name}" if owner else name, self.tag
+        self.tag = tag and not index  # no name leads to what an object inside a list holds
         for key, item in list(space.items()):
-            # an integer of an object inside a list has no name that leads to it
-            if not (index and type(item) is int):
-                space[key] = self.value(item, path, key, index, depth + 1)
+            space[key] = self.value(item, path, key, index, depth + 1)
+        self.tag = tag
         if not index:
             self.given.append((path, space, {name: _contents(item) for name, item in space.items()}))
 
@@ -240,6 +247,13 @@ def _contents(value: Any, depth: int = 0) -> list[Any]:
     return [value]
 
 
+def _copied_as_it_is(module: nn.Module) -> bool:
+    """False for a module that says itself what a copy is made of: numbers set from outside might not be among it."""
+    author = next((cls for cls in type(module).__mro__ if "__getstate__" in vars(cls)), object)
+    return author.__module__.partition(".")[0] in ("torch", "builtins")
+
+
+_PARTIAL = ("args", "keywords")
 _FOREIGN = frozenset(
     {"torch", "numpy", "logging", "threading", "functools", "builtins", "lightning", "pytorch_lightning"}
 )

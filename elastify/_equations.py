@@ -34,6 +34,11 @@ class Solver:
     def guards(self, guards: list[Guard]) -> list[Guard]:
         """Turn equalities into equations; return the comparisons that are left."""
         rest = []
+        for guard in guards:
+            if guard.fn == "int" and not self._settled(guard.args[0]):
+                self.facts.why = Why("int", "", guard.source)
+                for leaf in leaves(guard.args[0]):
+                    self.facts.freeze(self._leaf(leaf), "int() makes a number of its size that does not follow")
         for guard in dict.fromkeys(filter(None, map(_whole, guards))):
             equal = (guard.fn, guard.result) in {("eq", True), ("ne", False)}
             if not equal or any(_uses(arg, "mod") for arg in guard.args):
@@ -103,6 +108,9 @@ class Solver:
             return f.concat(map(self.term, expr.args))
         if expr.fn == "floordiv" and self.size(expr.args[0]) % self.size(expr.args[1]) == 0:
             return self._quotient(*map(self.term, expr.args))
+        if expr.fn == "mod" and self.size(expr) == 0 < self.size(expr.args[1]):
+            self._quotient(*map(self.term, expr.args))
+            return f.fixed(0, "no rest")
         if expr.fn == "sub" and self.size(expr) >= 0 and (rest := self._rest(*map(self.term, expr.args))) is not None:
             return rest
         for leaf in leaves(expr):
@@ -156,7 +164,7 @@ _MIRROR = {"lt": "gt", "le": "ge", "gt": "lt", "ge": "le", "eq": "eq", "ne": "ne
 
 def _whole(guard: Guard) -> Guard | None:
     """A comparison of whole numbers: n > 2.5 is n > 2. None where it says nothing about sizes."""
-    if guard.fn == "truth":
+    if guard.fn in ("truth", "int"):
         return None
     left, right = guard.args
     if not isinstance(left, float) and not isinstance(right, float):

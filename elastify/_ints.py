@@ -4,18 +4,21 @@
 has been sliced. So during capture every integer that a module owns, and every size that a tensor reports, is
 an `Int`: a plain `int` that also carries an expression over attributes and tensor sizes. Arithmetic builds
 larger expressions; a comparison is a fact that every smaller network must reproduce, so it is logged as a
-guard. Whatever reaches an operation without an expression is a literal of the source code.
+guard. Whatever reaches an operation without an expression is a literal of the source code. A quotient is a `Ratio`
+until `round`, `math.floor` or `math.ceil` makes it whole again; `int()` can only give a plain number, so it is a guard.
 
 No torch here: the analysis and the tests use these values without a model.
 """
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 
@@ -150,6 +153,8 @@ def _arithmetic(name: str, fn: str, *, reflected: bool = False) -> None:
     neutral = _NEUTRAL.get(fn)
 
     def method(self: Int, *others: Any) -> Any:
+        if fn == "mul" and isinstance(others[0], float):
+            return Ratio(self, 1) * others[0]
         result = plain(self, *others)
         if type(result) is not int or not all(isinstance(other, int) for other in others):
             return result
@@ -198,6 +203,81 @@ for _name in ("__floor__", "__ceil__", "__round__", "__trunc__"):
     setattr(Int, _name, lambda self, *_: self)
 
 
+class Ratio(float):
+    """A float that is one size divided by another, for `round(C * 0.5)` and `math.ceil(n / 2)`.
+
+    >>> half = Int(12, Attr("", "width")) * 0.5
+    >>> half, round(half).expr
+    (6.0, Op(fn='floordiv', args=(Attr(owner='', name='width', index=()), 2)))
+    """
+
+    above: Int
+    below: Int | int
+
+    def __new__(cls, above: Int, below: Int | int) -> Ratio:
+        self = super().__new__(cls, above.real / below.real)
+        self.above, self.below = above, below
+        return self
+
+    def __mul__(self, other: Any) -> Any:
+        if isinstance(other, float):
+            factor = Fraction(other).limit_denominator(1000) if math.isfinite(other) else Fraction(0)
+            if not factor or float(factor) != other:
+                return float(self) * other
+            return Ratio(self.above * factor.numerator, self.below * factor.denominator)
+        return Ratio(self.above * other, self.below) if isinstance(other, int) and other else float(self) * other
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, other: Any) -> Any:
+        return Ratio(self.above, self.below * other) if isinstance(other, int) and other else float(self) / other
+
+    def __floor__(self) -> int:
+        return self.above // self.below
+
+    def __ceil__(self) -> int:
+        return self.above // self.below if self.is_integer() else -(-self.above // self.below)
+
+    def __round__(self, digits: int | None = None) -> Any:
+        if digits is not None:
+            return float.__round__(self, digits)
+        return self.above // self.below if self.is_integer() else int(float.__round__(self))
+
+    def __int__(self) -> int:
+        _converted((self.above // self.below).expr, result := int(float.__trunc__(self)))
+        return result
+
+    __trunc__ = __int__
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Ratio:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (float, (float.__float__(self),))
+
+
+def _divided(self: Int, other: Any) -> Any:
+    if isinstance(other, int) and other.real:
+        return Ratio(self, other)
+    return int.__truediv__(self, other)
+
+
+def _to_int(self: Int) -> int:
+    _converted(self.expr, self.real)
+    return self.real
+
+
+setattr(Int, "__truediv__", _divided)  # noqa: B010 - special methods, set late so that the class body stays plain
+setattr(Int, "__int__", _to_int)  # noqa: B010
+
+
+def _converted(expr: Expr, result: int) -> None:
+    """`int()` hands out a plain number that does not know its origin: it must stay what it is."""
+    log = _guards.get()
+    if log is not None:
+        log("int", (expr,), result)
+
+
 def _bool(self: Int) -> bool:
     result = int.__bool__(self)
     log = _guards.get()
@@ -206,4 +286,4 @@ def _bool(self: Int) -> bool:
     return result
 
 
-setattr(Int, "__bool__", _bool)  # noqa: B010 - a special method, set late so that the class body stays plain
+setattr(Int, "__bool__", _bool)  # noqa: B010

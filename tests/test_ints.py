@@ -5,6 +5,7 @@ import json
 import math
 import operator
 import pickle
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -110,3 +111,45 @@ def test_expressions_of_numbers_and_their_leaves():
     assert list(leaves((width // heads * 3).expr)) == [WIDTH, HEADS]
     assert str(Attr("a.b", "size", (0, "x"))) == "a.b.size[0]['x']"
     assert str(Attr("", "size")) == "size"
+
+
+N = Int(12, Attr("", "n"))
+
+
+@pytest.mark.parametrize(
+    ("whole", "value", "expr"),
+    [
+        (lambda: math.floor(N / 4), 3, Op("floordiv", (Attr("", "n"), 4))),
+        (lambda: math.ceil(N / 4), 3, Op("floordiv", (Attr("", "n"), 4))),
+        (lambda: round(N * 0.25), 3, Op("floordiv", (Attr("", "n"), 4))),
+        (lambda: round(0.75 * N), 9, Op("floordiv", (Op("mul", (Attr("", "n"), 3)), 4))),
+        (lambda: math.floor(N / 2 / 3), 2, Op("floordiv", (Attr("", "n"), 6))),
+        (lambda: round(N / N * 2), 2, Op("floordiv", (Op("mul", (Attr("", "n"), 2)), Attr("", "n")))),
+        (lambda: math.floor(N / 5), 2, Op("floordiv", (Attr("", "n"), 5))),
+    ],
+)
+def test_a_ratio_made_whole_again_knows_its_origin(whole: Any, value: int, expr: Op) -> None:
+    found = whole()
+    assert found == value
+    assert found.expr == expr
+
+
+def test_a_ratio_is_a_float() -> None:
+    half = N / 2
+    assert isinstance(half, float)
+    assert half == 6.0
+    assert (half + 1, half * math.pi, half / 0.5, math.sqrt(half * 6)) == (7.0, 6 * math.pi, 12.0, 6.0)
+    assert type(half * math.pi) is float
+    assert type(round(N / 5)) is int
+    assert math.ceil(N / 5) == 3
+    assert copy.deepcopy(half) == 6.0
+    assert round(N / 5, 1) == 2.4
+
+
+@pytest.mark.parametrize("number", [N, N / 2, N * 0.5])
+def test_int_hands_out_a_plain_number_and_says_so(number: Any) -> None:
+    seen: list[Any] = []
+    with guard_log(lambda *guard: seen.append(guard)):
+        plain = int(number)
+    assert type(plain) is int
+    assert [(fn, result) for fn, _, result in seen] == [("int", plain)]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import pytest
 import torch
 
-from . import attention, code, convolutions, experts, norms, positions, recurrent, shapes, sharing
-from .construct import Construct, check
+from elastify import elastify, space
+
+from . import attention, code, convolutions, experts, integers, norms, positions, recurrent, shapes, sharing
+from .construct import Construct, axes_at, check
 
 CONSTRUCTS = [
     *attention.CONSTRUCTS,
@@ -20,6 +23,7 @@ CONSTRUCTS = [
     *sharing.CONSTRUCTS,
     *experts.CONSTRUCTS,
     *code.CONSTRUCTS,
+    *integers.CONSTRUCTS,
 ]
 
 
@@ -35,6 +39,14 @@ def _one_thread() -> Iterator[None]:
 @pytest.mark.parametrize("construct", CONSTRUCTS, ids=str)
 def test_construct(construct: Construct) -> None:
     check(construct)
+
+
+def test_a_number_that_loses_its_origin_unseen_is_found_by_the_proof() -> None:
+    """`math.sqrt` hands out a plain float, and asks nothing: the smaller network shows what it was used for."""
+    net = integers.halves(lambda m, x: int(math.sqrt(3 * x.shape[1])))()
+    with pytest.warns(UserWarning, match=r"first.hidden: the smaller network does not run"):
+        elastify(net, torch.randn(2, 6))
+    assert axes_at(space(net), "first.weight[0]") == []
 
 
 def test_names_are_unique() -> None:
