@@ -131,7 +131,16 @@ def test_a_difference_cuts_what_has_no_structure(world: World) -> None:
     assert not world.frozen(WIDTH)
 
 
-@pytest.mark.parametrize("fn", ["mod", "pow", "neg"])
+def test_a_rest_of_nothing_stays_nothing(world: World) -> None:
+    """each * heads + rest of divmod(C, heads), where C is a multiple of the heads."""
+    each, rest = Op("floordiv", (Dim(0, 1), HEADS)), Op("mod", (Dim(0, 1), HEADS))
+    world.facts.equate(Op("add", (Op("mul", (each, HEADS)), rest)), unknown := world.facts.leaf(12))
+    world.solver.solve()
+    assert sorted(axis.size for axis in world.facts.terms.resolve(unknown).parts) == [3, 4]
+    assert not world.facts.terms.is_frozen(unknown)
+
+
+@pytest.mark.parametrize("fn", ["pow", "neg"])
 def test_what_cannot_be_solved_freezes_all_that_it_mentions(world: World, fn: str) -> None:
     args = (Dim(0, 1),) if fn == "neg" else (Dim(0, 1), HEADS)
     world.facts.equate(Op(fn, args), world.facts.leaf(4))

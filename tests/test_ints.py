@@ -122,7 +122,7 @@ N = Int(12, Attr("", "n"))
         (lambda: math.floor(N / 4), 3, Op("floordiv", (Attr("", "n"), 4))),
         (lambda: math.ceil(N / 4), 3, Op("floordiv", (Attr("", "n"), 4))),
         (lambda: round(N * 0.25), 3, Op("floordiv", (Attr("", "n"), 4))),
-        (lambda: round(0.75 * N), 9, Op("floordiv", (Op("mul", (Attr("", "n"), 3)), 4))),
+        (lambda: round(N * 0.75), 9, Op("floordiv", (Op("mul", (Attr("", "n"), 3)), 4))),
         (lambda: math.floor(N / 2 / 3), 2, Op("floordiv", (Attr("", "n"), 6))),
         (lambda: round(N / N * 2), 2, Op("floordiv", (Op("mul", (Attr("", "n"), 2)), Attr("", "n")))),
         (lambda: math.floor(N / 5), 2, Op("floordiv", (Attr("", "n"), 5))),

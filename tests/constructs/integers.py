@@ -1,6 +1,6 @@
 """Where a number comes from: what it may be an attribute of, what arithmetic it goes through, and where it is lost.
 
-Each net reshapes 12 channels to 4 heads of 3 and treats every head by itself; functions of (net, x) say with which numbers.
+Each net reshapes 12 channels to 4 heads of 3 and treats every head by itself; a function says by which numbers.
 """
 
 from __future__ import annotations
