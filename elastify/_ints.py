@@ -211,10 +211,10 @@ class Ratio(float):
     (6.0, Op(fn='floordiv', args=(Attr(owner='', name='width', index=()), 2)))
     """
 
-    above: Int
-    below: Int | int
+    above: int
+    below: int
 
-    def __new__(cls, above: Int, below: Int | int) -> Ratio:
+    def __new__(cls, above: int, below: int) -> Ratio:
         self = super().__new__(cls, above.real / below.real)
         self.above, self.below = above, below
         return self
@@ -238,13 +238,13 @@ class Ratio(float):
     def __ceil__(self) -> int:
         return self.above // self.below if self.is_integer() else -(-self.above // self.below)
 
-    def __round__(self, digits: int | None = None) -> Any:
+    def __round__(self, digits: Any = None) -> Any:
         if digits is not None:
             return float.__round__(self, digits)
         return self.above // self.below if self.is_integer() else int(float.__round__(self))
 
     def __int__(self) -> int:
-        _converted((self.above // self.below).expr, result := int(float.__trunc__(self)))
+        _converted(expr_of(self.above // self.below), result := int(float.__trunc__(self)))
         return result
 
     __trunc__ = __int__
