@@ -113,7 +113,9 @@ class _Symmetry:
                 self.tensors = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
                 self.caches = remember(self.model, plan.caches)
                 redraw(self.model, seed)
-                self.original = {name: self.tensors[name].detach().clone() for name in plan.tensors}
+                # forward may change buffers; parameters, which can be large, are permuted back instead
+                kept = [name for name in plan.tensors if name not in self.parameters]
+                self.buffers = {name: self.tensors[name].detach().clone() for name in kept}
                 self.reference = self.outputs()
                 return
             except Exception:
@@ -151,15 +153,21 @@ class _Symmetry:
         orders = {axis.id: derangement(axis.size, self.seed + 7919 * draw + axis.id) for axis in axes}
         touched = {name for axis in axes for name in (only(axis) if only else self.members.get(axis.id, ()))}
         for name in touched:
-            value = self.original[name]
-            for dim, layout in enumerate(self.plan.tensors[name]):
-                value = _permuted(value, dim, layout, orders)
-            self.tensors[name].copy_(value)
+            self._permute(name, orders)
         try:
             return self.error(orders)
         finally:
             for name in touched:
-                self.tensors[name].copy_(self.original[name])
+                if name in self.buffers:
+                    self.tensors[name].copy_(self.buffers[name])
+                else:
+                    self._permute(name, orders, back=True)
+
+    def _permute(self, name: str, orders: Mapping[int, np.ndarray], *, back: bool = False) -> None:
+        value = self.tensors[name]
+        for dim, layout in enumerate(self.plan.tensors[name]):
+            value = _permuted(value, dim, layout, orders, back=back)
+        self.tensors[name].copy_(value)
 
     def failures(self) -> dict[int, str]:
         """Axes in which the model is not symmetric, until those that are left hold together."""
@@ -211,10 +219,13 @@ class _Symmetry:
         return self.measure([axis], 0, lambda _: [name]) > self.tolerance
 
 
-def _permuted(tensor: Tensor, dim: int, layout: Layout, orders: Mapping[int, np.ndarray]) -> Tensor:
+def _permuted(
+    tensor: Tensor, dim: int, layout: Layout, orders: Mapping[int, np.ndarray], *, back: bool = False
+) -> Tensor:
     if not any(axis.id in orders for axis in axes_of(layout)):
         return tensor
-    return tensor.index_select(dim, torch.from_numpy(indices(layout, orders)).to(tensor.device))
+    order = indices(layout, orders)
+    return tensor.index_select(dim, torch.from_numpy(np.argsort(order) if back else order).to(tensor.device))
 
 
 def _groups(axes: list[ElasticAxis]) -> list[list[ElasticAxis]]:
