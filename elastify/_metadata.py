@@ -22,7 +22,7 @@ from torch import nn
 from elastify._analysis import Analysis
 from elastify._attributes import nn_sources
 from elastify._graph import Value, values
-from elastify._ints import Attr
+from elastify._ints import Attr, exprs, leaves
 from elastify._layout import Axis, Layout, axes_of
 from elastify._plan import Stage
 
@@ -115,7 +115,12 @@ class Metadata:
     def match(self) -> Metadata:
         """Fill `sizes` and `unclear`."""
         for number in numbers(self.model):
-            if number.attr in self.known or number.value < 2 or not _SIZES.search(number.name):
+            if (
+                number.attr in self.known
+                or number.attr in self.arguments
+                or number.value < 2
+                or not _SIZES.search(number.name)
+            ):
                 continue
             found = next(filter(None, self.candidates(number)), set())
             if len(found) > 1:  # units times a fixed number (the pixels of a patch) are meant if nothing else can be
@@ -160,6 +165,14 @@ class Metadata:
 
     def join(self, path: str, name: str) -> str:
         return f"{path}.{name}" if path else name
+
+    @cached_property
+    def arguments(self) -> set[Attr]:
+        """Attributes that operations were given: those that are no sizes (`dim`, `stride`) must stay."""
+        given = (
+            expr for graph in self.analysis.graphs for call in graph.calls for expr in exprs((call.args, call.kwargs))
+        )
+        return {leaf for expr in given for leaf in leaves(expr) if isinstance(leaf, Attr)}
 
     @cached_property
     def calls(self) -> dict[str, list[Any]]:
