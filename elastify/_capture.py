@@ -6,7 +6,8 @@ The graph is analysed, never executed. Where control flow depends on the numbers
 follow it: then the same run is made with real tensors (clones; the weights are never touched), the path that the
 example takes is recorded, and a warning names the line. One capture runs at a time in a process.
 
-Not seen: `range(n)`, a list indexed by n, and `int(n / 2)` turn an integer with provenance into a plain one.
+Not seen: `range(n)`, a list indexed by n, `int(n / 2)` and `math.sqrt(n)` turn an integer with provenance into a plain
+one; `int` freezes it, the others are found by the proofs. `round`, `math.floor` and `math.ceil` keep it.
 """
 
 from __future__ import annotations
