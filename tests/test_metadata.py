@@ -163,4 +163,4 @@ def test_units_come_before_units_times_a_fixed_number() -> None:
     model = elastify(Patches(), torch.randn(2, 4))
     small: Any = extract(model, 0.5)
     assert (small.num_features, small.head.in_features, small.join.in_features) == (8, 8, 8)
-    assert space(model).plan.unclear == ()
+    assert not space(model).plan.unclear
