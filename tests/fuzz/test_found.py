@@ -45,3 +45,10 @@ def test_counting_from_one_numbers_as_many_units_as_there_are() -> None:
     report.assert_passed()
     assert report.space is not None
     assert [axis.size for axis in report.space.axes] == [4]
+
+
+def test_a_dimension_held_in_an_attribute_is_not_taken_for_a_size() -> None:
+    """`dims = [2]` names the dimension of time; that there are two channels does not make it their number."""
+    net = Net(lambda m, x: m.fc(m.conv(m.point(x)).mean(m.dims)), point=nn.Conv1d(3, 6, 1), dims=[2])
+    net.conv, net.fc = nn.Conv1d(6, 2, 3, groups=2), nn.Linear(2, 3)
+    check_model(net, torch.randn(2, 3, 9)).assert_passed()
