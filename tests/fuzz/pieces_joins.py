@@ -29,7 +29,7 @@ class Sum(nn.Module):
         if self.style == "mul":
             return a * b.tanh()
         if self.style == "sub":
-            return a - b
+            return a - 0.5 * b
         if self.style == "max":
             return torch.maximum(a, b)
         if self.weight is not None:
