@@ -74,7 +74,7 @@ def explain(space: SearchSpace, name: str) -> str:
 def _asked(space: SearchSpace) -> list[str]:
     """What `elastify` was asked for, where that is not the default."""
     shown = {name: value for name, value in space.asked.items() if _DEFAULTS.get(name, value) != value}
-    return [f"asked: {', '.join(f'{name}={value!r}' for name, value in shown.items())}"] if shown else []
+    return [f"asked: {name}={value!r}" for name, value in shown.items()]
 
 
 def _axes(space: SearchSpace) -> list[str]:

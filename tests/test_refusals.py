@@ -85,7 +85,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], dict[str, Any], tuple[str, ...]]] = 
     "everything frozen": (
         lambda: Odd(plain),
         {"example_inputs": X, "freeze": ["*"]},
-        ("nothing in this Odd is elastic", "kept by request"),
+        ("nothing in this Odd is elastic", "frozen as asked"),
     ),
     "NaN weights": (
         poisoned,
