@@ -200,6 +200,7 @@ _MROPE = {"text_config.rope_parameters": _ROPE}
 _EXPERTS = {"n_routed_experts": 4, "num_experts_per_tok": 2}
 
 OVERRIDES: dict[str, dict[str, Any]] = {
+    "bamba": {"attn_layer_indices": [2]},
     "bit": {"num_groups": 4},
     "blip-2": {"image_token_index": 990},
     "falcon_h1": {"mamba_d_ssm": 192},
