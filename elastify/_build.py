@@ -19,6 +19,7 @@ from elastify._analysis import Analysis, analyse
 from elastify._blocks import identities
 from elastify._caches import emptied
 from elastify._capture import capture, capture_all, prepare_inputs
+from elastify._config import SubnetConfig
 from elastify._cost import CostModel
 from elastify._elastic import STATE, State, ids_of
 from elastify._errors import ElastifyError
@@ -266,7 +267,8 @@ def _prove_sizes(
 
     for _ in range(4):
         where = SearchSpace(plan)
-        configurations = [ids_of(where, config) for config in (where.min, where.sample(0), where.sample(1))]
+        chosen = (where.min, _every_other(where), where.sample(0), where.sample(1))
+        configurations = [ids_of(where, config) for config in chosen]
         configurations.insert(0, ({}, {stage.name: _first_and_last(stage) for stage in plan.stages}))
         axes, stages = failing(analysis, plan, run, configurations)
         if not axes and not stages:
@@ -281,6 +283,11 @@ def _prove_sizes(
         plan = planner.plan()
         install(model, plan)
     raise ElastifyError("the sizes of this model cannot be proven", fix="pass freeze=[...] for the modules named above")
+
+
+def _every_other(where: SearchSpace) -> SubnetConfig:
+    """Every other axis as small as it gets: sizes that were equal are not, so that none can stand for another."""
+    return where.repair({axis.name: axis.choices[0] if i % 2 else axis.size for i, axis in enumerate(where.axes)})
 
 
 def _first_and_last(stage: Stage) -> tuple[int, ...]:

@@ -317,20 +317,6 @@ def test_axes_that_fail_only_together_lose_one() -> None:
 # -- both, in elastify ------------------------------------------------------------------------------------------
 
 
-def test_sizes_that_cannot_run_go_before_the_axis() -> None:
-    def forward(m: Net, x: Tensor) -> Tensor:
-        y = m.a(x)
-        if y.stride(0) in (6, 9, 15):  # a kernel that does not like them
-            raise RuntimeError("no kernel for this size")
-        return m.b(y)
-
-    model = Net(forward, a=nn.Linear(6, 24), b=nn.Linear(24, 3))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        elastify(model, X)
-    assert [axis.choices for axis in space(model).axes] == [(8, 16, 24)]
-
-
 def test_rows_that_complex_numbers_are_cut_from_stay_even() -> None:
     def forward(m: Net, x: Tensor) -> Tensor:
         left, turned = m.a(x).split([m.rank, 8], -1)
