@@ -43,4 +43,4 @@ def test_a_subnet_that_writes_otherwise_is_told(monkeypatch: pytest.MonkeyPatch)
     model, args, kwargs = tiny("gpt2")
     faults = check_generation(model, args, kwargs, draws=0)
     assert faults[0] == "the full model writes otherwise"
-    assert "generate() writes [5] activated, [6] extracted" in faults[1]
+    assert "generate() writes [3] activated, [4] extracted" in faults[1]
