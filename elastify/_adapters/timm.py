@@ -19,5 +19,6 @@ def example_inputs(model: nn.Module) -> tuple[tuple[Any, ...], dict[str, Any]] |
         size = [int(n) for n in built]
     first = config.get("first_conv") or ""
     stem = dict(model.named_modules()).get(first if isinstance(first, str) else first[0])
-    channels = int(getattr(stem, "in_channels", channels))
+    told = getattr(model, "in_chans", None)  # a stem may see pixels already folded into channels
+    channels = told if isinstance(told, int) else int(getattr(stem, "in_channels", channels))
     return (noise(2, channels, *size),), {}
