@@ -181,7 +181,7 @@ def _uses(expr: Expr, fn: str) -> bool:
 
 
 def constraints(
-    guards: list[Guard], layout: Callable[[Attr | Dim], Layout], smallest: Mapping[int, int]
+    guards: list[Guard], layout: Callable[[Attr | Dim], Layout | int], smallest: Mapping[int, int]
 ) -> list[Constraint]:
     """Comparisons that some configuration might answer differently; `smallest` gives the least size per axis."""
 

@@ -101,7 +101,7 @@ class Planner:
             aliases=self.aliases(elastic),
             attributes=attributes,
             scales=self.scales({a: layout for a, layout in attributes.items() if a in read}, elastic),
-            constraints=self.constraints(axes),
+            constraints=self.constraints(axes, metadata.sizes),
             caches=tuple(dict.fromkeys(attr for graph in self.analysis.graphs for attr in graph.caches)),
             statistics=self.statistics(),
             used=frozenset(self.used()),
@@ -272,15 +272,17 @@ class Planner:
                             sizes.setdefault(call.where, {}).setdefault(layout.size, {})[layout] = 1
         return sizes
 
-    def constraints(self, axes: Sequence[ElasticAxis]) -> tuple[Constraint, ...]:
+    def constraints(self, axes: Sequence[ElasticAxis], matched: Mapping[Attr, Layout]) -> tuple[Constraint, ...]:
+        """What comparisons ask of sizes. Numbers that only comparisons read may be `matched`: they move then, too."""
         smallest = {axis.id: axis.choices[0] for axis in axes}
         found: dict[Constraint, None] = {}
         for index, guards in enumerate(self.analysis.guards):
             facts = self.analysis.enter(index)
 
-            def layout(leaf: Attr | Dim) -> Layout:
-                size = 0 if isinstance(leaf, Dim) else attribute_value(self.model, leaf)
-                return self.analysis.terms.resolve(facts.size_of(leaf, size))  # noqa: B023 - used in this round only
+            def layout(leaf: Attr | Dim) -> Layout | int:
+                if isinstance(leaf, Attr) and leaf not in facts.attributes:  # noqa: B023 - used in this round only
+                    return matched[leaf] if leaf in matched else attribute_value(self.model, leaf)
+                return self.analysis.terms.resolve(facts.size_of(leaf, 0))  # noqa: B023
 
             found.update(dict.fromkeys(constraints(guards, layout, smallest)))
         return tuple(found)

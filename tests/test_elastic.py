@@ -220,3 +220,24 @@ def test_a_cache_comes_back_where_elastify_fails() -> None:
     with pytest.raises(ElastifyError):
         elastify(model, x, freeze=["nothing"])
     assert model.cache is cache
+
+
+class Widening(nn.Module):
+    """Looks at two numbers that nothing else reads, to see whether it needs a projection."""
+
+    def __init__(self, dim: int, dim_out: int) -> None:
+        super().__init__()
+        self.dim, self.dim_out = dim, dim_out
+        self.project, self.layer = nn.Linear(dim, dim_out), nn.Linear(dim, dim_out)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        shortcut = self.project(x) if self.dim != self.dim_out else x
+        return shortcut + torch.relu(self.layer(x))
+
+
+def test_numbers_that_only_a_comparison_reads_follow_and_keep_its_answer() -> None:
+    model = elastify(nn.Sequential(nn.Linear(6, 8), Widening(8, 12), nn.Linear(12, 3)), torch.randn(2, 6))
+    for seed in range(40):
+        config = space(model).sample(seed)
+        small = extract(model, config)
+        assert small[1].dim == small[0].out_features != small[1].dim_out == small[2].in_features
