@@ -96,6 +96,7 @@ class _Session:
         for path, module in model.named_modules(remove_duplicate=False):
             self.paths.setdefault(id(module), []).append(path)
         self.real_only = ""
+        self.exchanged: str | None = None
         owned = [*model.parameters(), *model.buffers()]
         mode = next((t.fake_mode for t in owned if isinstance(t, FakeTensor)), None)
         self.mode = mode or FakeTensorMode(allow_non_fake_inputs=True)
@@ -122,6 +123,17 @@ class _Session:
         return f"({', '.join(described)})"
 
     def run(self, *, training: bool, fake: bool = True) -> Graph:
+        graph = self.graph(training, fake)
+        if self.exchanged is not None:
+            raise ElastifyError(
+                "forward exchanges modules of the model",
+                where=self.exchanged or type(self.model).__name__,
+                why="what it puts in their place would not follow the sizes of a subnet",
+                fix="model(*example_inputs) once before elastify, if it does so on its first run only",
+            )
+        return graph
+
+    def graph(self, training: bool, fake: bool) -> Graph:
         with _lock:
             if not fake or self.real_only:
                 return self.on_real_tensors(training)
@@ -162,6 +174,7 @@ class _Session:
             stack.enter_context(recording(recorder))
             stack.enter_context(recorder)
             run_recorded(self.model, args, kwargs)
+            self.exchanged = next(swap.exchanged(), None)
             with torch._C.DisableTorchFunction():
                 graph.caches = list(swap.caches())
         del args, kwargs

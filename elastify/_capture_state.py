@@ -162,6 +162,13 @@ class _Swap:
                 space["_compiled_call_impl"] = None
             self.given.append((path, space, {n: _contents(v) for n, v in space.items() if n not in _BASE}))
 
+    def exchanged(self) -> Iterator[str]:
+        """Modules whose children forward has replaced, added or removed; asked before `restore`."""
+        originals = {id(space): old["_modules"] for space, old in self.saved if "_modules" in old}
+        for path, space, _ in self.given:
+            if "_modules" in space and space["_modules"] != originals.get(id(space)):
+                yield path
+
     def caches(self) -> Iterator[Attr]:
         """Attributes in which forward has left a tensor that was not there."""
         for path, space, before in self.given:

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from elastify import elastify, extract
 from elastify._capture import capture, capture_all, prepare_inputs
 from elastify._errors import ElastifyError
 
@@ -167,3 +168,30 @@ def test_a_batch_of_one_is_doubled():
     args, kwargs = prepare_inputs({"ids": torch.zeros(4, 1)})
     assert (args, kwargs["ids"].shape) == ((), (4, 1))
     assert prepare_inputs(None) == ((), {})
+
+
+class Exchanging(nn.Module):
+    """Puts another layer in its own place on its first run, as BigBird does for short texts."""
+
+    def __init__(self):
+        super().__init__()
+        self.wide, self.last = nn.Linear(4, 8), nn.Linear(8, 2)
+        self.exchanged = False
+
+    def forward(self, x):
+        if not self.exchanged:
+            weight, self.wide, self.exchanged = self.wide.weight, nn.Linear(4, 8), True
+            self.wide.weight = weight
+        return self.last(self.wide(x))
+
+
+def test_a_model_that_exchanges_its_modules_is_refused_until_it_has_run():
+    net, x = Exchanging(), torch.randn(2, 4)
+    wide = net.wide
+    with pytest.raises(ElastifyError, match=r"forward exchanges modules(.|\n)*once before elastify"):
+        elastify(net, x)
+    assert net.wide is wide
+    assert not net.exchanged
+    net(x)
+    small = extract(elastify(net, x), 0.5)
+    assert small.wide.out_features == 4
