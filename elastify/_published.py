@@ -36,6 +36,7 @@ def shown(model: nn.Module, plan: Plan, sizes: Mapping[int, int], gone: Collecti
     left_out = tuple(f"{path}." for path in gone)
     names = [name for name in plan.tensors if not name.startswith(left_out)]
     configs = _configs(model)
+    used = {(id(resolve(model, attr.owner)), attr.name) for attr in plan.used}  # one object may have several paths
     for path, config in configs.items():
         own = _pools(plan, [name for name in names if _nearest(name, configs) is config], sizes)
         below = _pools(plan, [name for name in names if _inside(name, path)], sizes)
@@ -43,7 +44,7 @@ def shown(model: nn.Module, plan: Plan, sizes: Mapping[int, int], gone: Collecti
             kind = _kind(name)
             if type(value) is int and kind and value > 1:
                 found = own.get(kind, {}).get(value) or below.get(kind, {}).get(value) or {value}
-                if max(found) != value and _attr(path, name) not in plan.used:
+                if max(found) != value and (id(config), name) not in used:
                     yield _attr(path, name), max(found)
 
 

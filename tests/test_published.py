@@ -100,3 +100,37 @@ def test_a_number_that_forward_computes_with_stays() -> None:
     model = elastify(Picky().eval(), torch.randn(2, 7, 6))
     config = extract(model, {"width": 10, "*.heads": 2}).config
     assert (config.d_model, config.n_head) == (20, 3)
+
+
+class Tower(nn.Module):
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.config, self.layer = config, nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.layer(x))
+
+
+class TwoTowers(nn.Module):
+    """The config of each tower is known by two paths; forward compares their widths, and would want a projection."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.config = SimpleNamespace(one=SimpleNamespace(hidden_size=12), two=SimpleNamespace(hidden_size=12))
+        self.one, self.two = Tower(self.config.one), Tower(self.config.two)
+        self.inlet, self.bridge, self.last = nn.Linear(6, 12), nn.Linear(12, 12), nn.Linear(12, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.one(self.inlet(x))
+        if self.one.config.hidden_size != self.two.config.hidden_size:
+            h = self.projection(h)
+        return self.last(self.two(self.bridge(h)))
+
+
+def test_numbers_that_are_compared_stay_under_whatever_path_they_are_known() -> None:
+    model, x = elastify(TwoTowers().eval(), torch.randn(2, 6)), torch.randn(3, 6)
+    for seed in range(6):
+        config = space(model).sample(seed)
+        with activate(model, config):
+            expected = model(x)
+        torch.testing.assert_close(extract(model, config)(x), expected)
