@@ -231,6 +231,8 @@ def page(results: dict[str, list[dict[str, Any]]]) -> Iterator[str]:
         "same output activated and extracted."
     )
     for suite, rows in results.items():
+        if not rows:
+            continue
         yield ""
         yield f"## Suite `{suite}`"
         yield ""
