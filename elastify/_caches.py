@@ -1,6 +1,6 @@
 """Caches that a forward pass fills.
 
-LeViT gathers its attention biases from a table once and keeps them in a dict until training goes on. What such a
+Some attention gathers its biases from a table once and keeps them in a dict until training goes on. What such a
 dict holds belongs to one configuration, and to weights in one order. Capture tells in which attributes forward
 leaves tensors; these are put back to what they were before the first run whenever the configuration changes, so that
 each subnet fills its own. Caches that an earlier run has filled are found by emptying them: forward fills them again.
