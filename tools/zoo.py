@@ -15,13 +15,14 @@ import argparse
 import gc
 import hashlib
 import json
+import multiprocessing
 import os
 import platform
 import re
-import subprocess
 import sys
 import time
 import traceback
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,7 +32,10 @@ from typing import Any
 from unittest import mock
 
 ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "zoo")]
+_PLACES = [str(ROOT), str(ROOT / "tests" / "zoo")]
+sys.path[:0] = _PLACES
+# Every model's process is a fork of one that has imported the libraries, and has run nothing.
+_PROCESSES = multiprocessing.get_context("forkserver")
 _FEW = 40  # models of a suite whose frozen dimensions are listed one by one
 # Frozen dimensions that need no explanation: what a model takes and gives, and the taps of a convolution.
 _OBVIOUS = ("the model's interface", "a convolution runs along it")
@@ -152,6 +156,8 @@ def _frozen(space: Any) -> list[dict[str, Any]]:
 def run_suite(suite: str, names: Sequence[str], cache: Path, *, limit: float, jobs: int, again: bool) -> None:
     """Run what has no result of this state of the source yet, `jobs` processes at a time."""
     state = source_state()
+    os.environ |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(_PLACES)}
+    _PROCESSES.set_forkserver_preload(["elastify.testing", "zoo_suites"])
 
     def due(name: str) -> bool:
         file = shard(cache, suite, name)
@@ -170,25 +176,28 @@ def _run_one(suite: str, name: str, cache: Path, limit: float, state: str) -> di
     file.parent.mkdir(parents=True, exist_ok=True)
     file.unlink(missing_ok=True)
     start = time.perf_counter()
-    command = [sys.executable, __file__, suite, name, "--one", "--cache", str(cache)]
+    process = _PROCESSES.Process(target=_check_into, args=(suite, name, file))
+    process.start()
+    process.join(limit)
     failure = ""
-    try:
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            timeout=limit,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            check=False,
-        )
-        if done.returncode:
-            failure = f"the process ended with code {done.returncode}: {done.stderr.strip()[-400:]}"
-    except subprocess.TimeoutExpired:
+    if process.is_alive():
+        process.kill()
+        process.join()
         failure = f"not finished after {limit:.0f} s"
+    elif process.exitcode:
+        failure = f"the process ended with code {process.exitcode}"
     result = {"model": name, "passed": False, "failures": [failure]} if failure else json.loads(file.read_text("utf-8"))
     result |= {"state": state, "total_seconds": time.perf_counter() - start}
     file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     return result
+
+
+def _check_into(suite: str, name: str, file: Path) -> None:
+    """What the process of one model does."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        result = check_one(suite, name)
+    file.write_text(json.dumps(result, indent=1), encoding="utf-8")
 
 
 # -- the documents -----------------------------------------------------------------------------------------
@@ -345,17 +354,10 @@ def main() -> int:
     parser.add_argument("--limit", type=float, default=600, help="seconds per model")
     parser.add_argument("--jobs", type=int, default=1, help="models at a time")
     parser.add_argument("--write-only", action="store_true", help="run nothing, write the documents")
-    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     known = [entry.name for entry in SUITES[options.suite]]
     if unknown := set(options.models) - set(known):
         parser.error(f"suite {options.suite} has no {', '.join(sorted(unknown))}; it has {', '.join(known)}")
-    if options.one:
-        result = check_one(options.suite, options.models[0])
-        shard(options.cache, options.suite, options.models[0]).write_text(
-            json.dumps(result, indent=1), encoding="utf-8"
-        )
-        return 0
     if not options.write_only:
         names = options.models or known
         run_suite(
