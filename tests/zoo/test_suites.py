@@ -12,6 +12,7 @@ from suite_first import FIRST
 from suite_timm import ROWS, TIMM
 from torch import nn
 from torchvision import models
+from zoo_check import frozen
 from zoo_entry import Entry, missing
 from zoo_suites import SUITES
 
@@ -91,8 +92,8 @@ def test_the_audio_suite_names_what_must_be_elastic_in_each() -> None:
     assert all(entry.elastic for entry in SUITES["audio"])
 
 
-def test_frozen_dimensions_leave_out_the_obvious(zoo: ModuleType) -> None:
-    assert zoo._frozen(SPACE) == [{"reason": SPACE.plan.frozen[1].reason, "dims": 1, "example": "pos[1]", "size": 7}]
+def test_frozen_dimensions_leave_out_the_obvious() -> None:
+    assert frozen(SPACE) == [{"reason": SPACE.plan.frozen[1].reason, "dims": 1, "example": "pos[1]", "size": 7}]
 
 
 PASSED = {
@@ -150,8 +151,7 @@ def test_only_what_is_due_runs(zoo: ModuleType, tmp_path: Path, monkeypatch: pyt
 def test_a_process_that_dies_is_a_failure(zoo: ModuleType, tmp_path: Path) -> None:
     result = zoo._run_one("first", "no such model", tmp_path, 60.0, "state")
     assert not result["passed"]
-    assert "the process ended with code 2" in result["failures"][0]
-    assert "hf:whisper" in result["failures"][0]
+    assert result["failures"] == ["the process ended with code 1"]
 
 
 def test_the_timm_suite_has_every_family() -> None:
