@@ -2,8 +2,9 @@
 
 `make(seed)` draws an input, a stem and a number of operations, then adds pieces until there are so many: a tensor of
 the pool (recent and unused ones more often), a piece that takes its kind, and the result goes into the pool. Whatever
-nobody used at the end goes into the outputs, so that every parameter matters. The pieces are run as they are added,
-which is how their shapes and the number of their operations are known.
+nobody used at the end goes into the outputs, and so does what the outputs do not depend on (a token that was joined on
+and then left by taking the last), so that every parameter matters. The pieces are run as they are added, which is how
+their shapes and the number of their operations are known.
 """
 
 from __future__ import annotations
@@ -42,10 +43,15 @@ class FuzzNet(nn.Module):
         self.wires: list[Wire] = []
         self.heads: list[Wire] = []
 
-    def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
+    def values(self, inputs: tuple[Tensor, ...]) -> dict[str, Tensor]:
+        """What each piece gives, by its name."""
         pool = {f"in{i}": x for i, x in enumerate(inputs)}
         for wire in self.wires:
             pool[wire.name] = getattr(self, wire.name)(*(pool[name] for name in wire.inputs))
+        return pool
+
+    def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
+        pool = self.values(inputs)
         found = tuple(getattr(self, wire.name)(pool[wire.inputs[0]]) for wire in self.heads)
         return found if len(found) > 1 else found[0]
 
@@ -174,9 +180,24 @@ class _Maker:
 
     def finish(self) -> None:
         for name in self.unused():
-            kind, value = self.pool[name]
-            self.net.add_module(f"head_{name}", Head(kind, tuple(value.shape[1:])))
-            self.net.heads.append(Wire(f"head_{name}", (name,)))
+            self.add_head(name)
+        while lost := self.lost():
+            self.add_head(lost[-1])
+
+    def add_head(self, name: str) -> None:
+        kind, value = self.pool[name]
+        self.net.add_module(f"head_{name}", Head(kind, tuple(value.shape[1:])).eval())
+        self.net.heads.append(Wire(f"head_{name}", (name,)))
+
+    def lost(self) -> list[str]:
+        """Values on which no output depends, in the order of their making."""
+        headed = {wire.inputs[0] for wire in self.net.heads}
+        pool = self.net.values(tuple(self.inputs))
+        outputs = [getattr(self.net, wire.name)(pool[wire.inputs[0]]) for wire in self.net.heads]
+        names = [name for name in self.pool if name not in headed and pool[name].requires_grad]
+        total = sum((out.sigmoid().sum() for out in outputs), torch.zeros(()))
+        found = torch.autograd.grad(total, [pool[name] for name in names], allow_unused=True) if names else ()
+        return [name for name, grad in zip(names, found, strict=True) if grad is None or not grad.any()]
 
 
 def make(seed: int, operations: int | None = None) -> tuple[nn.Module, tuple[Tensor, ...]]:

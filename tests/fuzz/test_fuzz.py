@@ -35,6 +35,18 @@ def run(net: nn.Module, inputs: tuple[Tensor, ...]) -> int:
     return counted.count
 
 
+def test_what_is_left_behind_gets_a_head_of_its_own() -> None:
+    """In this one a token is joined on and then left by taking the last."""
+    net, inputs = make(705)
+    made = net.get_submodule("stem1")
+    made.zero_grad()
+    out = net(*inputs)
+    (out if isinstance(out, Tensor) else torch.cat(out, 1)).sigmoid().sum().backward()
+    grads = [weight.grad for weight in made.parameters()]
+    assert grads
+    assert all(grad is not None and grad.any() for grad in grads)
+
+
 def test_networks_have_5_to_60_operations_and_every_piece_occurs() -> None:
     nets = [make(seed) for seed in range(400)]
     counts = [run(*made) for made in nets]
