@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from elastify import _adapters
 from elastify._adapters.saved import describe
 from elastify._attributes import resolve
 from elastify._blocks import read, renumbered
@@ -53,7 +54,7 @@ def materialise(model: nn.Module, sizes: Mapping[int, int], blocks: Mapping[str,
             changed.append([attr.owner, attr.name, [], value])
     finally:
         set_active(model, before.sizes if before else {}, before.blocks if before else {})
-    small.__dict__[SPEC] = {
+    spec = {
         "format": FORMAT,
         "class": {"module": type(small).__module__, "qualname": type(small).__qualname__},
         "source": source,
@@ -61,6 +62,13 @@ def materialise(model: nn.Module, sizes: Mapping[int, int], blocks: Mapping[str,
         "removed": removed,
         "aside": aside,
     }
+    return marked(small, spec)
+
+
+def marked(small: nn.Module, spec: dict[str, Any]) -> nn.Module:
+    """An extracted model with what `save` needs, and what its library needs to know of it."""
+    small.__dict__[SPEC] = spec
+    _adapters.mark_extracted(small)
     return small
 
 

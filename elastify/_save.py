@@ -26,7 +26,7 @@ from elastify._adapters.saved import build_like
 from elastify._attributes import get_in, holder, put_in, resolve
 from elastify._blocks import renumbered
 from elastify._errors import ElastifyError
-from elastify._extract import FORMAT, children_of, drop_blocks, own, plain_copy
+from elastify._extract import FORMAT, children_of, drop_blocks, marked, own, plain_copy
 from elastify._rewrite import SPEC, is_elastic, record, set_active
 
 JSON_NAME, WEIGHTS_NAME = "elastify.json", "model.safetensors"
@@ -100,8 +100,8 @@ def load(directory: str | os.PathLike[str], like: nn.Module | Callable[[], nn.Mo
             small = _rebuild(folder, full, spec, tensors)
         finally:
             set_active(full, active.sizes, active.blocks)
-    small.__dict__[SPEC] = {key: spec[key] for key in ("format", "class", "source", "attributes", "removed", "aside")}
-    return small.train(spec["training"])
+    kept = {key: spec[key] for key in ("format", "class", "source", "attributes", "removed", "aside")}
+    return marked(small, kept).train(spec["training"])
 
 
 def _named(model: nn.Module) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from elastify._adapters import einops, timm, torchvision, transformers
+from elastify._adapters import einops, pretrained, timm, torchvision, transformers
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 _ADAPTERS = {"timm": timm, "torchvision": torchvision, "transformers": transformers}
@@ -45,6 +45,12 @@ def infer_example_inputs(model: nn.Module) -> Inputs | None:
 def auxiliary_outputs(model: nn.Module) -> frozenset[str]:
     """Keys of a model's output that expose its inside, not its interface (caches, hidden states)."""
     return transformers.AUXILIARY_OUTPUTS if library_of(model) == "transformers" else frozenset()
+
+
+def mark_extracted(model: nn.Module) -> None:
+    """Give an extracted model what its library needs to treat it as one of its own."""
+    if any(library_of(module) == "transformers" for module in model.modules()):
+        pretrained.guard(model)
 
 
 def operator_name(qualified: str) -> str | None:
