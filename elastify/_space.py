@@ -101,6 +101,24 @@ class SearchSpace:
             raise ElastifyError(f"cannot make {n} nested configurations", fix="n of at least 1")
         return tuple(self._decode(self.rows.normalise(self.rows.nested(n))))
 
+    def grid(self, widths: int, depths: int) -> tuple[SubnetConfig, ...]:
+        """`widths` sizes of all axes together, from the smallest to the full, for each of `depths` depths of all
+        stages: `widths * depths` configurations, the shallowest first, less those that are no others.
+
+        >>> plan = Plan((ElasticAxis(0, "hidden", 8, (2, 4, 6, 8)),), (Stage("blocks", "", ("0", "1"), (1, 2)),))
+        >>> [(c.sizes["hidden"], len(c.depths["blocks"])) for c in SearchSpace(plan).grid(3, 2)]
+        [(2, 1), (4, 1), (8, 1), (2, 2), (4, 2), (8, 2)]
+        """
+        if widths < 1 or depths < 1:
+            raise ElastifyError(f"a grid of {widths} widths and {depths} depths is empty", fix="at least 1 of each")
+        rows, n_axes = self.rows, len(self.axes)
+        found = []
+        for row in rows.nested(depths):
+            low, high = rows.least.copy(), rows.full.copy()
+            low[n_axes:] = high[n_axes:] = row[n_axes:]
+            found += self._decode(rows.normalise(rows.nested(widths, low, high)))
+        return tuple(dict.fromkeys(found))
+
     def config(self, wishes: SubnetConfig | Mapping[str, Any] | float | int | None = None) -> SubnetConfig:
         """The configuration that a mapping of globs describes; what it does not mention stays full.
 

@@ -10,6 +10,7 @@ from elastify.train._full_plus_random import FullPlusRandom
 from elastify.train._recalibrate import recalibrate
 from elastify.train._sandwich import Sandwich
 from elastify.train._sort import sort_channels
+from elastify.train._sorted import Sorted
 from elastify.train._strategy import Losses, Strategy
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "History",
     "Losses",
     "Sandwich",
+    "Sorted",
     "Strategy",
     "fit",
     "recalibrate",

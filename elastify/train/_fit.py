@@ -54,6 +54,7 @@ def fit(
     optimizer: Optimizer | Callable[[list[nn.Parameter]], Optimizer] | None = None,
     scheduler: Any = None,
     clip: float | None = None,
+    accumulate: int = 1,
     amp: str | None = None,
     device: str | torch.device | None = None,
     forward_fn: ForwardFn | None = None,
@@ -81,7 +82,8 @@ def fit(
     `optimizer` is one, or a function of the parameters (None: AdamW, learning rate 1e-3). `scheduler` is a torch
     scheduler, a function of the optimizer that makes one, or "cosine" (5 % linear warm-up, then a cosine to zero at
     the first limit); it steps after every optimizer step. `clip` bounds the norm of the gradient. `amp` is "bf16" or
-    "fp16".
+    "fp16". `accumulate` is the number of batches of a step, whose gradients are averaged: the strategy makes its
+    passes, with subnets drawn anew, on each of them. The last step of an epoch may have fewer.
 
     `checkpoint` is a folder, written every `checkpoint_every` steps (None: every five minutes), at the end and on
     Ctrl-C; with `resume` a run that finds one there goes on from it, to the same losses (bit-equal on a CPU; a
@@ -92,7 +94,9 @@ def fit(
     `on_step(step, losses)` is called after each step; one that returns True ends the training.
     Raises ElastifyError for a loss that is not finite, and for a checkpoint that is damaged or another run's.
     """
-    limits = Limits(epochs, steps, minutes, batch_count(data))
+    if not isinstance(accumulate, int) or accumulate < 1:
+        raise ElastifyError(f"accumulate={accumulate!r} is not a number of batches", fix="a whole number of at least 1")
+    limits = Limits(epochs, steps, minutes, batch_count(data), accumulate)
     if amp not in (None, *_AMP):
         raise ElastifyError(f"unknown amp {amp!r}", fix='None, "bf16" or "fp16"')
     if checkpoint_every is not None and (checkpoint is None or checkpoint_every < 1):
@@ -126,6 +130,7 @@ def fit(
         distill=distill,
         forward_fn=forward_fn,
         clip=clip,
+        accumulate=accumulate,
         device=parameters[0].device,
         dtype=None if amp is None else _AMP[amp],
         folder=None if checkpoint is None else Path(checkpoint),

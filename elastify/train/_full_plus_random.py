@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from elastify._errors import ElastifyError
 from elastify.train._strategy import Backward, Distill, Forward, Loss, Losses, Strategy, floats
 
 
@@ -33,11 +32,7 @@ class FullPlusRandom(Strategy):
         self, forward: Forward, loss: Loss, *, distill: Distill | None = None, backward: Backward = Tensor.backward
     ) -> Losses:
         """Add the gradients of `loss(full) + loss(random)`; arguments as for `Sandwich.step`, but no `distill`."""
-        if distill is not None:
-            raise ElastifyError(
-                "FullPlusRandom learns from labels only",
-                fix="Sandwich(model, n_random=1) distils, or leave distill out",
-            )
+        self._labels_only(distill)
         full = self._pass(None, forward, loss, backward)
         part = self._pass(self.sample(), forward, loss, backward)
         first, second = floats([full, part])

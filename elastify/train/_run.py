@@ -43,6 +43,7 @@ class Run:
     distill: Distill | None
     forward_fn: ForwardFn | None
     clip: float | None
+    accumulate: int
     device: torch.device
     dtype: torch.dtype | None
     folder: Path | None
@@ -83,12 +84,12 @@ class Run:
             set_random_state(self._random)
             self._random = None
         begun = time.monotonic() - self.seconds
-        while (batch := self._next(batches)) is not _END:
-            losses = self._step(batch)
-            self.batch += 1
+        while group := self._next_group(batches):
+            losses = self._step(group)
+            self.batch += len(group)
             self.losses.append(losses)
             self.seconds = time.monotonic() - begun
-            self.schedule.step(self._progress(), losses.max)
+            self.schedule.step(self._progress(), losses.largest)
             bar.show(losses)
             bar.move(len(self.losses), self.seconds)
             for hook in self.hooks:
@@ -107,6 +108,13 @@ class Run:
         if not self.interrupted:
             self.epoch, self.batch = self.epoch + 1, 0
 
+    def _next_group(self, batches: Iterator[Any]) -> list[Any]:
+        """The batches of one step: fewer at the end of an epoch, none after it."""
+        group: list[Any] = []
+        while len(group) < self.accumulate and (batch := self._next(batches)) is not _END:
+            group.append(batch)
+        return group
+
     def _next(self, batches: Iterator[Any]) -> Any:
         """The next batch or `_END`, which it also is when Ctrl-C has ended the worker processes of a loader."""
         try:
@@ -116,7 +124,28 @@ class Run:
                 return _END
             raise
 
-    def _step(self, batch: Any) -> Losses:
+    def _step(self, group: list[Any]) -> Losses:
+        self.optimizer.zero_grad(set_to_none=True)
+        losses = Losses.average([self._gradients(batch) for batch in group])
+        if len(group) > 1:
+            for parameter in self._parameters():
+                if parameter.grad is not None:
+                    parameter.grad /= len(group)
+        if not math.isfinite(losses.total) and not self.scaler.is_enabled():
+            raise ElastifyError(
+                f"the loss is not finite in step {len(self.losses) + 1}",
+                why=str(losses),
+                fix="a smaller learning rate, clip=1.0, or resume from the last checkpoint with either",
+            )
+        if self.clip is not None:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self._parameters(), self.clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return losses
+
+    def _gradients(self, batch: Any) -> Losses:
+        """Add the gradients of one batch."""
         batch = to_device(batch, self.device)
         targets: list[Any] = [None]
 
@@ -129,22 +158,12 @@ class Run:
             with self._autocast():
                 return self.loss(outputs, targets[0])
 
-        self.optimizer.zero_grad(set_to_none=True)
-        losses = self.strategy.step(
+        return self.strategy.step(
             forward, loss, distill=self.distill, backward=lambda value: self.scaler.scale(value).backward()
         )
-        if not math.isfinite(losses.total) and not self.scaler.is_enabled():
-            raise ElastifyError(
-                f"the loss is not finite in step {len(self.losses) + 1}",
-                why=str(losses),
-                fix="a smaller learning rate, clip=1.0, or resume from the last checkpoint with either",
-            )
-        if self.clip is not None:
-            self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_((p for g in self.optimizer.param_groups for p in g["params"]), self.clip)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        return losses
+
+    def _parameters(self) -> list[nn.Parameter]:
+        return [p for group in self.optimizer.param_groups for p in group["params"]]
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None)
@@ -168,7 +187,7 @@ class Run:
     def save(self) -> None:
         """Write the checkpoint."""
         assert self.folder is not None
-        rows = [[x.max, math.nan if x.min is None else x.min, *x.random] for x in self.losses]
+        rows = [[*(math.nan if y is None else y for y in (x.max, x.min)), x.weight, *x.random] for x in self.losses]
         state = {
             **self._small_state(),
             "model": self.model.state_dict(),
@@ -231,5 +250,5 @@ class Run:
 
 
 def _losses_of(row: list[float]) -> Losses:
-    full, least, *others = row
-    return Losses(full, None if math.isnan(least) else least, tuple(others))
+    full, least = (None if math.isnan(value) else value for value in row[:2])
+    return Losses(full, least, tuple(row[3:]), row[2])

@@ -20,12 +20,13 @@ WARM_UP = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Ends of a run, at least one; `batches` per epoch where known."""
+    """Ends of a run, at least one; `batches` per epoch where known, `accumulate` of them per step."""
 
     epochs: int | None = None
     steps: int | None = None
     minutes: float | None = None
     batches: int | None = None
+    accumulate: int = 1
 
     def __post_init__(self) -> None:
         given = {
@@ -54,7 +55,7 @@ class Limits:
         """Length of a progress bar and its unit: steps where their number is known, else seconds."""
         counts = [self.steps] if self.steps is not None else []
         if self.epochs is not None and self.batches is not None:
-            counts.append(self.epochs * self.batches)
+            counts.append(self.epochs * -(-self.batches // self.accumulate))
         if self.minutes is not None and not counts:
             return round(60 * self.minutes), "s"
         return min(counts, default=None), "step"

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -30,20 +32,42 @@ Backward = Callable[[Tensor], Any]
 
 @dataclass(frozen=True, slots=True)
 class Losses:
-    """Losses of one step: of the full network, of the smallest one (None: not trained), and of the random ones.
+    """Losses of one step: of the full network and of the smallest one (None: not trained), and of the random ones.
 
     >>> Losses(2.0, 2.5, (2.25, 2.5)).mean_random
     2.375
+
+    Each counts with `weight` in the gradient: 1, but where a strategy takes the mean of its losses.
     """
 
-    max: float
+    max: float | None = None
     min: float | None = None
     random: tuple[float, ...] = ()
+    weight: float = 1.0
 
     @property
     def total(self) -> float:
-        """The sum, whose gradient the step leaves."""
-        return self.max + (self.min or 0.0) + sum(self.random)
+        """The weighted sum, whose gradient the step leaves."""
+        return self.weight * ((self.max or 0.0) + (self.min or 0.0) + sum(self.random))
+
+    @property
+    def largest(self) -> float:
+        """The loss of the full network, or where it was not trained the mean of the others."""
+        if self.max is not None:
+            return self.max
+        values = [*self.random] if self.min is None else [self.min, *self.random]
+        return sum(values) / len(values)
+
+    @staticmethod
+    def average(many: Sequence[Losses]) -> Losses:
+        """The mean over several batches of what each of them has.
+
+        >>> Losses.average([Losses(2.0, random=(1.0,)), Losses(4.0, 3.0, (2.0,))])
+        Losses(max=3.0, min=3.0, random=(1.5,), weight=1.0)
+        """
+        columns = zip_longest(*([x.max, x.min, *x.random] for x in many))
+        means = [fmean(known) if (known := [v for v in column if v is not None]) else None for column in columns]
+        return Losses(means[0], means[1], tuple(v for v in means[2:] if v is not None), many[0].weight)
 
     @property
     def mean_random(self) -> float | None:
@@ -83,6 +107,14 @@ class Strategy(ABC):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue sampling where `state_dict` was called."""
         self._generator.bit_generator.state = state["generator"]
+
+    def _labels_only(self, distill: Distill | None) -> None:
+        """An error for a distillation loss given to a strategy that has no use for it."""
+        if distill is not None:
+            raise ElastifyError(
+                f"{type(self).__name__} learns from labels only",
+                fix="Sandwich(model, n_random=1) distils, or leave distill out",
+            )
 
     def _pass(self, config: SubnetConfig | None, forward: Forward, loss: Loss, backward: Backward) -> Tensor:
         """Gradients of one subnet (None: the full one); its loss without the graph."""

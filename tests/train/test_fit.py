@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from elastify import ElastifyError, elastify, space
-from elastify.train import FullPlusRandom, Losses, Sandwich, fit
+from elastify.train import FullPlusRandom, Losses, Sandwich, Sorted, fit
 
 GENERATOR = torch.Generator().manual_seed(0)
 X = torch.randn(96, 6, generator=GENERATOR)
@@ -388,3 +388,46 @@ def test_an_elastic_model_without_a_strategy_trains_the_full_network(model: nn.M
     quiet(model, loader(), steps=2, on_step=lambda step, losses: widths.add(model[0].weight.shape[0]))
     assert widths == {24}
     assert space(model).max.sizes["hidden"] == 24
+
+
+class TestAccumulation:
+    def test_equals_one_large_batch(self) -> None:
+        data = [(X[i : i + 8], Y[i : i + 8]) for i in range(0, 96, 8)]
+        large = [(X[i : i + 24], Y[i : i + 24]) for i in range(0, 96, 24)]
+        mine, theirs = nn.Linear(6, 4), nn.Linear(6, 4)
+        theirs.load_state_dict(mine.state_dict())
+        options = {"epochs": 2, "clip": 0.5, "optimizer": lambda p: torch.optim.SGD(p, 0.1)}
+        history = quiet(mine, data, accumulate=3, **options)
+        expected = quiet(theirs, large, **options)
+        assert history.steps == expected.steps == 8
+        assert [x.max for x in history.losses] == pytest.approx([x.max for x in expected.losses], rel=1e-5)
+        torch.testing.assert_close(mine.state_dict(), theirs.state_dict())
+
+    def test_the_last_step_of_an_epoch_takes_what_is_left(self) -> None:
+        data = [(X[i : i + 16], Y[i : i + 16]) for i in range(0, 80, 16)]
+        model, by_hand = nn.Linear(6, 4), nn.Linear(6, 4)
+        by_hand.load_state_dict(model.state_dict())
+        history = quiet(model, data, accumulate=4, epochs=1, optimizer=lambda p: torch.optim.SGD(p, 0.1))
+        assert history.steps == 2
+        optimizer = torch.optim.SGD(by_hand.parameters(), 0.1)
+        for group in (data[:4], data[4:]):
+            optimizer.zero_grad()
+            F.cross_entropy(by_hand(torch.cat([x for x, _ in group])), torch.cat([y for _, y in group])).backward()
+            optimizer.step()
+        torch.testing.assert_close(model.state_dict(), by_hand.state_dict())
+
+    def test_every_batch_draws_its_own_subnet(self, model: nn.Module) -> None:
+        history = quiet(model, loader(), strategy=Sorted(model, 6, draws=1), accumulate=3, epochs=2)
+        assert history.steps == 4
+        assert all(x.max is None and len(x.random) == 1 for x in history.losses)
+        with pytest.raises(ElastifyError, match="accumulate=0 is not a number of batches"):
+            quiet(model, loader(), steps=1, accumulate=0)
+
+    def test_resumes_to_the_same_losses(self, model: nn.Module, tmp_path: Path) -> None:
+        def run(net: nn.Module, **kwargs: object) -> list[Losses]:
+            strategy = Sorted(net, 6, draws=1)
+            return list(quiet(net, loader(), strategy=strategy, accumulate=4, seed=2, **kwargs).losses)
+
+        whole = run(copy.deepcopy(model), steps=5)
+        run(other := copy.deepcopy(model), steps=3, checkpoint=tmp_path)
+        assert run(other, steps=5, checkpoint=tmp_path) == whole
