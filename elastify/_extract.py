@@ -108,13 +108,19 @@ def plain_copy(model: nn.Module, pairs: Collection[tuple[Tensor, Tensor]], skip:
     """A deep copy with other tensors and without elastify; blocks at the paths in `skip` become placeholders."""
     memo: dict[int, Any] = {**computed(model), **{id(old): new for old, new in pairs}}
     entry = model.__dict__.get("_elastify")
+    extras = entry.extras if entry is not None else {}
     if entry is not None:
         memo[id(entry)] = Record(entry.plan, entry.tables)
+    parameters = dict(model.named_parameters(remove_duplicate=False)) if extras else {}
+    memo.update((id(parameters[name]), None) for name in extras)  # they are not copied, and dropped below
     for path in skip:
         memo[id(resolve(model, path))] = nn.Identity()
     small = copy.deepcopy(model, memo)
     for module in small.modules():
         strip(module)
+    for path, _, local in (name.rpartition(".") for name in extras):
+        if not any(f"{path}.".startswith(f"{gone}.") for gone in skip):
+            del resolve(small, path)._parameters[local]
     return small
 
 

@@ -78,6 +78,7 @@ class Record:
         self.plan, self.tables = plan, tables
         self.active: Active | None = None
         self.transforms: dict[str, Transform] = {}
+        self.extras: dict[str, tuple[Layout, ...]] = {}  # parameters of transforms, which no extracted model has
         self.overlays: dict[Key, dict[str, Tensor]] = {}
         self.originals: dict[Attr, Any] = {}
         self.moved: dict[Attr, Any] = {}
@@ -94,6 +95,7 @@ class Record:
             twin.active.hidden = self.active.hidden
             twin.active.left, twin.active.aside = self.active.left, self.active.aside
         twin.transforms = copy.deepcopy(self.transforms, memo)
+        twin.extras = dict(self.extras)
         twin.overlays = copy.deepcopy(self.overlays, memo)
         twin.counted = self.counted
         twin.originals, twin.moved = copy.deepcopy(self.originals, memo), dict(self.moved)
@@ -148,6 +150,8 @@ class Record:
             return full
         if name in self.plan.statistics:
             return self._statistic(module, name, full)
+        if name not in self.tables.tensors:  # only transformed
+            return full
         cut = self.slice(active, name)
         return cut(full) if cut.indices else viewed(full, cut)
 

@@ -105,7 +105,9 @@ def load(directory: str | os.PathLike[str], like: nn.Module | Callable[[], nn.Mo
 
 
 def _named(model: nn.Module) -> dict[str, Tensor]:
-    return dict([*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)])
+    extras = record(model).extras if is_elastic(model) else {}
+    found = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    return {name: tensor for name, tensor in found if name not in extras}
 
 
 def _unique(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -4,9 +4,11 @@ A strategy turns one batch into several passes, one per subnet, and leaves the s
 loop of your own; `fit` is a loop with progress, mixed precision, checkpoints and resume.
 """
 
+from elastify.train._compressible import Compressible
 from elastify.train._distill import soft_cross_entropy
 from elastify.train._fit import History, fit
 from elastify.train._full_plus_random import FullPlusRandom
+from elastify.train._norms import replace_norms
 from elastify.train._recalibrate import recalibrate
 from elastify.train._sandwich import Sandwich
 from elastify.train._sort import sort_channels
@@ -14,6 +16,7 @@ from elastify.train._sorted import Sorted
 from elastify.train._strategy import Losses, Strategy
 
 __all__ = [
+    "Compressible",
     "FullPlusRandom",
     "History",
     "Losses",
@@ -22,6 +25,7 @@ __all__ = [
     "Strategy",
     "fit",
     "recalibrate",
+    "replace_norms",
     "soft_cross_entropy",
     "sort_channels",
 ]

@@ -54,7 +54,7 @@ def sort_channels(model: nn.Module, importance: str | Importance = "magnitude") 
     scores = _scores(plan, tensors, score)
     orders = {ident: np.argsort(-values, kind="stable") for ident, values in scores.items()}
     with torch.no_grad():
-        for name, layouts in plan.tensors.items():
+        for name, layouts in {**plan.tensors, **record(model).extras}.items():
             _permute(tensors[name], layouts, orders)
     record(model).overlays.clear()
     activate(model, None)  # what forward has cached is of the old order

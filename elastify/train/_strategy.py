@@ -127,6 +127,41 @@ class Strategy(ABC):
             activate(self.model, None)
 
 
+@dataclass(frozen=True, eq=False)
+class Counting(Strategy):
+    """A strategy that does other things as training goes on; its number of `steps` is kept in its state."""
+
+    _steps: list[int] = field(default_factory=lambda: [0], init=False, repr=False)
+
+    @property
+    def steps(self) -> int:
+        """Steps taken so far."""
+        return self._steps[0]
+
+    def count(self) -> None:
+        """One step more."""
+        self._steps[0] += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of the sampling and the number of steps."""
+        return {**super().state_dict(), "steps": self.steps}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where `state_dict` was called."""
+        super().load_state_dict(state)
+        self._steps[0] = state["steps"]
+
+
+def check_prepared(strategy: Strategy, done: bool) -> None:
+    """Refuse a step before the parameters of the strategy exist: the optimizer would not know them."""
+    if not done:
+        raise ElastifyError(
+            f"{type(strategy).__name__} has not been prepared",
+            why="it adds parameters, which the optimizer must be given",
+            fix="strategy.prepare(), then optimizer = ...(model.parameters())",
+        )
+
+
 def scalar(value: Any) -> Tensor:
     """A loss that can be differentiated, or an error that says what it is instead."""
     if isinstance(value, Tensor) and value.numel() == 1 and value.requires_grad:

@@ -18,7 +18,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.checkpoint import checkpoint
 
 from elastify import SubnetConfig, activate, elastify, space
-from elastify.train import FullPlusRandom, Losses, Sandwich, Sorted, Strategy, soft_cross_entropy
+from elastify.train import Compressible, FullPlusRandom, Losses, Sandwich, Sorted, Strategy, soft_cross_entropy
 from elastify.train._checkpoint import pack, unpack
 from tests.small_nets import Block
 
@@ -79,6 +79,13 @@ def nested(strategy: Sorted, naive: Naive) -> Iterator[Tensor]:
         yield cross_entropy(naive.run(strategy.configs[number]))
 
 
+def compressible(strategy: Compressible, naive: Naive) -> Iterator[Tensor]:
+    for alpha in (1.0, 0.0, *naive.rng.uniform(size=strategy.n_random)):
+        strategy.at(alpha)
+        yield cross_entropy(naive.run(strategy.config(alpha)))
+    strategy.at(1.0)
+
+
 @dataclass(frozen=True)
 class Case:
     make: Callable[[nn.Module], Strategy]
@@ -88,6 +95,7 @@ class Case:
 CASES = {
     "Sandwich": Case(lambda model: Sandwich(model, n_random=2, seed=3), sandwich),
     "FullPlusRandom": Case(lambda model: FullPlusRandom(model, seed=3), full_plus_random),
+    "Compressible": Case(lambda model: Compressible(model, beta=0, seed=3), compressible),
     "Sorted": Case(lambda model: Sorted(model, (3, 2), draws=3, seed=3), nested),
 }
 

@@ -1,0 +1,160 @@
+"""Weights at a level of compression: a point on a line, then the largest ones or a few bits.
+
+All transforms of a model share one `Level`. What selects and rounds is constant for the gradient: entries that are
+left out get none, rounded ones get it straight through.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import torch
+from torch import Tensor, nn
+
+from elastify._config import SubnetConfig
+from elastify._layout import Axis, Layout, Product, axes_of
+from elastify._rewrite import record
+from elastify._space import SearchSpace
+from elastify._transforms import Transform, attach
+
+LEAST = {"width": 0.0, "sparsity": 0.025, "bits": 1 / 6}
+
+
+@dataclass
+class Level:
+    """The place on the line, and the share of weights that are kept."""
+
+    alpha: float = 1.0
+    kept: float = 1.0
+
+    def set(self, alpha: float, kept: float) -> None:
+        """Move to another level."""
+        self.alpha, self.kept = alpha, kept
+
+
+def narrowed(where: SearchSpace, share: float) -> SubnetConfig:
+    """The configuration of about this share of each width; of a product, only the first factor shrinks."""
+    inner = {ident for layouts in where.plan.tensors.values() for layout in layouts for ident in _inner(layout)}
+    return where.repair({a.name: math.ceil(share * a.size) for a in where.axes if a.id not in inner})
+
+
+def _inner(layout: Layout) -> Iterator[int]:
+    """Axes inside a product, behind its first part."""
+    if not isinstance(layout, Axis):
+        for part in layout.parts[1 if isinstance(layout, Product) else len(layout.parts) :]:
+            yield from (axis.id for axis in axes_of(part))
+        for part in layout.parts:
+            yield from _inner(part)
+
+
+class Compressed(Transform):
+    """A line between the tensor (alpha 1) and its other end (alpha 0), made sparse or quantised."""
+
+    def __init__(self, owner: nn.Module, local: str, *, level: Level, line: bool, how: str | None) -> None:
+        super().__init__(owner, local)
+        self.level, self.line, self.how = level, line, how
+
+    def __call__(self, full: Tensor) -> Tensor:
+        value = torch.lerp(self.own(), full, self.level.alpha) if self.line else full
+        if self.how == "sparsity":
+            return sparse(value, self.level.kept)
+        return quantised(value, bits_of(self.level.alpha)) if self.how == "bits" else value
+
+    def ends(self) -> tuple[Tensor, Tensor]:
+        """Both ends of the line."""
+        full = self.owner._parameters[self.local]
+        assert full is not None
+        return self.own(), full
+
+
+def compressed(model: nn.Module) -> list[Compressed]:
+    """The transforms of a model that has been prepared."""
+    return [transform for transform in record(model).transforms.values() if isinstance(transform, Compressed)]
+
+
+def set_level(model: nn.Module, alpha: float, kept: float) -> None:
+    """Move all transforms of a model, which share one level."""
+    for transform in compressed(model)[:1]:
+        transform.level.set(alpha, kept)
+
+
+def sparse(weight: Tensor, kept: float) -> Tensor:
+    """The largest share of the entries; the others are 0.
+
+    >>> sparse(torch.tensor([3.0, -4.0, 1.0, 2.0]), 0.5)
+    tensor([ 3., -4.,  0.,  0.])
+    """
+    count = max(1, round(max(kept, LEAST["sparsity"]) * weight.numel()))
+    if count >= weight.numel():
+        return weight
+    largest = weight.detach().abs().flatten().topk(count).indices
+    mask = torch.zeros_like(weight, memory_format=torch.contiguous_format).view(-1)
+    return weight * mask.index_fill_(0, largest, 1).view_as(weight)
+
+
+def bits_of(alpha: float) -> int:
+    """3 bits at 0 to 8 at 1, in sixths.
+
+    >>> [bits_of(sixths / 6) for sixths in range(7)]
+    [3, 3, 4, 5, 6, 7, 8]
+    """
+    return max(3, 2 + round(6 * alpha))
+
+
+def quantised(weight: Tensor, bits: int) -> Tensor:
+    """The entries on an even grid of 2^bits points between the smallest and the largest one; straight-through.
+
+    >>> quantised(torch.tensor([0.0, 0.4, 0.6, 3.0]), 2)
+    tensor([0., 0., 1., 3.])
+    """
+    with torch.no_grad():
+        low, high = weight.aminmax()
+        step = ((high - low) / (2**bits - 1)).clamp_min(torch.finfo(weight.dtype).tiny)
+        error = ((weight - low) / step).round() * step + low - weight
+    return weight + error
+
+
+def squared_cosine(ends: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """cos^2 of the angle between the two ends of all lines, taken as one vector each."""
+    dots, first, second = (torch.stack(list(values)).sum() for values in zip(*map(_products, ends), strict=True))
+    return dots.square() / (first * second).clamp_min(1e-12)
+
+
+def _products(ends: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    a, b = ends
+    return (a * b).sum(), a.square().sum(), b.square().sum()
+
+
+def lines(model: nn.Module, which: str) -> Iterator[str]:
+    """Parameters that become lines: those of norm layers, or all."""
+    norms = {path for path, module in model.named_modules() if "Norm" in type(module).__name__}
+    for name, parameter in model.named_parameters():
+        if which == "all" or (name.rpartition(".")[0] in norms and parameter.dim() == 1):
+            yield name
+
+
+def weights(model: nn.Module, dense: Sequence[str] | None) -> list[str]:
+    """Parameters that are compressed: of two dimensions and more, without the dense ones."""
+    found = [name for name, parameter in model.named_parameters() if parameter.dim() > 1]
+    if dense is None:
+        return found[1:-1]
+    return [name for name in found if not any(fnmatchcase(name, glob) for glob in dense)]
+
+
+def compress(model: nn.Module, moving: Collection[str], chosen: Collection[str], how: str, seed: int) -> None:
+    """Put transforms on the parameters that become lines and on those that are compressed."""
+    level, generator, layouts = Level(), torch.Generator().manual_seed(seed), record(model).plan.tensors
+    for name, parameter in list(model.named_parameters()):
+        if name in moving or name in chosen:
+            line = name in moving
+            end = {"": (other_end(parameter, generator), layouts.get(name, ()))} if line else {}
+            attach(model, name, Compressed, end, level=level, line=line, how=how if name in chosen else None)
+
+
+def other_end(weight: Tensor, generator: torch.Generator) -> Tensor:
+    """The same entries in random order: a tensor as likely as the first, and unlike it."""
+    order = torch.randperm(weight.numel(), generator=generator).to(weight.device)
+    return weight.detach().flatten()[order].view_as(weight)
