@@ -4,17 +4,20 @@ A stretch (the calls of a block, or of one round of a loop) can go if everything
 something that was there before, of the very same layouts. What replaces what is read from the record in one of two
 ways. The stretch is a *residual branch* if additions (and what normally surrounds them) lead from a tensor
 that it was given to the one that it hands on. It is a *repetition* if it does, operation by operation, what the
-stretch before it does, and feeds on that one's results. Layouts are only compared, never unified, to find depth.
+stretch before it does, and feeds on that one's results. Layouts are only compared, never unified, to find depth;
+axes that do not move (see `moving`) are as good as numbers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from itertools import chain
 
 from elastify._analysis import Analysis
 from elastify._graph import Call, Graph, Value
+from elastify._layout import Layout, axes_of, settled
 from elastify._plan import Skip
+from elastify._terms import Term
 
 _KEEPS = frozenset(
     """dropout alpha_dropout feature_dropout layer_norm batch_norm group_norm rms_norm instance_norm relu relu6 gelu
@@ -25,10 +28,11 @@ _JOINS = frozenset("add cat mul lerp".split())  # and these all that are not sma
 
 
 class Branches:
-    """The stretches of one graph of an analysis."""
+    """The stretches of one graph of an analysis; `moving` are the ids of the axes that may get smaller (None: all)."""
 
-    def __init__(self, analysis: Analysis, index: int) -> None:
-        self.analysis, self.index = analysis, index
+    def __init__(self, analysis: Analysis, index: int, moving: Collection[int] | None = None) -> None:
+        self.analysis, self.index, self.moving = analysis, index, moving
+        self.settled: dict[int, Layout] = {}
         self.graph: Graph = analysis.graphs[index]
         self.made: dict[int, int] = {}
         self.first: dict[int, int] = {}  # of every value, the first call that uses it
@@ -131,13 +135,29 @@ class Branches:
                 waiting += [(v, added) for v in given[:1]]
 
     def _alike(self, a: Value, b: Value) -> bool:
-        terms, dims = self.analysis.terms, self.analysis.dims[self.index]
-        if a.shape != b.shape or a.id not in dims or b.id not in dims:
-            return False
-        return all(
-            x.size == 1 or terms.resolve(x) == terms.resolve(y) or (terms.is_frozen(x) and terms.is_frozen(y))
-            for x, y in zip(dims[a.id], dims[b.id], strict=True)
-        )
+        return a.shape == b.shape and self.apart(a, b) == set()
+
+    def apart(self, a: Value, b: Value) -> set[int] | None:
+        """Ids of the axes for which two values of one shape are not of one layout; None where layouts are unknown."""
+        dims, found = self.analysis.dims[self.index], set[int]()
+        if a.id not in dims or b.id not in dims:
+            return None
+        for x, y in zip(dims[a.id], dims[b.id], strict=True):
+            one, other = self._settled(x), self._settled(y)
+            if one != other:
+                found.update(axis.id for layout in (one, other) for axis in axes_of(layout) if axis.id >= 0)
+        return found
+
+    def _settled(self, term: Term) -> Layout:
+        terms = self.analysis.terms
+        term = terms.find(term)
+        if term.id not in self.settled:
+            self.settled[term.id] = settled(terms.resolve(term), self._moves)
+        return self.settled[term.id]
+
+    def _moves(self, ident: int) -> bool:
+        leaf = self.analysis.terms.by_id(ident)
+        return leaf.size > 1 and leaf.frozen is None and (self.moving is None or ident in self.moving)
 
 
 def _same_call(a: Call, b: Call) -> bool:

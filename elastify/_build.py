@@ -25,8 +25,9 @@ from elastify._elastic import STATE, State, ids_of
 from elastify._errors import ElastifyError
 from elastify._graph import Graph, Value, values
 from elastify._layout import Layout
+from elastify._options import Options, check_patterns
 from elastify._plan import Plan, Stage
-from elastify._planner import Options, Planner, attribute_value, check_patterns
+from elastify._planner import Planner, attribute_value
 from elastify._recapture import failing
 from elastify._rewrite import install, is_elastic, remove, set_active, stepped_aside
 from elastify._space import SearchSpace
@@ -137,8 +138,8 @@ def _build(
         warnings.warn("the model has no weights (meta device), so nothing was verified", stacklevel=2)
     planner = Planner(model, analysis, options)
     if options.choices or isinstance(options.min_ratio, Mapping) or options.freeze:
-        everything = Planner(model, analysis, Options()).plan()
-        names = [part.name for part in (*everything.axes, *everything.stages)]
+        without, frozen = (Planner(model, analysis, Options(freeze=freeze)).plan() for freeze in ((), options.freeze))
+        names = [part.name for part in (*without.axes, *without.stages, *frozen.stages)]
         check_patterns(options, names, [path for path, _ in model.named_modules()])
     plan = planner.plan()
     _check_something_moves(model, plan, analysis, planner)
@@ -278,7 +279,7 @@ def _prove_sizes(
             _warn([f"{names[i]}: {text}" for i, text in axes.items()])
         blocks = {stage.name: stage.blocks for stage in plan.stages}
         planner.excluded = {**planner.excluded, **axes}
-        planner.rigid = {**planner.rigid, **{blocks[name]: text for name, text in stages.items()}}
+        planner.depth.give_up({blocks[name]: text for name, text in stages.items()})
         remove(model)
         plan = planner.plan()
         install(model, plan)

@@ -11,7 +11,7 @@ modules that cannot go) make up a run with their like in the other modules.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -49,13 +49,15 @@ def find_runs(
     containers: Mapping[str, Sequence[str]],
     kind: Callable[[str], Any],
     others: Mapping[str, Sequence[str]] | None = None,
+    moving: Collection[int] | None = None,
 ) -> list[Run]:
     """Runs of skippable blocks.
 
     `containers` maps each container's path to the paths of its children in order, `others` does so for other modules;
-    `kind` gives what must be equal of a block and the one that stays before it (its class).
+    `kind` gives what must be equal of a block and the one that stays before it (its class). `moving` are the ids of the
+    axes that may get smaller (None: all that nothing froze).
     """
-    finder = _Finder(analysis, containers, kind)
+    finder = _Finder(analysis, containers, kind, moving)
     for path in sorted({**containers, **(others or {})}, key=lambda path: (path.count(".") + bool(path), path)):
         if finder.inside(path):
             continue
@@ -74,9 +76,15 @@ Spans = list[tuple[int, int]]  # of one module, its first and last call in each 
 
 
 class _Finder:
-    def __init__(self, analysis: Analysis, containers: Mapping[str, Sequence[str]], kind: Callable[[str], Any]) -> None:
+    def __init__(
+        self,
+        analysis: Analysis,
+        containers: Mapping[str, Sequence[str]],
+        kind: Callable[[str], Any],
+        moving: Collection[int] | None,
+    ) -> None:
         self.containers, self.kind = containers, kind
-        self.branches = [Branches(analysis, index) for index in range(len(analysis.graphs))]
+        self.branches = [Branches(analysis, index, moving) for index in range(len(analysis.graphs))]
         self.calls: list[dict[str, list[ModuleCall]]] = []
         for graph in analysis.graphs:
             table: dict[str, list[ModuleCall]] = {}

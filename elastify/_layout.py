@@ -16,7 +16,7 @@ The mutable terms from which layouts are inferred live in `_terms`. No torch her
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
@@ -69,6 +69,26 @@ def axes_of(layout: Layout) -> Iterator[Axis]:
     else:
         for part in layout.parts:
             yield from axes_of(part)
+
+
+def settled(layout: Layout, moves: Callable[[int], bool]) -> Layout:
+    """The layout with its fixed axes as numbers (axes of id -1): equal for two layouts that keep the same indices.
+
+    >>> n, two, deux = Axis(0, 3), Axis(1, 2), Axis(2, 2)
+    >>> settled(Product((n, two, deux)), lambda ident: ident == 0)
+    Product(parts=(Axis(id=0, size=3), Axis(id=-1, size=4)))
+    """
+    if isinstance(layout, Axis):
+        return layout if moves(layout.id) else Axis(-1, layout.size)
+    parts: list[Layout] = []
+    for part in (settled(part, moves) for part in layout.parts):
+        last = parts[-1] if parts else None
+        if isinstance(part, Axis) and isinstance(last, Axis) and part.id == last.id == -1:
+            joined = last.size * part.size if isinstance(layout, Product) else last.size + part.size
+            parts[-1] = Axis(-1, joined)
+        else:
+            parts.append(part)
+    return parts[0] if len(parts) == 1 else type(layout)(tuple(parts))
 
 
 def active_size(layout: Layout, sizes: Mapping[int, Any]) -> Any:

@@ -9,39 +9,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from functools import cached_property
-from typing import Any
 
 from torch import nn
 
 from elastify._analysis import Analysis
 from elastify._attributes import get_in, resolve
-from elastify._config import build_choices
-from elastify._depth import Run, enclosing, find_runs
+from elastify._depth import Run, enclosing
 from elastify._equations import constraints
-from elastify._errors import ElastifyError
 from elastify._graph import Graph
 from elastify._ints import Attr, Dim, exprs, leaves
 from elastify._layout import Axis, Layout, Product, axes_of
-from elastify._metadata import Metadata, counts, named_modules
-from elastify._naming import Draft, name_axes, name_runs
-from elastify._plan import Constraint, ElasticAxis, FrozenDim, Plan, RigidBlocks, Stage
+from elastify._metadata import Metadata, counts
+from elastify._naming import Draft, name_axes
+from elastify._options import Options
+from elastify._plan import Constraint, ElasticAxis, FrozenDim, Plan
+from elastify._stages import Stages
 from elastify._terms import Term
 
 _SCALED = frozenset("mul div scaled_dot_product_attention baddbmm matmul pow".split())
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What the user asked for; see `elastify.elastify`."""
-
-    freeze: tuple[str, ...] = ()
-    choices: Mapping[str, Sequence[int | float]] | None = None
-    min_ratio: float | Mapping[str, float] = 0.25
-    multiple_of: int | None = None
-    depth: bool = True
 
 
 def attribute_value(model: nn.Module, attr: Attr) -> int:
@@ -49,39 +36,23 @@ def attribute_value(model: nn.Module, attr: Attr) -> int:
     return int(get_in(getattr(resolve(model, attr.owner), attr.name), attr.index))
 
 
-def matches(pattern: str, *names: str) -> bool:
-    """Whether a glob fits a name or a module path above it.
-
-    >>> matches("blocks.0", "blocks.0.mlp.hidden"), matches("*.heads", "blocks.0.attn.heads")
-    (True, True)
-    """
-    return any(fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*") for name in names)
-
-
-def children(model: nn.Module, *, contained: bool) -> dict[str, list[str]]:
-    """Paths of the containers of a model, or of its other modules, and of their children in order."""
-    found = {}
-    for path, module in model.named_modules():
-        if isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict)) is contained:
-            found[path] = [f"{path}.{name}" if path else name for name, _ in module.named_children()]
-    return found
-
-
 @dataclass
 class Planner:
-    """Builds the plan of one model; `excluded` axes and `rigid` runs (by their blocks), both demoted by
-    verification, stay as they are, with the reasons; `kept` has those of axes that the options keep."""
+    """Builds the plan of one model; `excluded` axes, demoted by verification, stay as they are, with the reasons;
+    `kept` has those of axes that the options keep."""
 
     model: nn.Module
     analysis: Analysis
     options: Options
     excluded: Mapping[int, str] = field(default_factory=dict)
     kept: dict[int, str] = field(default_factory=dict)
-    rigid: Mapping[tuple[str, ...], str] = field(default_factory=dict)
+
+    @cached_property
+    def depth(self) -> Stages:
+        return Stages(self.model, self.analysis, self.options)
 
     def plan(self) -> Plan:
-        runs = self.runs()
-        drafts = self.drafts(runs)
+        drafts = self.drafts(self.depth.runs(None))  # names do not depend on what is frozen
         names = name_axes(drafts)
         axes = self.axes(drafts, names)
         elastic = {axis.id for axis in axes}
@@ -93,7 +64,8 @@ class Planner:
             for attr, layout in {**read, **metadata.sizes}.items()
             if any(axis.id in elastic for axis in axes_of(layout))
         }
-        stages = self.stages(runs)
+        moving = frozenset(elastic.union(self.excluded))
+        stages = self.depth.stages(moving)
         return Plan(
             axes=axes,
             stages=stages,
@@ -106,7 +78,7 @@ class Planner:
             statistics=self.statistics(),
             used=frozenset(self.used()),
             frozen=self.frozen(elastic),
-            rigid=self.rigid_blocks(),
+            rigid=self.depth.rigid_blocks(moving, {axis.id: axis.name for axis in axes}),
             matched=frozenset(metadata.sizes),
             unclear=metadata.unclear,
             counts=counts(self.model, stages, read),
@@ -208,20 +180,16 @@ class Planner:
         for draft in drafts:
             name, role = names[draft.id]
             owners = [tensor.rpartition(".")[0] for tensor, _ in draft.members]
-            asked = next((pattern for pattern in options.freeze if matches(pattern, name, *owners)), None)
+            asked = options.frozen_by(name, *owners)
             if asked is not None:
                 self.kept[draft.id] = f"frozen as asked by {asked!r}"
                 continue
-            explicit = _last_match(options.choices, name)
-            ratio = options.min_ratio
-            if isinstance(ratio, Mapping):
-                found = _last_match(ratio, name)
-                ratio = 0.25 if found is None else found
-            choices = build_choices(draft.size, role, ratio, options.multiple_of, explicit, name=name)
+            choices = options.sizes(name, draft.size, role)
             if len(choices) > 1:
                 axes.append(ElasticAxis(draft.id, name, draft.size, choices, role, tuple(draft.members)))
             else:
-                self.kept[draft.id] = "no smaller size is asked for" if explicit else "too small to shrink"
+                chosen = options.explicit(name)
+                self.kept[draft.id] = "no smaller size is asked for" if chosen else "too small to shrink"
         return tuple(axes)
 
     # -- what follows the axes ---------------------------------------------------------------------------
@@ -287,63 +255,6 @@ class Planner:
             found.update(dict.fromkeys(constraints(guards, layout, smallest)))
         return tuple(found)
 
-    @property
-    def candidates(self) -> list[Run]:
-        """All runs; those that turned out to be rigid are cut at their gaps."""
-        found = [[run, *(run.pieces() if run.blocks in self.rigid and run.gaps else ())] for run in self.found_runs]
-        return [run for runs in found for run in runs]
-
-    @cached_property
-    def found_runs(self) -> list[Run]:
-        contained, others = (children(self.model, contained=flag) for flag in (True, False))
-
-        def kind(path: str) -> Any:
-            parts = tuple(map(kind, contained.get(path, ())))
-            return (type(self.model.get_submodule(path)), parts) if parts else type(self.model.get_submodule(path))
-
-        named = named_modules(self.model)
-        numbered = {path for path, parts in contained.items() if 0 < len(named.intersection(parts)) < len(parts)}
-        others |= {path: contained[path] for path in numbered}  # their blocks step aside: the others keep their names
-        leaving = {path: parts for path, parts in contained.items() if path not in numbered}
-        return find_runs(self.analysis, leaving, kind, others) if self.options.depth else []
-
-    def runs(self) -> list[Run]:
-        names, left = self.names_of_runs(), []
-        for run in self.candidates:
-            asked = [
-                p for p in self.options.freeze if matches(p, names.get(run.blocks, ""), run.container, *run.blocks)
-            ]
-            if asked:
-                self.rigid = {**self.rigid, run.blocks: f"frozen as asked by {asked[0]!r}"}
-            elif run.blocks not in self.rigid:
-                left.append(run)
-        return left
-
-    def rigid_blocks(self) -> tuple[RigidBlocks, ...]:
-        return tuple(
-            RigidBlocks(run.container, run.blocks, self.rigid[run.blocks])
-            for run in self.candidates
-            if run.blocks in self.rigid and not run.gaps
-        )
-
-    def names_of_runs(self) -> dict[tuple[str, ...], str]:
-        shown = [run for run in self.candidates if run.blocks not in self.rigid or not run.gaps]
-        return name_runs([(run.container, run.blocks) for run in shown])
-
-    def stages(self, runs: Sequence[Run]) -> tuple[Stage, ...]:
-        stages, names = [], self.names_of_runs()
-        for run in runs:
-            name = names[run.blocks]
-            ratio = self.options.min_ratio
-            if isinstance(ratio, Mapping):
-                found = _last_match(ratio, name)
-                ratio = 0.25 if found is None else found
-            explicit = _last_match(self.options.choices, name)
-            choices = build_choices(len(run.blocks), "depth", ratio, None, explicit, name=name)
-            skips = {path: skips[0] for path, skips in run.skips.items()}
-            stages.append(Stage(name, run.container, run.blocks, choices, run.aside, skips))
-        return tuple(stages)
-
     def frozen(self, elastic: set[int]) -> tuple[FrozenDim, ...]:
         result = []
         for name in self.canonical().values():
@@ -373,27 +284,3 @@ def _products(layout: Layout) -> list[Product]:
         return []
     inner = [product for part in layout.parts for product in _products(part)]
     return [layout, *inner] if isinstance(layout, Product) else inner
-
-
-def _last_match(table: Mapping[str, Any] | None, name: str) -> Any:
-    found = None
-    for pattern, value in (table or {}).items():
-        if fnmatchcase(name, pattern):
-            found = value
-    return found
-
-
-def check_patterns(options: Options, names: Sequence[str], paths: Sequence[str]) -> None:
-    """Every pattern that the user gave must fit something."""
-    asked = [("freeze", p, [*names, *paths]) for p in options.freeze]
-    asked += [("choices", p, list(names)) for p in options.choices or ()]
-    if isinstance(options.min_ratio, Mapping):
-        asked += [("min_ratio", p, list(names)) for p in options.min_ratio]
-    for argument, pattern, candidates in asked:
-        if not any(matches(pattern, name) for name in candidates):
-            raise ElastifyError(
-                f"{argument} pattern {pattern!r} fits no axis, stage or module",
-                where="elastify",
-                why=f"axes and stages are called {', '.join(list(names)[:6])} …",
-                fix="print(space(model)) after elastify without it shows all names",
-            )

@@ -13,7 +13,9 @@ from elastify import activate, elastify, extract, space
 from elastify._analysis import analyse
 from elastify._capture import capture_all
 from elastify._depth import Run, find_runs
-from elastify._planner import attribute_value, children
+from elastify._planner import attribute_value
+from elastify._stages import children
+from elastify.testing import check_model
 
 X = torch.randn(2, 6, generator=torch.Generator().manual_seed(0))
 
@@ -57,6 +59,17 @@ def rigid() -> Fn:
     return Fn(lambda m, x: torch.tanh(m.fc(x)).view(2, 8), fc=nn.Linear(8, 8))
 
 
+def shuffled(width: int = 24) -> Fn:
+    """Half of the channels through a layer, then both interleaved: every block puts the units in another order."""
+
+    def forward(m: Any, x: Tensor) -> Tensor:
+        kept, changed = x.chunk(2, dim=-1)
+        y = torch.cat([kept, torch.tanh(m.fc(changed))], dim=-1)
+        return y.view(y.shape[0], 2, -1).transpose(1, 2).reshape(y.shape)
+
+    return Fn(forward, fc=nn.Linear(width // 2, width // 2))
+
+
 def chain(*blocks: nn.Module, width: int = 8, out: int = 8) -> nn.Module:
     return nn.Sequential(nn.Linear(6, width), nn.Sequential(*blocks), nn.Linear(out, 3))
 
@@ -80,6 +93,34 @@ def test_repeated_blocks_are_a_stage(make: Callable[[], nn.Module]) -> None:
 def test_blocks_with_widths_of_their_own_are_no_stage() -> None:
     """Layouts are never made one just to gain depth."""
     assert runs(chain(plain(), plain(), plain())) == []
+
+
+def test_width_comes_before_depth_and_the_space_says_so() -> None:
+    model = elastify(chain(*(shuffled() for _ in range(3)), width=24, out=24), X)
+    assert space(model).stages == ()
+    (axis,) = (axis for axis in space(model).axes if any(name.startswith("1.0") for name, _ in axis.members))
+    (whole,) = space(model).plan.rigid
+    assert whole.blocks == ("1.0", "1.1", "1.2")
+    assert whole.reason == (
+        f"width comes first: shorter, it would mix up units of {axis.name}; freeze them for depth instead"
+    )
+
+
+@pytest.mark.parametrize(("make", "width"), [(shuffled, 24), (plain, 8)])
+def test_depth_takes_the_place_of_a_frozen_width(make: Callable[[], nn.Module], width: int) -> None:
+    def made() -> nn.Module:
+        return chain(*(make() for _ in range(3)), width=width, out=width)
+
+    wide = space(elastify(made(), X))
+    freeze = [axis.name for axis in wide.axes]
+    assert wide.stages == ()
+    report = check_model(made(), X, freeze=freeze)
+    report.assert_passed()
+    assert report.space is not None
+    assert report.space.axes == ()
+    assert [stage.blocks for stage in report.space.stages] == [("1.0", "1.1", "1.2")]
+    one = space(elastify(made(), X, freeze=freeze, choices={"1": [2]}))  # a stage that only the freeze makes
+    assert [stage.choices for stage in one.stages] == [(2, 3)]
 
 
 def test_one_block_is_no_stage() -> None:

@@ -1,0 +1,123 @@
+"""Which rows of blocks become stages, and why others stay whole.
+
+Width comes before depth. Where a shorter row would hand on units in another order, or other units, than what follows
+takes (a channel shuffle in each block, blocks with widths of their own), the axes stay and the row is whole: an axis
+makes every block of the row cheaper, and by more than its share. Axes that stay anyway, because the user
+froze them or nothing smaller is legal, stand in nobody's way; `rigid_blocks` names those to freeze for the depth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+from torch import nn
+
+from elastify._analysis import Analysis
+from elastify._branches import Branches
+from elastify._depth import Run, find_runs
+from elastify._metadata import named_modules
+from elastify._naming import name_runs
+from elastify._options import Options
+from elastify._plan import RigidBlocks, Stage
+
+
+def children(model: nn.Module, *, contained: bool) -> dict[str, list[str]]:
+    """Paths of the containers of a model, or of its other modules, and of their children in order."""
+    found = {}
+    for path, module in model.named_modules():
+        if isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict)) is contained:
+            found[path] = [f"{path}.{name}" if path else name for name, _ in module.named_children()]
+    return found
+
+
+class Stages:
+    """The rows of blocks of one model. `moving` are always the ids of the axes that may get smaller (None: all)."""
+
+    def __init__(self, model: nn.Module, analysis: Analysis, options: Options) -> None:
+        self.model, self.analysis, self.options = model, analysis, options
+        self.rigid: dict[tuple[str, ...], str] = {}
+        self._found: dict[frozenset[int] | None, list[Run]] = {}
+
+    def give_up(self, refuted: Mapping[tuple[str, ...], str]) -> None:
+        """Rows (by their blocks) that verification found to be needed, with the reasons."""
+        self.rigid.update(refuted)
+
+    def runs(self, moving: frozenset[int] | None) -> list[Run]:
+        """The rows that can be shortened."""
+        names, left = self._names(moving), []
+        for run in self._candidates(moving):
+            asked = self.options.frozen_by(names.get(run.blocks, ""), run.container, *run.blocks)
+            if asked is not None:
+                self.rigid[run.blocks] = f"frozen as asked by {asked!r}"
+            elif run.blocks not in self.rigid:
+                left.append(run)
+        return left
+
+    def stages(self, moving: frozenset[int]) -> tuple[Stage, ...]:
+        """The stages of a plan."""
+        stages, names = [], self._names(moving)
+        for run in self.runs(moving):
+            name = names[run.blocks]
+            choices = self.options.sizes(name, len(run.blocks), "depth")
+            skips = {path: skips[0] for path, skips in run.skips.items()}
+            stages.append(Stage(name, run.container, run.blocks, choices, run.aside, skips))
+        return tuple(stages)
+
+    def rigid_blocks(self, moving: frozenset[int], names: Mapping[int, str]) -> tuple[RigidBlocks, ...]:
+        """Rows that stay whole, with the reasons; `names` are those of the axes."""
+        refused = [
+            RigidBlocks(run.container, run.blocks, self.rigid[run.blocks])
+            for run in self._candidates(moving)
+            if run.blocks in self.rigid and not run.gaps
+        ]
+        return (*refused, *self._in_conflict(moving, names))
+
+    def _in_conflict(self, moving: frozenset[int], names: Mapping[int, str]) -> list[RigidBlocks]:
+        """Rows that would be stages if no axis moved."""
+        taken = {block for run in self._find(moving) for block in run.blocks[1:]}
+        rows = [run for run in self._find(frozenset()) if taken.isdisjoint(run.blocks[1:])]
+        if not rows:
+            return []
+        branches, values = Branches(self.analysis, 0, moving), self.analysis.graphs[0].values
+        found = []
+        for run in rows:
+            pairs = [pair for skips in run.skips.values() for pair in skips[0].instead]
+            apart = set[int]().union(*(branches.apart(values[a], values[b]) or () for a, b in pairs))
+            axes = sorted(names[ident] for ident in apart if ident in names)
+            shown = ", ".join(axes[:4]) + (f" and {len(axes) - 4} more" if len(axes) > 4 else "")
+            text = f"width comes first: shorter, it would mix up units of {shown}; freeze them for depth instead"
+            found.append(RigidBlocks(run.container, run.blocks, text))
+        return found
+
+    def _candidates(self, moving: frozenset[int] | None) -> list[Run]:
+        """All rows; those that turned out to be rigid are cut at their gaps."""
+        found = [[run, *(run.pieces() if run.blocks in self.rigid and run.gaps else ())] for run in self._find(moving)]
+        return [run for runs in found for run in runs]
+
+    def _names(self, moving: frozenset[int] | None) -> dict[tuple[str, ...], str]:
+        shown = [run for run in self._candidates(moving) if run.blocks not in self.rigid or not run.gaps]
+        return name_runs([(run.container, run.blocks) for run in shown])
+
+    def _find(self, moving: frozenset[int] | None) -> list[Run]:
+        if moving not in self._found:
+            leaving, others = self._children
+            found = find_runs(self.analysis, leaving, self._kind, others, moving) if self.options.depth else []
+            self._found[moving] = found
+        return self._found[moving]
+
+    @cached_property
+    def _children(self) -> tuple[dict[str, Sequence[str]], dict[str, Sequence[str]]]:
+        """Blocks that leave their containers, and those that step aside."""
+        contained, others = (children(self.model, contained=flag) for flag in (True, False))
+        named = named_modules(self.model)
+        numbered = {path for path, parts in contained.items() if 0 < len(named.intersection(parts)) < len(parts)}
+        others |= {path: contained[path] for path in numbered}  # their blocks step aside: the others keep their names
+        return {path: parts for path, parts in contained.items() if path not in numbered}, {**others}
+
+    def _kind(self, path: str) -> Any:
+        module = self.model.get_submodule(path)
+        inside = isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict))
+        parts = [f"{path}.{name}" if path else name for name, _ in module.named_children()] if inside else ()
+        return (type(module), tuple(map(self._kind, parts))) if parts else type(module)
