@@ -164,7 +164,7 @@ _MIRROR = {"lt": "gt", "le": "ge", "gt": "lt", "ge": "le", "eq": "eq", "ne": "ne
 
 def _whole(guard: Guard) -> Guard | None:
     """A comparison of whole numbers: n > 2.5 is n > 2. None where it says nothing about sizes."""
-    if guard.fn in ("truth", "int"):
+    if guard.fn in ("truth", "int", "float"):
         return None
     left, right = guard.args
     if not isinstance(left, float) and not isinstance(right, float):

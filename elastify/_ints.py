@@ -5,7 +5,8 @@ has been sliced. So during capture every integer that a module owns, and every s
 an `Int`: a plain `int` that also carries an expression over attributes and tensor sizes. Arithmetic builds
 larger expressions; a comparison is a fact that every smaller network must reproduce, so it is logged as a
 guard. Whatever reaches an operation without an expression is a literal of the source code. A quotient is a `Ratio`
-until `round`, `math.floor` or `math.ceil` makes it whole again; `int()` can only give a plain number, so it is a guard.
+until `round`, `math.floor` or `math.ceil` makes it whole again; `int()` and `float()` can only give plain numbers, so
+they are logged, too.
 
 No torch here: the analysis and the tests use these values without a model.
 """
@@ -155,6 +156,8 @@ def _arithmetic(name: str, fn: str, *, reflected: bool = False) -> None:
     def method(self: Int, *others: Any) -> Any:
         if fn == "mul" and isinstance(others[0], float):
             return Ratio(self, 1) * others[0]
+        if fn == "pow" and isinstance(others[0], float):
+            return float(self) ** others[0]
         result = plain(self, *others)
         if type(result) is not int or not all(isinstance(other, int) for other in others):
             return result
@@ -172,7 +175,7 @@ def _comparison(name: str, fn: str) -> None:
     plain = getattr(int, name)
 
     def method(self: Int, other: Any) -> Any:
-        result = getattr(float, name)(float(self), other) if isinstance(other, float) else plain(self, other)
+        result = getattr(float, name)(float(self.real), other) if isinstance(other, float) else plain(self, other)
         log = _guards.get()
         if log is not None and result is not NotImplemented:
             log(fn, (self.expr, expr_of(other)), bool(result))
@@ -215,6 +218,7 @@ class Ratio(float):
     below: int
 
     def __new__(cls, above: int, below: int) -> Ratio:
+        _scaled_by(above, below)
         self = super().__new__(cls, above.real / below.real)
         self.above, self.below = above, below
         return self
@@ -267,6 +271,12 @@ def _to_int(self: Int) -> int:
     return self.real
 
 
+def _to_float(self: Int) -> float:
+    _scaled_by(self)
+    return float(self.real)
+
+
+setattr(Int, "__float__", _to_float)  # noqa: B010
 setattr(Int, "__truediv__", _divided)  # noqa: B010 - special methods, set late so that the class body stays plain
 setattr(Int, "__int__", _to_int)  # noqa: B010
 
@@ -276,6 +286,14 @@ def _converted(expr: Expr, result: int) -> None:
     log = _guards.get()
     if log is not None:
         log("int", (expr,), result)
+
+
+def _scaled_by(*numbers: int) -> None:
+    """A number that became a float may scale what the network computes: nothing but a layout may change it."""
+    log = _guards.get()
+    for number in numbers if log is not None else ():
+        if isinstance(number, Int) and any(isinstance(leaf, Attr) for leaf in leaves(number.expr)):
+            log("float", (number.expr,), number.real)  # type: ignore[misc]
 
 
 def _bool(self: Int) -> bool:

@@ -80,6 +80,11 @@ def halves(number: Callable[[Any, Tensor], Any], **parts: Any) -> Callable[[], n
     return through(op, out=8, left=lambda: nn.Linear(6, 8), right=lambda: nn.Linear(6, 8), **parts)
 
 
+def scaled(number: Callable[[Any], float]) -> Callable[[], nn.Module]:
+    """`number(net)` divides the channels; where it comes from is read as a number only, never as a size."""
+    return through(lambda m, x: x / number(m), config=SimpleNamespace(hidden_size=12))
+
+
 def layer(fn: Any, x: Tensor) -> Tensor:
     return fn(x)
 
@@ -141,6 +146,9 @@ CONSTRUCTS = [
     Construct("in a list", heads(lambda m, x: m.n[0], n=[4]), X, HEADS),
     Construct("in a dict", heads(lambda m, x: m.n["heads"], n={"heads": 4}), X, HEADS),
     Construct("in a dict of lists", heads(lambda m, x: m.n["heads"][0], n={"heads": [4, 5]}), X, HEADS),
+    Construct("in a config, for a quotient", scaled(lambda m: m.config.hidden_size / 3), X, {"first.weight[0]": "12"}),
+    Construct("in a config, for a root", scaled(lambda m: math.sqrt(m.config.hidden_size)), X, {"first.weight[0]": "12"}),
+    Construct("in a config, to a power", scaled(lambda m: m.config.hidden_size**-0.5), X, {"first.weight[0]": "12"}),
     Construct("in a dataclass", heads(lambda m, x: m.config.heads, config=Config()), X, HEADS),
     Construct("in a frozen dataclass", heads(lambda m, x: m.config.heads, config=Fixed()), X, HEADS),
     Construct("in a namespace", heads(lambda m, x: m.config.heads, config=SimpleNamespace(heads=4)), X, HEADS),
