@@ -82,6 +82,7 @@ class CostModel:
         self._plan = plan
         self._variables = _Variables(plan, frozenset(batch))
         polys: dict[str, Poly] = {metric: Counter() for metric in METRICS}
+        shared: dict[str, Poly] = {metric: Counter() for metric in METRICS}  # where samples are mixed
         blocks = _blocks(plan)
         self._calls: list[tuple[str, str, Poly]] = []
 
@@ -97,11 +98,12 @@ class CostModel:
             if terms:
                 switches = self._variables.switches(call.where, blocks, around.get(number, ()))
                 macs, made = (self._variables.poly(part, switches) for part in (terms, [_output_size(call, dims)]))
-                if not mixed.isdisjoint(v.id for v in call.inputs()) and not self._variables.batched(terms):
-                    macs, made = ({monomial: n // samples for monomial, n in poly.items()} for poly in (macs, made))
-                self._calls.append((call.where, call.op, macs))
-                _add(polys["macs"], macs)
-                _add(polys["activations"], made)
+                mixes = not mixed.isdisjoint(v.id for v in call.inputs()) and not self._variables.batched(terms)
+                for metric, part in (("macs", macs), ("activations", made)):
+                    _add((shared if mixes else polys)[metric], part)
+                self._calls.append((call.where, call.op, _share(macs, samples) if mixes else macs))
+        for metric in METRICS:  # together, because experts may have odd numbers of tokens
+            _add(polys[metric], _share(shared[metric], samples))
         is_parameter = None if parameters is None else frozenset(parameters)
         for value, names in _tensors(graph, plan):
             present = self._variables.any_of([self._variables.switches(name, blocks) for name in names])
@@ -157,18 +159,12 @@ class CostModel:
         return self._variables.evaluate(columns, kept)
 
     def _check_range(self) -> None:
-        values: list[Any] = [int(size) for size in self._full]
-        values = self._variables.evaluate(values, [frozenset(range(len(s.blocks))) for s in self._plan.stages])
+        blocks = [frozenset(range(len(stage.blocks))) for stage in self._plan.stages]
+        values = [int(value) for value in self._variables.evaluate([int(size) for size in self._full], blocks)]
         for metric, poly in self._polys.items():
-            total = 0
-            for monomial, count in poly.items():
-                for variable in monomial:
-                    count *= int(values[variable])
-                total += count
+            total = sum(_product(values, monomial, count) for monomial, count in poly.items())
             if total >= 2**63:
-                raise ElastifyError(
-                    f"the {metric} of this model do not fit 64 bits", why=f"the full network has {total}"
-                )
+                raise ElastifyError(f"the {metric} of this model do not fit 64 bits", why=f"the full network has {total}")
 
 
 class _Variables:
@@ -305,6 +301,10 @@ def _output_size(call: Call, dims: Any) -> Term:
 def _add(total: Poly, poly: Poly) -> None:
     for monomial, count in poly.items():
         total[monomial] = total.get(monomial, 0) + count
+
+
+def _share(poly: Poly, samples: int) -> Poly:
+    return {monomial: count // samples for monomial, count in poly.items()}
 
 
 def _product(values: list[Any], monomial: Monomial, count: int) -> Any:

@@ -77,6 +77,23 @@ class Looped(nn.Module):
         return out.view(shape)
 
 
+class Visited(nn.Module):
+    """Fused experts, one after the other, each with the tokens that chose it: mostly odd numbers of them."""
+
+    def __init__(self, experts: int = 5) -> None:
+        super().__init__()
+        self.gate, self.up, self.down = nn.Linear(12, experts), param(experts, 12, 8), param(experts, 8, 12)
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = x.flatten(0, 1)
+        scores, index = self.gate(flat).softmax(-1).max(-1)
+        out = torch.zeros_like(flat)
+        for number in range(5):
+            (rows,) = torch.where(index == number)
+            out = out.index_add(0, rows, torch.relu(flat[rows] @ self.up[number]) @ self.down[number])
+        return (out * scores[:, None]).view_as(x)
+
+
 class Masked(nn.Module):
     """One expert per token, by boolean masks, written in place."""
 
@@ -141,6 +158,7 @@ CONSTRUCTS = [
         X,
         {**INSIDE, "moe.up[0]": "3", "moe.gate.weight[0]": "3"},
     ),
+    Construct("fused experts in a loop", through(lambda m, x: m.moe(x), moe=Visited), X, INSIDE),
     Construct(
         "fused experts",
         through(lambda m, x: m.moe(x), moe=Batched),
