@@ -102,8 +102,10 @@ class _Symmetry:
         self.parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
         # one sample in float64 where the model allows it; some insist on a batch, or on float32 somewhere
         samples = ((args, kwargs),) if whole else (first_sample((args, kwargs)), (args, kwargs))
-        trials = [(dtype, inputs) for dtype in (torch.float64, torch.float32) for inputs in samples]
-        for number, (dtype, inputs) in enumerate(trials, 1):
+        precisions = ((torch.float64, True), (torch.float64, False), (torch.float32, False))
+        trials = [(dtype, wide, inputs) for dtype, wide in precisions for inputs in samples]
+        for number, (dtype, wide, inputs) in enumerate(trials, 1):
+            self.exact = _Exact(wide)
             self.model = copied(model).train(training)
             quiet(self.model)
             self.args, self.kwargs = _cast(_filled(inputs, seed), dtype)
@@ -124,7 +126,7 @@ class _Symmetry:
 
     def outputs(self) -> list[Tensor]:
         reset(self.model, self.plan.caches, self.caches)
-        with torch.no_grad(), seeded(self.seed), _NoDropout():
+        with torch.no_grad(), seeded(self.seed), self.exact:
             found = self.pick(self.model(*self.args, **self.kwargs))
         return [t.detach().to(torch.complex128 if t.is_complex() else torch.float64) for t in found]
 
@@ -205,7 +207,7 @@ class _Symmetry:
         """Tensors in which the outputs have a gradient; none where forward cannot be differentiated."""
         chosen = [n for n in sorted(names & self.parameters) if self.tensors[n].is_floating_point()]
         try:
-            with torch.enable_grad(), seeded(self.seed), _NoDropout():
+            with torch.enable_grad(), seeded(self.seed), self.exact:
                 for name in chosen:
                     self.tensors[name].requires_grad_(True)
                 outputs = [t for t in self.pick(self.model(*self.args, **self.kwargs)) if t.requires_grad]
@@ -294,17 +296,30 @@ def quiet(model: nn.Module) -> None:
             module.training = False
 
 
-class _NoDropout(TorchFunctionMode):
-    """Nothing is dropped where forward calls dropout as a function: its masks tell units apart by their place."""
+class _Exact(TorchFunctionMode):
+    """Nothing is dropped where forward calls dropout as a function: its masks tell units apart by their place.
+
+    Where `wide`, what forward would compute in float32 (a norm) is computed in float64 as well.
+    """
+
+    def __init__(self, wide: bool) -> None:
+        super().__init__()
+        self.wide = wide
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name, kwargs = getattr(func, "__name__", "").rstrip("_"), kwargs or {}
+        if self.wide:
+            func = Tensor.double if func is Tensor.float else func
+            args = tuple(_WIDER.get(x, x) if isinstance(x, torch.dtype) else x for x in args)
+            if "dtype" in kwargs:
+                kwargs = {**kwargs, "dtype": _WIDER.get(kwargs["dtype"], kwargs["dtype"])}
         if name in _DROPOUT:
             return args[0] if args else kwargs["input"]
         off = {"dropout_p": 0.0, **({"training": False} if "norm" not in name else {})}
         return func(*args, **{key: off.get(key, value) for key, value in kwargs.items()})
 
 
+_WIDER = {torch.float32: torch.float64, torch.complex64: torch.complex128}
 _DROPOUT = frozenset(
     "dropout dropout1d dropout2d dropout3d alpha_dropout feature_dropout feature_alpha_dropout".split()
 )

@@ -22,7 +22,7 @@ from elastify._graph import Graph
 from elastify._layout import Axis, Concat, Layout, Product
 from elastify._plan import ElasticAxis, Plan, Skip, Stage
 from elastify._recapture import compare, failing
-from elastify._verify import check_finite, derangement, failing_axes, quiet, redraw
+from elastify._verify import _Exact, check_finite, derangement, failing_axes, quiet, redraw
 
 X = torch.randn(2, 6, generator=torch.Generator().manual_seed(0))
 IN, OUT = Axis(90, 6), Axis(91, 3)
@@ -421,3 +421,12 @@ def test_blocks_after_a_count_are_followed_where_the_same_operations_run() -> No
         model = elastify(Net(picked, a=nn.Linear(6, 16), blocks=blocks, c=nn.Linear(16, 3)), MANY)
     assert not any("verification" in str(warning.message) for warning in caught)
     assert [(stage.name, stage.choices) for stage in space(model).stages] == [("blocks", (1, 2, 3))]
+
+
+def test_what_forward_computes_in_float32_is_proven_in_float64() -> None:
+    x = torch.randn(4, dtype=torch.float64)
+    with _Exact(wide=True):
+        kept = (x.float(), x.to(torch.float32), x.softmax(-1, dtype=torch.float32), torch.zeros(2, dtype=torch.float32))
+    assert {t.dtype for t in kept} == {torch.float64}
+    with _Exact(wide=False):
+        assert x.float().dtype == torch.float32
