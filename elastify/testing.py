@@ -88,6 +88,7 @@ def check_model(
     redraw(elastic, seed)  # what initialisation leaves at zero would hide differences
     check.plain = copied(model).eval()  # anew, because a model may cache what it made of its weights
     check.plain.load_state_dict(elastic.state_dict())
+    _take_buffers(check.plain, elastic)
     drawn = _drawn(space(elastic), configurations, seed)
     for index, config in enumerate(drawn):
         check.configuration(config, count=index < costs, gradients=index < gradients)
@@ -127,6 +128,15 @@ def check_sizes(
         for config in drawn[:numeric]:
             check.configuration(config, count=False, gradients=False)
     return report
+
+
+def _take_buffers(model: nn.Module, other: nn.Module) -> None:
+    """What a `state_dict` leaves out."""
+    theirs = dict(other.named_buffers())
+    with torch.no_grad():
+        for name, buffer in model.named_buffers():
+            if not torch.equal(buffer, theirs[name]):
+                buffer.copy_(theirs[name])
 
 
 def _drawn(found: SearchSpace, count: int, seed: int) -> list[SubnetConfig]:
