@@ -65,7 +65,8 @@ def _with_places(model: Any, config: Any, inputs: dict[str, Any]) -> Tensor:
     ids, pixels = inputs["input_ids"], inputs["pixel_values"]
     names = ("image_token_id", "image_token_index")
     token = next((n for n in (getattr(config, name, None) for name in names) if isinstance(n, int)), None)
-    look = getattr(model, "get_image_features", None)
+    owners = (model, getattr(model, "model", None))
+    look = next((owner.get_image_features for owner in owners if hasattr(owner, "get_image_features")), None)
     if token is None or look is None or any(p.is_meta for p in model.parameters()):
         return ids
     try:
@@ -106,7 +107,8 @@ def _first_position(model: nn.Module) -> int:
 
 
 def _picture(model: Any, config: Any) -> Tensor:
-    vision = getattr(config, "vision_config", None) or getattr(config, "encoder", None) or config
+    config = getattr(config, "vlm_config", config)
+    vision = _part(config, "image_size", "vision_config", "image_config", "encoder", "backbone_config")
     size = getattr(vision, "image_size", None) or 224
     if isinstance(size, dict):
         size = (size["height"], size["width"])
@@ -118,7 +120,15 @@ def _picture(model: Any, config: Any) -> Tensor:
     return noise(2, *extra, *shape)
 
 
+def _part(config: Any, name: str, *parts: str) -> Any:
+    """The first part of a configuration that has a value of the name; the configuration itself if none has."""
+    found = (getattr(config, part, None) for part in parts)
+    return next((part for part in found if getattr(part, name, None)), config)
+
+
 def _features(model: Any, config: Any) -> Tensor:
+    if not getattr(config, "num_mel_bins", None):
+        config = _part(config, "num_mel_bins", "encoder_config", "audio_config", "encoder")
     source = getattr(config, "max_source_positions", None)
     bins = getattr(config, "num_mel_bins", None)
     first = next((m for m in model.modules() if isinstance(m, (nn.Conv1d, nn.Conv2d))), None)

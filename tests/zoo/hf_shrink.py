@@ -24,7 +24,7 @@ _AT_MOST: list[tuple[int, str]] = [
     (8, "sliding_window(_size)? local_attention attention_window attention_chunk_size index_topk .*chunk_size"),
     (10, "num_queries num_query_tokens .*n_latents num_latents"),
     (4, "(num|n)_(local_|routed_)?experts moe_num_experts linear_num_value_heads"),
-    (2, "num_experts_per_tok(en)? moe_topk moe_k top_k topk (mamba_)?n_groups n_group num_expert_group"),
+    (2, "num_experts_per_tok(en)? num_experts_per_token moe_topk moe_k top_k topk (mamba_)?n_groups n_group num_expert_group"),
     (2, "linear_num_(key_)?heads linear_num_heads"),
     (1, "topk_group n_shared_experts num_shared_experts moe_num_shared_experts"),
     (1, "first_k_dense_replace num_dense_layers num_kv_shared_layers"),
@@ -83,6 +83,8 @@ class _Shrink:
             return min(8, n)
         if re.fullmatch(r"(.*_)?(image_size|input_size|resolution|crop_size|img_size)", name) and n > 32:
             return self.image
+        if name == "window_size" and "patch_size" in around:  # in patches, or in pixels
+            return 2 if n <= 24 else 4 * self.number("patch_size", around["patch_size"], around)
         if _TOKEN.fullmatch(name):
             return n if n < 900 else 900 + n % 97
         if _GROUPED.fullmatch(name):
@@ -108,7 +110,8 @@ class _Shrink:
             return [items[i] for i in _of_every_kind(items)]
         if _PLACES.fullmatch(name) and layers > LAYERS and items and type(items[0]) is int:
             kept = self.number("num_hidden_layers", layers, around)
-            return sorted({min(max(kept * n // layers, 0), kept) for n in items if n >= 0}) or items
+            places = sorted({min(max(kept * n // layers, 0), kept) for n in items if n >= 0}) or items
+            return places if len(places) == len(items) else [kept - i for i in reversed(range(len(items)))]
         if not items or not all(type(n) is int for n in items):
             return items
         if _DEPTHS.fullmatch(name):
@@ -132,8 +135,7 @@ class _Shrink:
                 if value.get("model_type") == "timm_backbone":
                     changed[name] = {k: value[k] for k in ("model_type", "out_indices")} | {"backbone": "test_resnet"}
                     continue
-                changed[name] = {"model_type": value["model_type"]} if "model_type" in value else {}
-                changed[name] |= self.tree(value, {})
+                changed[name] = {**_other_than_its_class(value, subs.get(name)), **self.tree(value, {})}
                 continue
             small = value
             if type(value) is int:
@@ -143,6 +145,21 @@ class _Shrink:
             if small != value:
                 changed[name] = small
         return changed
+
+
+def _other_than_its_class(value: Mapping[str, Any], made: Any) -> dict[str, Any]:
+    """What a nested configuration sets that its class does not."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    kind = value.get("model_type")
+    made = CONFIG_MAPPING[kind] if kind in CONFIG_MAPPING else made
+    try:
+        usual = made().to_dict()
+    except Exception:  # noqa: BLE001 - it cannot be made without more: all that is set counts
+        usual = {}
+    set_here = {k: v for k, v in value.items() if k not in usual or usual[k] != v}
+    kept = {k: v for k, v in set_here.items() if k not in ("out_features", "stage_names", "transformers_version")}
+    return kept | ({"model_type": kind} if kind else {})
 
 
 def _of_every_kind(items: list[Any]) -> list[int]:
@@ -196,22 +213,89 @@ def _find(tree: Mapping[str, Any], name: str) -> list[int]:
 
 
 _ROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}
-_MROPE = {"text_config.rope_parameters": _ROPE}
-_EXPERTS = {"n_routed_experts": 4, "num_experts_per_tok": 2}
+_TEXT_ROPE = {"text_config.rope_parameters": _ROPE}
+_GROUPS_OF_2 = {"num_expert_group": 2, "topk_group": 1, "num_experts": 8}
+_HGNET = {  # widths of a stage are those of the next
+    "stem_channels": [3, 16, 24],
+    "stage_in_channels": [24, 32, 64, 96],
+    "stage_mid_channels": [24, 24, 48, 48],
+    "stage_out_channels": [32, 64, 96, 128],
+    "hidden_sizes": [32, 64, 96, 128],
+}
+_HGNET_BACKBONE = {f"backbone_config.{name}": value for name, value in _HGNET.items()}
+_DETECTOR = {**_HGNET_BACKBONE, "encoder_in_channels": [64, 96, 128], "decoder_in_channels": [96] * 3}
+_RESNET_DETECTOR = {"encoder_in_channels": [32, 64, 128], "decoder_in_channels": [96] * 3}
 
 OVERRIDES: dict[str, dict[str, Any]] = {
+    "align": {"vision_config.width_coefficient": 0.5, "vision_config.hidden_dim": 640, "projection_dim": 160},
+    "aria": {"projector_patch_to_query_dict": {16: 8}},
+    "bailing_hybrid": _GROUPS_OF_2,
     "bamba": {"attn_layer_indices": [2]},
     "bit": {"num_groups": 4},
-    "blip-2": {"image_token_index": 990},
-    "falcon_h1": {"mamba_d_ssm": 192},
-    "gemma3": {"mm_tokens_per_image": 4},
-    "chameleon": {"vocabulary_map": {"<image>": 990}},
+    "blip-2": {"image_token_index": 990, "text_config.max_position_embeddings": 64},
+    "blt": {"encoder_hash_byte_group_vocab": 500, "patcher_config.head_dim": 8, "decoder_config.head_dim": 8},
+    "bros": {"dim_bbox_sinusoid_emb_2d": 32, "dim_bbox_sinusoid_emb_1d": 4},
+    "chameleon": {"vocabulary_map": {"<image>": 990}, "vq_config.base_channels": 32},
     "codegen": {"n_head": 4},
     "colqwen2": {"vlm_config.text_config.rope_parameters": _ROPE},
-    "deepseek_v2": _EXPERTS,
-    "dots1": {**_EXPERTS, "n_shared_experts": 1},
+    "cosmos3_edge": {"text_config.rope_parameters": _ROPE},
+    "csm": {"codec_config.upsample_groups": 48},
+    "d_fine": _DETECTOR,
+    "dbrx": {"attn_config.rope_theta": 10000.0, "attn_config.clip_qkv": 8},
+    "deepseek_v2": {"n_routed_experts": 4, "num_experts_per_tok": 2},
+    "deepseek_vl": {"image_token_id": 990},
+    "deimv2": _DETECTOR,
+    "dots1": {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_shared_experts": 1},
+    "efficientnet": {"width_coefficient": 0.5, "hidden_dim": 640},
     "esm": {"vocab_size": 33, "pad_token_id": 1, "mask_token_id": 32},
+    "falcon_h1": {"mamba_d_ssm": 192},
+    "flava": {"+return_loss": False, "return_loss": False},
+    "florence2": {"text_config.max_position_embeddings": 256},
+    "fun_asr_nano": {"adaptor_config.intermediate_size": 24},
+    "gemma3": {"mm_tokens_per_image": 4},
+    "gemma3n_text": {"num_kv_shared_layers": 1, "layer_types": ["full_attention"] * 3, "intermediate_size": [176] * 3},
+    "glm46v": _TEXT_ROPE,
+    "glm4v": _TEXT_ROPE,
+    "glm4v_moe": {"text_config.rope_parameters": {**_ROPE, "mrope_section": [1, 1, 2], "partial_rotary_factor": 0.5}},
+    "glm_ocr": _TEXT_ROPE,
+    "glmga": _TEXT_ROPE,
+    "granitemoehybrid": {"layer_types": ["mamba", "attention", "mamba"]},
+    "grounding-dino": {"d_model": 96, "encoder_ffn_dim": 192},
+    "hgnet_v2": _HGNET,
+    "hunyuan_v1_dense": {"head_dim": 16},
+    "hunyuan_v1_moe": {"head_dim": 16},
+    "hunyuan_vl": {"text_config.head_dim": 16},
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
+    "kimi_linear": _GROUPS_OF_2,
+    "kosmos-2": {"latent_query_num": 4},
+    "layoutlmv3": {"coordinate_size": 16, "shape_size": 16, "input_size": 224, "patch_size": 56},
+    "levit": {"patch_size": 16, "image_size": 64},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention", "full_attention"]},
     "mamba2": {"num_heads": 12},
-    "qwen2_vl": _MROPE,
+    "mask2former": {"feature_size": 96, "mask_feature_size": 96, "hidden_dim": 96},
+    "maskformer": {"fpn_feature_size": 96, "mask_feature_size": 96},
+    "ministral": {"head_dim": 16},
+    "mm-grounding-dino": {"d_model": 96, "encoder_ffn_dim": 192},
+    "mobilebert": {"intra_bottleneck_size": 48},
+    "mobilevit": {"hidden_sizes": [24, 32, 40]},
+    "nemotron": {"num_key_value_heads": 6},
+    "oneformer": {"conv_dim": 96, "hidden_dim": 96, "mask_dim": 96},
+    "paddleocr_vl": _TEXT_ROPE,
+    "perceiver": {"d_latents": 96, "d_model": 96, "num_latents": 16},
+    "pp_doclayout_v4": _DETECTOR,
+    "qwen2_5_omni_thinker": _TEXT_ROPE,
+    "qwen2_5_vl": _TEXT_ROPE,
+    "qwen2_vl": _TEXT_ROPE,
+    "reformer": {"is_decoder": True, "axial_pos_embds_dim": [48, 48], "axial_pos_shape": [4, 8]},
+    "rt_detr": _RESNET_DETECTOR,
+    "rt_detr_v2": _RESNET_DETECTOR,
+    "step3p7": {"text_config.sliding_window": 8},
+    "superpoint": {"keypoint_decoder_dim": 65},
+    "textnet": {"stem_out_channels": 16},
+    "vipllava": {"vision_feature_layers": [-2, -1, 1]},
+    "wav2vec2-bert": {"vocab_size": 100, "feature_projection_input_dim": 80},
+    "wav2vec2-conformer": {"vocab_size": 100},
+    "xmod": {"default_language": "en_XX"},
+    "zamba": {"layers_block_type": ["linear_attention", "hybrid", "hybrid"]},
+    "zoedepth": {"bottleneck_features": 48},
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from suite_audio import AUDIO
 from suite_first import FIRST
-from suite_hf import HF
+from suite_hf import HF, LEFT_OUT
 from suite_timm import TIMM
 from suite_timm_all import TIMM_ALL
 from suite_torchvision import TORCHVISION
@@ -18,3 +18,6 @@ SUITES: dict[str, list[Entry]] = {
     "torchvision": TORCHVISION,
     "audio": AUDIO,
 }
+
+OUTSIDE: dict[str, dict[str, str]] = {"hf": LEFT_OUT}
+"""Models that belong to a suite and are not checked, with the reason."""
