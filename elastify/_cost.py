@@ -82,7 +82,7 @@ class CostModel:
         self._plan = plan
         self._variables = _Variables(plan, frozenset(batch))
         polys: dict[str, Poly] = {metric: Counter() for metric in METRICS}
-        shared: dict[str, Poly] = {metric: Counter() for metric in METRICS}  # where samples are mixed
+        shared: dict[str, Poly] = {metric: Counter() for metric in METRICS}
         blocks = _blocks(plan)
         self._calls: list[tuple[str, str, Poly]] = []
 
@@ -164,7 +164,7 @@ class CostModel:
         for metric, poly in self._polys.items():
             total = sum(_product(values, monomial, count) for monomial, count in poly.items())
             if total >= 2**63:
-                raise ElastifyError(f"the {metric} of this model do not fit 64 bits", why=f"the full network has {total}")
+                raise ElastifyError(f"the {metric} of this model do not fit 64 bits", why=f"there are {total}")
 
 
 class _Variables:

@@ -111,7 +111,7 @@ def write_documents(suites: Sequence[str], cache: Path) -> None:
 def page(results: dict[str, list[dict[str, Any]]]) -> Iterator[str]:
     """The coverage page, line by line."""
     import torch
-    from zoo_suites import SUITES
+    from zoo_suites import OUTSIDE, SUITES
 
     yield "# Coverage"
     yield ""
@@ -157,6 +157,7 @@ def page(results: dict[str, list[dict[str, Any]]]) -> Iterator[str]:
             "Smallest configurations above 20 % of the MACs",
             ((row["model"], row["why_large"]) for row in rows if row.get("why_large")),
         )
+        yield from _section("Outside the check", _by_reason(OUTSIDE.get(suite, {})))
         lines = _frozen_lines(rows) if len(rows) <= _FEW else _frozen_kinds(rows)
         yield from _section("Frozen dimensions worth explaining", lines)
         yield ""
@@ -210,6 +211,12 @@ def _section(title: str, lines: Iterator[tuple[str, str]]) -> Iterator[str]:
         yield ""
         for model, text in rows:
             yield f"- {model}: {' '.join(text.split())}"
+
+
+def _by_reason(left_out: dict[str, str]) -> Iterator[tuple[str, str]]:
+    """Models that are not checked, and why."""
+    for reason in dict.fromkeys(left_out.values()):
+        yield ", ".join(name for name, why in left_out.items() if why == reason), reason
 
 
 def _frozen_lines(rows: Sequence[dict[str, Any]]) -> Iterator[tuple[str, str]]:

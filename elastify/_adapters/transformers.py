@@ -66,7 +66,7 @@ def _with_places(model: Any, config: Any, inputs: dict[str, Any]) -> Tensor:
     names = ("image_token_id", "image_token_index")
     token = next((n for n in (getattr(config, name, None) for name in names) if isinstance(n, int)), None)
     owners = (model, getattr(model, "model", None))
-    look = next((owner.get_image_features for owner in owners if hasattr(owner, "get_image_features")), None)
+    look = next(filter(None, (getattr(owner, "get_image_features", None) for owner in owners)), None)
     if token is None or look is None or any(p.is_meta for p in model.parameters()):
         return ids
     try:

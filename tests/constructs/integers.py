@@ -147,7 +147,9 @@ CONSTRUCTS = [
     Construct("in a dict", heads(lambda m, x: m.n["heads"], n={"heads": 4}), X, HEADS),
     Construct("in a dict of lists", heads(lambda m, x: m.n["heads"][0], n={"heads": [4, 5]}), X, HEADS),
     Construct("in a config, for a quotient", scaled(lambda m: m.config.hidden_size / 3), X, {"first.weight[0]": "12"}),
-    Construct("in a config, for a root", scaled(lambda m: math.sqrt(m.config.hidden_size)), X, {"first.weight[0]": "12"}),
+    Construct(
+        "in a config, for a root", scaled(lambda m: math.sqrt(m.config.hidden_size)), X, {"first.weight[0]": "12"}
+    ),
     Construct("in a config, to a power", scaled(lambda m: m.config.hidden_size**-0.5), X, {"first.weight[0]": "12"}),
     Construct("in a dataclass", heads(lambda m, x: m.config.heads, config=Config()), X, HEADS),
     Construct("in a frozen dataclass", heads(lambda m, x: m.config.heads, config=Fixed()), X, HEADS),

@@ -24,7 +24,7 @@ _AT_MOST: list[tuple[int, str]] = [
     (8, "sliding_window(_size)? local_attention attention_window attention_chunk_size index_topk .*chunk_size"),
     (10, "num_queries num_query_tokens .*n_latents num_latents"),
     (4, "(num|n)_(local_|routed_)?experts moe_num_experts linear_num_value_heads"),
-    (2, "num_experts_per_tok(en)? num_experts_per_token moe_topk moe_k top_k topk (mamba_)?n_groups n_group num_expert_group"),
+    (2, "num_experts_per_tok(en)? moe_topk moe_k top_k topk (mamba_)?n_groups n_group num_expert_group"),
     (2, "linear_num_(key_)?heads linear_num_heads"),
     (1, "topk_group n_shared_experts num_shared_experts moe_num_shared_experts"),
     (1, "first_k_dense_replace num_dense_layers num_kv_shared_layers"),
@@ -152,7 +152,7 @@ def _other_than_its_class(value: Mapping[str, Any], made: Any) -> dict[str, Any]
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     kind = value.get("model_type")
-    made = CONFIG_MAPPING[kind] if kind in CONFIG_MAPPING else made
+    made = CONFIG_MAPPING[str(kind)] if kind in CONFIG_MAPPING else made
     try:
         usual = made().to_dict()
     except Exception:  # noqa: BLE001 - it cannot be made without more: all that is set counts

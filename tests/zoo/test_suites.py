@@ -116,6 +116,12 @@ PASSED = {
 CRASHED = {"model": "timm:bad", "passed": False, "failures": ["not finished\nafter 600 s"]}
 
 
+def test_models_outside_a_suite_are_listed_with_the_reason(zoo: ModuleType) -> None:
+    text = "\n".join(zoo.page({"hf": [{**PASSED, "model": "hf:bert"}]}))
+    assert "### Outside the check" in text
+    assert "hf:dinat, hf:higgs_audio_v2_tokenizer, hf:layoutlmv2: its module needs a package" in text
+
+
 def test_page(zoo: ModuleType) -> None:
     text = "\n".join(zoo.page({"first": [PASSED, CRASHED]}))
     assert "1 of 21 models passed (19 not run). In 1 the smallest configuration" in text
