@@ -4,8 +4,10 @@ A strategy turns one batch into several passes, one per subnet, and leaves the s
 loop of your own; `fit` is a loop with progress, mixed precision, checkpoints and resume.
 """
 
+from elastify.train._all_exits import AllExits
 from elastify.train._compressible import Compressible
 from elastify.train._distill import soft_cross_entropy
+from elastify.train._exit_early import EarlyExit, exit_early
 from elastify.train._fit import History, fit
 from elastify.train._full_plus_random import FullPlusRandom
 from elastify.train._norms import replace_norms
@@ -16,13 +18,16 @@ from elastify.train._sorted import Sorted
 from elastify.train._strategy import Losses, Strategy
 
 __all__ = [
+    "AllExits",
     "Compressible",
+    "EarlyExit",
     "FullPlusRandom",
     "History",
     "Losses",
     "Sandwich",
     "Sorted",
     "Strategy",
+    "exit_early",
     "fit",
     "recalibrate",
     "replace_norms",

@@ -18,7 +18,16 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.checkpoint import checkpoint
 
 from elastify import SubnetConfig, activate, elastify, space
-from elastify.train import Compressible, FullPlusRandom, Losses, Sandwich, Sorted, Strategy, soft_cross_entropy
+from elastify.train import (
+    AllExits,
+    Compressible,
+    FullPlusRandom,
+    Losses,
+    Sandwich,
+    Sorted,
+    Strategy,
+    soft_cross_entropy,
+)
 from elastify.train._checkpoint import pack, unpack
 from tests.small_nets import Block
 
@@ -86,6 +95,11 @@ def compressible(strategy: Compressible, naive: Naive) -> Iterator[Tensor]:
     strategy.at(1.0)
 
 
+def all_exits(strategy: AllExits, naive: Naive) -> Iterator[Tensor]:
+    for blocks in (1, 2, 3, 4):
+        yield cross_entropy(naive.run(space(strategy.model).config({"blocks": blocks}))) / 4
+
+
 @dataclass(frozen=True)
 class Case:
     make: Callable[[nn.Module], Strategy]
@@ -97,6 +111,7 @@ CASES = {
     "FullPlusRandom": Case(lambda model: FullPlusRandom(model, seed=3), full_plus_random),
     "Compressible": Case(lambda model: Compressible(model, beta=0, seed=3), compressible),
     "Sorted": Case(lambda model: Sorted(model, (3, 2), draws=3, seed=3), nested),
+    "AllExits": Case(AllExits, all_exits),
 }
 
 

@@ -1,0 +1,118 @@
+"""Every depth of a stage in one forward: what follows the stage is run from each exit.
+
+The full network runs once. For every smaller number of blocks the rest of the model (final norm, head) then runs
+from what the last of these blocks gave, with the subnet of that depth active; the blocks hand out what they
+returned (see `_replay`). The gradients of all exits meet at the blocks, which are passed once backward as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from elastify._elastic import activate, space
+from elastify._errors import ElastifyError
+from elastify._plan import Stage
+from elastify.train._batches import random_state, set_random_state
+from elastify.train._replay import Trace, cut_after, evaluating, pick_exits, pick_stage
+from elastify.train._strategy import Backward, Distill, Forward, Loss, Losses, Strategy, floats, scalar
+
+
+@dataclass(frozen=True, eq=False)
+class AllExits(Strategy):
+    """The mean loss over all exits of a stage in every step (Kavehzadeh et al., SoFT, arXiv 2309.08968).
+
+    >>> from torch import nn
+    >>> from elastify import elastify
+    >>> class Block(nn.Linear):
+    ...     def forward(self, x):
+    ...         return x + super().forward(x).tanh()
+    >>> net = nn.Sequential(nn.Sequential(*(Block(4, 4) for _ in range(3))), nn.Linear(4, 1))
+    >>> model = elastify(net, torch.randn(2, 4), min_ratio=0.1)
+    >>> x = torch.randn(8, 4)
+    >>> losses = AllExits(model).step(lambda: model(x), lambda outputs: outputs.square().mean())
+    >>> len(losses.random), losses.total == (losses.max + losses.min + losses.random[0]) / 3
+    (1, True)
+
+    `exits` are numbers of blocks after which the network may end (None: all that the space allows; the
+    full network is always one), `stage` is the name of the stage (None: the longest). They share what follows it.
+    A step costs about one forward and backward of the blocks, and one of what follows per exit. Sizes stay full.
+    Raises ElastifyError, at the first step, if a subnet is no exit of the full network: because what runs
+    before or between its blocks depends on their number.
+    """
+
+    exits: Sequence[int] | None = None
+    stage: str | None = None
+    _checked: list[bool] = field(default_factory=list, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        pick_exits(pick_stage(self.model, self.stage), self.exits, 0)
+
+    def step(
+        self, forward: Forward, loss: Loss, *, distill: Distill | None = None, backward: Backward = Tensor.backward
+    ) -> Losses:
+        """Add the gradient of the mean loss of all exits; arguments as for `Sandwich.step`, but no `distill`."""
+        self._labels_only(distill)
+        stage = pick_stage(self.model, self.stage)
+        *exits, _ = every = pick_exits(stage, self.exits, len(stage.blocks))
+        if not self._checked:
+            self._check(forward, stage, exits)
+            self._checked.append(True)
+        weight, values = 1 / len(every), []
+        trace = Trace(self.model, stage.blocks)
+        activate(self.model, None)
+        with trace.recording():
+            outputs = forward()
+        full = scalar(loss(outputs))
+        del outputs
+        for blocks in exits:
+            with self._exit(stage, blocks), trace.replaying(blocks):
+                value = scalar(loss(forward()))
+                backward(value * weight)
+                values.append(value.detach())
+        backward(full * weight)
+        trace.check_joined()
+        numbers = floats([full.detach(), *values])
+        return Losses(numbers[0], numbers[1] if exits else None, tuple(numbers[2:]), weight)
+
+    def _exit(self, stage: Stage, blocks: int) -> activate:
+        return activate(self.model, cut_after(self.model, space(self.model).max, stage, blocks))
+
+    def _check(self, forward: Forward, stage: Stage, exits: Sequence[int]) -> None:
+        """Every exit gives what its subnet gives, without chance and gradients."""
+        outside = random_state()
+        try:
+            with evaluating(self.model):
+                activate(self.model, None)
+                trace = Trace(self.model, stage.blocks)
+                with trace.recording():
+                    forward()
+                for blocks in exits:
+                    with self._exit(stage, blocks):
+                        expected = forward()
+                        with trace.replaying(blocks):
+                            found = forward()
+                    if not _equal(found, expected):
+                        raise ElastifyError(
+                            f"the subnet of {blocks} blocks is no exit of the full network",
+                            where=stage.name,
+                            why="what runs before or between its blocks depends on their number",
+                            fix="Sorted trains the same subnets one by one",
+                        )
+        finally:
+            set_random_state(outside)
+
+
+def _equal(found: object, expected: object) -> bool:
+    pairs = zip(tree_leaves(found), tree_leaves(expected), strict=True)
+    return all(_close(a, b) for a, b in pairs if isinstance(a, Tensor) and a.is_floating_point() and a.numel())
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    tolerance = torch.finfo(a.dtype).eps ** 0.5
+    return a.shape == b.shape and bool((a - b).abs().max() <= tolerance * (b.abs().max() + tolerance))

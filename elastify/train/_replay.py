@@ -1,0 +1,207 @@
+"""Run a model again without what it has computed already.
+
+Subnets of different depth begin with the same work: all that runs up to the end of the last block they share. A
+`Trace` writes down what each module returned on that way (of nested calls the outermost; not those around blocks). When
+the model runs at another depth these modules hand out what they returned before, through generated subclasses, until
+the last shared block; from there on everything runs. What is handed out is a copy, cut off from the graph: the
+gradients that it gets are kept, and join those of the recorded run where the value was made. So the shared part runs
+once forward and once backward.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import wraps
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.utils._pytree import tree_map
+
+from elastify._attributes import resolve
+from elastify._config import SubnetConfig
+from elastify._depth import enclosing
+from elastify._elastic import space
+from elastify._errors import ElastifyError
+from elastify._plan import Stage
+
+_generated: dict[type, type] = {}
+_TRACE = "_elastify_trace"
+
+
+class Trace:
+    """What the modules of a run return, up to the end of the last of these blocks (module paths, in their order)."""
+
+    def __init__(self, model: nn.Module, blocks: Sequence[str]) -> None:
+        around = {resolve(model, parent) for path in blocks for parent in ("", *enclosing(path)[:-1])}
+        self._own = set(model.modules()) - around
+        self._blocks = [resolve(model, path) for path in blocks]
+        self._calls: list[tuple[nn.Module, Any]] = []
+        self._ends: list[int] = []  # number of calls after each block
+        self._kept: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}  # with the original: its id must not be reused
+        self._versions: dict[int, tuple[Tensor, int]] = {}
+        self._joined: set[int] = set()
+        self._queues: dict[nn.Module, list[Any]] = {}
+        self._waiting: dict[nn.Module, int] = {}
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """Record the run inside."""
+        running: list[nn.Module] = []
+
+        def begins(module: nn.Module, args: Any) -> None:
+            if module in self._own and not running:
+                running.append(module)
+
+        def ends(module: nn.Module, args: Any, output: Any) -> None:
+            if running and module is running[0]:
+                running.clear()
+                if len(self._ends) < len(self._blocks):
+                    self._calls.append((module, tree_map(self._keep, output)))
+                    if module is self._blocks[len(self._ends)]:
+                        self._ends.append(len(self._calls))
+
+        handles = register_module_forward_pre_hook(begins), register_module_forward_hook(ends)
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+        if len(self._ends) < len(self._blocks):
+            raise ElastifyError(
+                f"only {len(self._ends)} of {len(self._blocks)} blocks of the stage ran, in order, in forward()",
+                fix="forward() must run the model that the strategy was made for",
+            )
+
+    @contextmanager
+    def replaying(self, blocks: int) -> Iterator[None]:
+        """Inside, what ran up to the end of this many blocks hands out what it returned."""
+        self._queues = {}
+        for module, output in self._calls[: self._ends[blocks - 1]]:
+            self._queues.setdefault(module, []).append(output)
+        last = self._blocks[blocks - 1]
+        for module, queue in self._queues.items():
+            queue[:] = [tree_map(self._copied if module is last else self._guarded, output) for output in queue]
+        self._waiting = {module: len(queue) for module, queue in self._queues.items()}
+        classes = {module: type(module) for module in self._queues}
+        try:
+            for module, cls in classes.items():
+                module.__dict__[_TRACE] = self
+                module.__class__ = _replaying(cls)
+            yield
+        finally:
+            for module, cls in classes.items():
+                module.__class__ = cls
+                del module.__dict__[_TRACE]
+        if any(self._waiting.values()):
+            raise ElastifyError(
+                f"a run with {blocks} blocks does not begin like one with more",
+                why="a module that ran before the last block did not run again, or its forward was replaced",
+                fix="Sorted trains the same subnets one by one",
+            )
+
+    def give(self, module: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """What a module hands out; once all it returned has been handed out, it runs."""
+        queue = self._queues[module]
+        waiting = self._waiting[module]
+        if not waiting and not any(module is block for block in self._blocks):  # blocks may be asked again: checkpoints
+            return forward(module, *args, **kwargs)
+        self._waiting[module] = max(0, waiting - 1)
+        return queue[len(queue) - max(1, waiting)]
+
+    def check_joined(self) -> None:
+        """After the backward of the recorded run: an error if it has missed a gradient of the replayed ones."""
+        if any(kept.grad is not None and id(kept) not in self._joined for _, kept in self._kept.values()):
+            raise ElastifyError(
+                "a gradient was lost",
+                why="a subnet uses a value on which the loss of the full network does not depend",
+                fix="Sorted trains the same subnets one by one",
+            )
+
+    def _keep(self, value: Any) -> Any:
+        """A copy of a tensor to hand out, made once; its gradients will join those of the original."""
+        if not isinstance(value, Tensor) or (value.is_leaf and value.requires_grad):
+            return value
+        key = (id(value), _version(value))
+        if key not in self._kept:
+            kept = value.detach().clone().requires_grad_(value.requires_grad)
+            self._kept[key] = (value, kept)
+            self._versions[id(kept)] = (value, _version(value))
+            if value.requires_grad:
+                value.register_hook(lambda gradient: self._join(gradient, kept))
+        return self._kept[key][1]
+
+    def _copied(self, value: Any) -> Any:
+        """What follows the last block may change it in place."""
+        return value.clone() if isinstance(value, Tensor) else value
+
+    def _guarded(self, value: Any) -> Any:
+        """Before it, only what was changed then will be changed again."""
+        original, version = self._versions.get(id(value), (None, 0))
+        return value.clone() if original is not None and _version(original) != version else value
+
+    def _join(self, gradient: Tensor, kept: Tensor) -> Tensor:
+        self._joined.add(id(kept))
+        return gradient if kept.grad is None else gradient + kept.grad
+
+
+def _version(tensor: Tensor) -> int:
+    """How often a tensor has been changed in place."""
+    return -1 if tensor.is_inference() else tensor._version
+
+
+def _replaying(base: Any) -> type:
+    """The subclass of `base` whose forward asks the trace."""
+    if base not in _generated:
+
+        @wraps(base.forward)
+        def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+            return self.__dict__[_TRACE].give(self, base.forward, args, kwargs)
+
+        members = {"forward": forward, "__module__": base.__module__, "__qualname__": base.__qualname__}
+        _generated[base] = types.new_class(base.__name__, (base,), exec_body=lambda names: names.update(members))
+    return _generated[base]
+
+
+def pick_stage(model: nn.Module, name: str | None) -> Stage:
+    """The stage of this name; None is the longest."""
+    stages = {stage.name: stage for stage in space(model).stages}
+    if name is None and stages:
+        return max(stages.values(), key=lambda stage: len(stage.blocks))
+    if name not in stages:
+        raise ElastifyError(
+            "the model has no blocks that can be left out" if not stages else f"no stage is called {name!r}",
+            fix=f"one of {', '.join(stages)}" if stages else "print(space(model)) shows why",
+        )
+    return stages[name]
+
+
+def pick_exits(stage: Stage, exits: Sequence[int] | None, full: int) -> list[int]:
+    """Numbers of blocks in ascending order, the last is all of them."""
+    chosen = stage.choices if exits is None else exits
+    for blocks in chosen:
+        if blocks not in stage.choices:
+            raise ElastifyError(f"there is no exit after {blocks!r} blocks", where=stage.name, fix=f"{stage.choices}")
+    return [*sorted({blocks for blocks in chosen if blocks < full}), full]
+
+
+def cut_after(model: nn.Module, config: SubnetConfig, stage: Stage, blocks: int) -> SubnetConfig:
+    """The same configuration with the first blocks of a stage only."""
+    depths = {**config.depths, stage.name: config.depths[stage.name][:blocks]}
+    return SubnetConfig.of(config.sizes, depths, space(model).fingerprint)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """All modules in eval mode and no gradients, inside the block."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        model.eval()
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
