@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from elastify import _adapters
 from elastify._analysis import Analysis, analyse
@@ -24,7 +25,7 @@ from elastify._cost import CostModel
 from elastify._elastic import STATE, State, ids_of
 from elastify._errors import ElastifyError
 from elastify._graph import Graph, Value, values
-from elastify._layout import Layout
+from elastify._layout import Layout, active_size
 from elastify._options import Options, check_patterns
 from elastify._plan import Plan, Stage
 from elastify._planner import Planner, attribute_value
@@ -156,6 +157,7 @@ def _build(
         if verified:
             plan = _prove_sizes(model, planner, plan, analysis, args, kwargs)
         _check_something_moves(model, plan, analysis, planner)
+        plan = _measure(model, plan, args, kwargs)
         given = {**{f.name: getattr(options, f.name) for f in fields(options)}, "keep_outputs": keep_outputs}
         model.__dict__[STATE] = _state(model, plan, analysis, verified, given)
     except BaseException:
@@ -284,6 +286,36 @@ def _prove_sizes(
         plan = planner.plan()
         install(model, plan)
     raise ElastifyError("the sizes of this model cannot be proven", fix="pass freeze=[...] for the modules named above")
+
+
+def _measure(model: nn.Module, plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Plan:
+    """The plan with numbers that describe what other methods give: they follow what these give in a few subnets."""
+    asked = {attr: n for attr, n in _adapters.measurable(model).items() if n > 1 and attr not in plan.matched}
+    layouts = {layout for found in plan.tensors.values() for layout in found}
+    fits = {attr: sorted((layout for layout in layouts if layout.size == n), key=repr) for attr, n in asked.items()}
+    fits = {attr: found for attr, found in fits.items() if found}
+    where = SearchSpace(plan)
+    for number in range(5 if fits else 0):
+        sizes = ids_of(where, where.sample(number))[0] if number else {}
+        set_active(model, sizes, {})
+        try:
+            with FakeTensorMode(allow_non_fake_inputs=True):
+                told = _adapters.measured(model, args, kwargs)
+        finally:
+            set_active(model, {}, {})
+        fits = {a: [fit for fit in found if active_size(fit, sizes) == told.get(a)] for a, found in fits.items()}
+    found = {attr: rest[0] for attr, rest in fits.items() if rest}
+    if not found:
+        return plan
+    remove(model)
+    plan = replace(
+        plan,
+        attributes={**plan.attributes, **found},
+        matched=plan.matched | found.keys(),
+        unclear={attr: rest for attr, rest in plan.unclear.items() if attr not in found},
+    )
+    install(model, plan)
+    return plan
 
 
 def _every_other(where: SearchSpace) -> SubnetConfig:

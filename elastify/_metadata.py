@@ -23,13 +23,14 @@ from elastify._analysis import Analysis
 from elastify._attributes import nn_sources
 from elastify._graph import Value, values
 from elastify._ints import Attr, exprs, leaves
-from elastify._layout import Axis, Layout, axes_of
+from elastify._layout import Axis, Concat, Layout, axes_of
 from elastify._plan import Stage
 
 _SIZES = re.compile(
     r"(^|_)(features?|channels?|chs|chans?|dims?|widths?|planes|filters|units|hidden_sizes?|embed|embedding_size|d_model"
     r"|d_ff|d_inner|inner|intermediate_size|heads?|groups?|num_groups)(_|\d|$)"
 )
+_PLACES = re.compile(r"(^|_)(ends?|idx|index|indices|ids?|offsets?|stages?)(_|$)")
 _HEADS, _HEAD_SIZES = re.compile(r"heads?(_|\d|$)"), re.compile(r"dims?|size|features|hidden|channels|chs")
 _COUNTS = re.compile(r"(^|_)(depths?|layers?|blocks?)(_|$)")
 _OWN = frozenset(nn.Module().__dict__)
@@ -77,6 +78,7 @@ def _inside(
 ) -> Iterator[Number]:
     if type(value) is int:
         words = [name, *(step for step in index if isinstance(step, str))][::-1]
+        words = words[:1] if beside else words  # the fields of a record are told by their own names
         telling = next((word for word in words if _SIZES.search(word)), words[0])
         yield Number(Attr(owner, name, index), path, telling, value, beside)
     elif len(index) > _MAX_DEPTH or isinstance(value, (str, bytes, nn.Module, torch.Tensor, type)):
@@ -109,6 +111,7 @@ class Metadata:
     known: Mapping[Attr, Layout]
     elastic: set[int]
     heads: Mapping[int, Sequence[str]]
+    sums: Mapping[Attr, Sequence[str]]
     sizes: dict[Attr, Layout] = field(default_factory=dict)
     unclear: dict[Attr, tuple[Layout, ...]] = field(default_factory=dict)
 
@@ -120,9 +123,12 @@ class Metadata:
                 or number.attr in self.arguments
                 or number.value < 2
                 or not _SIZES.search(number.name)
+                or _PLACES.search(number.name)
             ):
                 continue
             found = next(filter(None, self.candidates(number)), set())
+            if len(found) != 1:
+                found = self.together(number) or found
             if len(found) > 1:  # units times a fixed number (the pixels of a patch) are meant if nothing else can be
                 found = {layout for layout in found if isinstance(layout, Axis) or self.moves(layout)} or found
             moving = {layout for layout in found if any(axis.id in self.elastic for axis in axes_of(layout))}
@@ -131,6 +137,13 @@ class Metadata:
             elif moving:
                 self.unclear[number.attr] = tuple(sorted(found, key=repr))
         return self
+
+    def together(self, number: Number) -> set[Layout]:
+        """The inputs of weights of which the model's library says that the number is their sum."""
+        names = [name for name in self.sums.get(number.attr, ()) if name in self.analysis.graphs[0].tensors]
+        parts = tuple(self.analysis.terms.resolve(self.analysis.tensor(name)[1]) for name in names)
+        whole = Concat(parts) if len(parts) > 1 else next(iter(parts), None)
+        return {whole} if whole is not None and whole.size == number.value else set()
 
     def moves(self, layout: Layout) -> bool:
         """Whether all parts of a layout are elastic."""
@@ -141,7 +154,7 @@ class Metadata:
         path, name, size = number.path, number.name, number.value
         named = [self.join(path, text) for text in number.beside]
         named = [module for module in named if module in self.calls]
-        if named:
+        if named or (number.beside and len(number.attr.index) > 1):  # entries of a list are told by what they name
             yield from (self.of_size(self.results(module), size) for module in named)
             return
         yield self.inherited.get((path, name, size), set())
@@ -249,6 +262,7 @@ def counts(model: nn.Module, stages: Sequence[Stage], known: Iterable[Attr]) -> 
     for number in numbers(model) if elastic else ():
         if _COUNTS.search(number.name) and number.attr not in used and not number.beside:
             same = [path for path, n in lengths.items() if n == number.value and _within(path, number.path)]
+            same = [path for path in same if path.rpartition(".")[0] == number.path] or same  # the closest place
             if len(same) == 1 and same[0] in elastic:
                 found[number.attr] = same[0]
     return found

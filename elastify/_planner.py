@@ -13,6 +13,7 @@ from functools import cached_property
 
 from torch import nn
 
+from elastify import _adapters
 from elastify._analysis import Analysis
 from elastify._attributes import get_in, resolve
 from elastify._depth import Run, enclosing
@@ -58,7 +59,7 @@ class Planner:
         elastic = {axis.id for axis in axes}
         read = self.attributes()
         heads = {axis.id: [name for name, _ in axis.members] for axis in axes if axis.role == "heads"}
-        metadata = Metadata(self.model, self.analysis, read, elastic, heads).match()
+        metadata = Metadata(self.model, self.analysis, read, elastic, heads, _adapters.sums(self.model)).match()
         attributes = {
             attr: layout
             for attr, layout in {**read, **metadata.sizes}.items()

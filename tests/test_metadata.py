@@ -164,3 +164,19 @@ def test_units_come_before_units_times_a_fixed_number() -> None:
     small: Any = extract(model, 0.5)
     assert (small.num_features, small.head.in_features, small.join.in_features) == (8, 8, 8)
     assert not space(model).plan.unclear
+
+
+def test_places_and_fields_of_records_are_told_by_their_own_names() -> None:
+    class Shown(Net):
+        """As many as the width of the network, and of no such thing."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.feature_ends, self.channel_index = [16, 24], 16
+            self.feature_info = [{"num_chs": 16, "reduction": 16, "module": "blocks.0"}]
+            self.features = [{"channels": 16, "module": "of another name"}]
+
+    small: Any = extract(elastify(Shown(), X), SMALLER)
+    assert (small.feature_ends, small.channel_index, small.num_features) == ([16, 24], 16, 8)
+    assert small.feature_info == [{"num_chs": 8, "reduction": 16, "module": "blocks.0"}]
+    assert small.features == [{"channels": 16, "module": "of another name"}]

@@ -7,13 +7,14 @@ model of it can only exist where it has been imported).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from elastify._adapters import einops, pretrained, timm, torchvision, transformers
+from elastify._ints import Attr
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 _ADAPTERS = {"timm": timm, "torchvision": torchvision, "transformers": transformers}
@@ -45,6 +46,24 @@ def infer_example_inputs(model: nn.Module) -> Inputs | None:
 def auxiliary_outputs(model: nn.Module) -> frozenset[str]:
     """Keys of a model's output that expose its inside, not its interface (caches, hidden states)."""
     return transformers.AUXILIARY_OUTPUTS if library_of(model) == "transformers" else frozenset()
+
+
+def sums(model: nn.Module) -> dict[Attr, tuple[str, ...]]:
+    """Numbers that say how many inputs some weights (their second dimensions) have together."""
+    return timm.sums(model) if library_of(model) == "timm" else {}
+
+
+def measurable(model: nn.Module) -> dict[Attr, int]:
+    """Numbers that say how wide the results of other methods than forward are."""
+    return timm.channels(model) if library_of(model) == "timm" else {}
+
+
+def measured(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[Attr, int]:
+    """What these are, told by running the methods; nothing where they do not run."""
+    try:
+        return timm.channels_given(model, args, kwargs)
+    except (RuntimeError, AssertionError, ValueError, TypeError, LookupError, AttributeError):
+        return {}
 
 
 def mark_extracted(model: nn.Module) -> None:

@@ -1,0 +1,173 @@
+"""What timm does with the numbers that its models show, tried on a full model and on its subnets.
+
+    python tests/zoo/timm_metadata.py            # all 98 families: how many are right, per item
+    python tests/zoo/timm_metadata.py coat swin  # some of them
+
+An item holds for a model if timm's own code and the shapes that it meets agree. What does not hold for the full model
+is not asked of its subnets. A subnet is `right`, `wrong`, or raises (which is loud, and counted apart).
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+ERRORS = (RuntimeError, AssertionError, ValueError, TypeError, AttributeError, KeyError, IndexError)
+Claims = dict[str, tuple[int, tuple[int, ...]]]  # what is claimed of a size, and the shape where it should be found
+
+
+def _first(out: Any) -> Any:
+    return out[0] if isinstance(out, (tuple, list)) else out
+
+
+def _features(model: Any, x: Tensor) -> Claims:
+    return {"num_features": (model.num_features, tuple(_first(model.forward_features(x)).shape))}
+
+
+def _pre_logits(model: Any, x: Tensor) -> Claims:
+    """Where the input of the classifier is handed out, it is as wide as the model says."""
+    hidden = model.forward_head(model.forward_features(x), pre_logits=True)
+    width = sum(part.shape[-1] for part in hidden) if isinstance(hidden, (tuple, list)) else hidden.shape[-1]
+    return {"head_hidden_size": (model.head_hidden_size, (2, width))}
+
+
+def _feature_info(model: Any, x: Tensor) -> Claims:
+    shapes: dict[str, tuple[int, ...]] = {}
+    modules = dict(model.named_modules())
+    entries = [dict(entry) for entry in model.feature_info if entry["module"] in modules]
+    hooks = [
+        modules[entry["module"]].register_forward_hook(
+            lambda _, __, out, name=entry["module"]: shapes.update({name: tuple(_first(out).shape)})
+        )
+        for entry in entries
+    ]
+    try:
+        model(x)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return {e["module"]: (e["num_chs"], shapes[e["module"]]) for e in entries if e["module"] in shapes}
+
+
+def _intermediates(model: Any, x: Tensor) -> Claims:
+    """What it says of its features, where timm collects them by a method of the model."""
+    found = model.forward_intermediates(x, intermediates_only=True)
+    info = model.feature_info
+    return {str(i): (e["num_chs"], tuple(t.shape)) for i, (e, t) in enumerate(zip(info, found, strict=True))}
+
+
+def _wrapped(kind: str) -> Callable[[Any, Tensor], Claims]:
+    def claims(model: Any, x: Tensor) -> Claims:
+        from timm.models import _features as wrappers
+
+        model = copy.deepcopy(model)
+        wrapped = getattr(wrappers, kind)(model, out_indices=tuple(range(len(model.feature_info))))
+        channels = wrapped.feature_info.channels()
+        return {str(i): (n, tuple(t.shape)) for i, (n, t) in enumerate(zip(channels, wrapped(x), strict=True))}
+
+    return claims
+
+
+def _classifier(model: Any, x: Tensor) -> Claims:
+    model = copy.deepcopy(model)
+    model.reset_classifier(7)
+    return {"classes": (7, tuple(_first(model(x)).shape))}
+
+
+def _fused(model: Any, x: Tensor) -> Claims:
+    from timm.utils.model import reparameterize_model
+
+    same = torch.allclose(reparameterize_model(model)(x), model(x), rtol=1e-3, atol=1e-4)
+    return {"same": (1, (int(same),))}
+
+
+ITEMS: dict[str, Callable[[Any, Tensor], Claims]] = {
+    "num_features": _features,
+    "head_hidden_size": _pre_logits,
+    "feature_info": _feature_info,
+    "forward_intermediates": _intermediates,
+    "FeatureListNet": _wrapped("FeatureListNet"),
+    "FeatureHookNet": _wrapped("FeatureHookNet"),
+    "FeatureGetterNet": _wrapped("FeatureGetterNet"),
+    "reset_classifier": _classifier,
+    "reparameterize": _fused,
+}
+
+
+def check(full: nn.Module, subnets: dict[str, nn.Module], x: Tensor) -> Iterator[tuple[str, str, str]]:
+    """(item, subnet, "right" | "wrong: …" | "raises: …"), of the items that hold for the full model."""
+    for item, claims in ITEMS.items():
+        with torch.no_grad():
+            try:
+                expected = claims(full, x)
+            except ERRORS:
+                continue
+            held = {key: [d for d, n in enumerate(shape) if n == size] for key, (size, shape) in expected.items()}
+            held = {key: places for key, places in held.items() if places}
+            for which, small in subnets.items() if held else ():
+                try:
+                    found = claims(small, x)
+                except ERRORS as error:
+                    said = " ".join(str(error).split())
+                    yield item, which, f"raises: {type(error).__name__}: {said[:120]}"
+                    continue
+                wrong = {
+                    key: f"{found[key][0]} of {found[key][1]}, was {expected[key][0]} of {expected[key][1]}"
+                    for key, places in held.items()
+                    if key in found
+                    and not any(d < len(found[key][1]) and found[key][1][d] == found[key][0] for d in places)
+                }
+                yield item, which, f"wrong: {wrong}" if wrong else "right"
+
+
+def _runs(model: Any, x: Tensor) -> bool:
+    try:
+        model(x)
+    except ERRORS:
+        return False
+    return True
+
+
+def main(names: list[str]) -> None:
+    from suite_timm import ROWS, TIMM
+
+    from elastify import elastify, extract, space
+
+    counts: dict[tuple[str, str], Counter[str]] = {}
+    for (family, *_), entry in zip(ROWS, TIMM, strict=True):
+        if names and family not in names:
+            continue
+        full, args, _ = entry.make()
+        model = elastify(copy.deepcopy(full), args, verify=False)
+        where = space(model)
+        whole = {stage.name: len(stage.blocks) for stage in where.stages}
+        subnets = {
+            "half": extract(model, {axis.name: 0.5 for axis in where.axes}),
+            "uneven": extract(model, where.repair({**where.sample(1).sizes, **whole})),
+            "smallest": extract(model, where.min),
+        }
+        for which in [which for which, small in subnets.items() if not _runs(small, args[0])]:
+            print(
+                f"{family:24} {which:8} does not run: nothing was verified here, which would have found it", flush=True
+            )
+            del subnets[which]
+        for item, which, result in check(full, subnets, args[0]):
+            counts.setdefault((item, which), Counter())[result.partition(":")[0]] += 1
+            if result != "right":
+                print(f"{family:24} {which:8} {item:22} {result}", flush=True)
+    for (item, which), found in counts.items():
+        print(f"{item:22} {which:8} right {found['right']:3} of {found.total():3}, wrong {found['wrong']}", end="")
+        print(f", raises {found['raises']}")
+
+
+if __name__ == "__main__":
+    sys.path[:0] = [str(Path(__file__).parents[2])]
+    torch.set_num_threads(1)
+    main(sys.argv[1:])
