@@ -37,10 +37,12 @@ class Branches:
         self.made: dict[int, int] = {}
         self.first: dict[int, int] = {}  # of every value, the first call that uses it
         self.last: dict[int, int] = {}  # and the last
-        for number, call in enumerate(self.graph.calls):
-            for value in call.outputs():
+        self.ins = [call.inputs() for call in self.graph.calls]
+        self.outs = [call.outputs() for call in self.graph.calls]
+        for number, (given, results) in enumerate(zip(self.ins, self.outs, strict=True)):
+            for value in results:
                 self.made.setdefault(value.id, number)
-            for value in call.inputs():
+            for value in given:
                 self.first.setdefault(value.id, number)
                 self.last[value.id] = number
         self.owned: dict[int, list[str]] = {}
@@ -48,15 +50,15 @@ class Branches:
             self.owned.setdefault(value.id, []).append(name)
         self.returned = {value.id for value in self.graph.outputs}
         self.fed = {value.id for value in self.graph.inputs}  # what depends on the input, not on weights alone
-        for call in self.graph.calls:
-            if any(value.id in self.fed for value in call.inputs()):
-                self.fed.update(value.id for value in call.outputs())
+        for given, results in zip(self.ins, self.outs, strict=True):
+            if any(value.id in self.fed for value in given):
+                self.fed.update(value.id for value in results)
 
     def handed_on(self, start: int, stop: int) -> tuple[list[Value], bool]:
         """Values made in the stretch and used after it, and whether others are part of the model's result."""
         used, returned = [], False
-        for call in self.graph.calls[start:stop]:
-            for value in call.outputs():
+        for results in self.outs[start:stop]:
+            for value in results:
                 if start <= self.made[value.id]:
                     if self.last.get(value.id, -1) >= stop:
                         used.append(value)
@@ -88,11 +90,11 @@ class Branches:
             for one, two in zip(inside, other, strict=True)
             for a, b in zip(one.outputs(), two.outputs(), strict=False)
         }
-        given = {v.id for call in inside for v in call.inputs()}
+        given = {value.id for values in self.ins[start:stop] for value in values}
         return twins if any(b.id in given for b in twins.values()) else {}
 
     def _skip(self, path: str, start: int, stop: int, source: Callable[[Value], Value | None]) -> Skip | None:
-        owned = {v.id for call in self.graph.calls[start:stop] for v in call.inputs()} & self.owned.keys()
+        owned = {value.id for given in self.ins[start:stop] for value in given} & self.owned.keys()
         if not owned:
             return None  # no weights: nothing would be saved
         for ident in owned:
@@ -107,7 +109,7 @@ class Branches:
 
     def _last(self, start: int, stop: int, source: Callable[[Value], Value | None]) -> Skip | None:
         """A stretch whose result is the model's: all results that can be replaced are."""
-        own = [v for call in self.graph.calls[start:stop] for v in call.outputs() if v.id in self.returned]
+        own = [value for results in self.outs[start:stop] for value in results if value.id in self.returned]
         pairs = [(value.id, found.id) for value in own if (found := source(value)) is not None]
         return Skip(start, stop, tuple(pairs)) if pairs else None
 
@@ -126,7 +128,7 @@ class Branches:
                     yield value
                 continue
             call = self.graph.calls[number]
-            given = call.inputs()
+            given = self.ins[number]
             if call.op in _JOINS:
                 large = [v for v in given if _count(v) * 2 >= _count(value) or call.op == "cat"]
                 joined = call.op in ("add", "lerp") and sum(v.id in self.fed for v in given) > 1

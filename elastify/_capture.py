@@ -27,6 +27,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from elastify._adapters import auxiliary_outputs
 from elastify._capture_leaks import release
+from elastify._capture_memo import Memo
+from elastify._capture_mode import mode_readers
 from elastify._capture_record import Recorder, is_python, short_path
 from elastify._capture_state import Convert, prepared
 from elastify._errors import ElastifyError
@@ -53,9 +55,15 @@ def capture(
 
 
 def capture_all(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Graph]:
-    """Records of an evaluation and a training run: some parameters are used in one of them only."""
+    """Records of an evaluation run and, where the model asks for its mode, a training run.
+
+    Some parameters are used in one of them only.
+    """
     session = _Session(model, args, kwargs)
-    graphs = [session.run(training=False)]
+    with _lock, mode_readers(model) as readers:
+        graphs = [session.run(training=False)]
+    if not readers:
+        return graphs
     try:
         graphs.append(session.run(training=True))
     except ElastifyError as error:
@@ -100,6 +108,7 @@ class _Session:
         owned = [*model.parameters(), *model.buffers()]
         mode = next((t.fake_mode for t in owned if isinstance(t, FakeTensor)), None)
         self.mode = mode or FakeTensorMode(allow_non_fake_inputs=True)
+        self.memo = Memo(self.mode)
         self.real = not any(t.is_meta or isinstance(t, FakeTensor) for t in [*owned, *_tensors((args, kwargs))])
         self.fakes: dict[int, tuple[Tensor, Tensor]] = {}
         lazy = next((n for n, p in model.named_parameters() if nn.parameter.is_lazy(p)), None)
@@ -160,7 +169,7 @@ class _Session:
 
     def record(self, training: bool, fake: bool) -> Graph:
         graph = Graph(training=training, real=not fake)
-        recorder = Recorder(graph, self.paths)
+        recorder = Recorder(graph, self.paths, self.memo if fake else None)
         convert = self.fake if fake else _clone
         with ExitStack() as stack:
             stack.enter_context(torch.no_grad())

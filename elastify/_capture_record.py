@@ -19,11 +19,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor
 from torch.overrides import TorchFunctionMode
 
+from elastify._capture_memo import Memo
 from elastify._capture_names import IDENTITY, OpName, op_name
-from elastify._capture_shapes import by_shape, directly
 from elastify._graph import Call, Graph, ModuleCall, Value
 from elastify._ints import Dim, Guard, Int, leaves
 
@@ -38,9 +37,10 @@ _dtype_names: dict[torch.dtype, str] = {}
 class Recorder(TorchFunctionMode):
     """Fills `graph` while it is the active mode."""
 
-    def __init__(self, graph: Graph, paths: dict[int, list[str]]) -> None:
+    def __init__(self, graph: Graph, paths: dict[int, list[str]], memo: Memo | None = None) -> None:
         super().__init__()
         self.graph, self.paths = graph, paths
+        self.memo = memo  # None where the tensors are real
         self.busy = 0  # above 0 while a recorded operation runs
         self.known: dict[int, tuple[Tensor, Value]] = {}
         self.before: dict[int, Value] = {}  # value id -> what the tensor was before the change in place
@@ -117,13 +117,10 @@ class Recorder(TorchFunctionMode):
         name = op_name(func)
         self.busy += 1
         try:
-            out = None
-            if args and type(args[0]) is FakeTensor:
-                out = by_shape(name.op, args, kwargs)
-                if out is None and not name.inplace and "out" not in kwargs:
-                    out = directly(name.op, func, args, kwargs)
-            if out is None:
+            if self.memo is None or name.kind == "size" or "out" in kwargs:
                 out = func(*args, **kwargs)
+            else:
+                out = self.memo.run(name, func, args, kwargs)
             if name.kind == "size":
                 return self.measured(name.op, out, *args, **kwargs)
             if name.inplace or "out" in kwargs or any(True for _ in tensors(out)):

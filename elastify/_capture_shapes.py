@@ -2,8 +2,8 @@
 
 Without numbers to compute, torch would unroll a GRU over every time step, in Python: seconds for a second of
 audio; and it refuses an inverse Fourier transform, which looks at its window for zeros. All that a fake run needs is
-the shapes of what comes out, and an error where those that go in disagree. Views and products go to torch's kernels for
-shapes at once.
+the shapes of what comes out, and an error where those that go in disagree. The most frequent operations take a short
+way for the sake of time: views and products go to torch's kernels for shapes at once, norms give what they are given.
 """
 
 from __future__ import annotations
@@ -12,16 +12,13 @@ from collections.abc import Callable
 from itertools import chain
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, in_kernel_invocation_manager
 
+from elastify._capture_names import OpName
+
 GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
-
-
-def by_shape(op: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Empty results of an operation of this table; None for others, and for forms that torch can run itself."""
-    make = _MAKERS.get(op)
-    return make(op, *args, **kwargs) if make is not None else None
 
 
 def _recurrent(op: str, *args: Any) -> tuple[Tensor, ...] | None:
@@ -70,23 +67,84 @@ def _istft(
     )
 
 
-_MAKERS: dict[str, Callable[..., Any]] = {**dict.fromkeys(GATES, _recurrent), "istft": _istft}
+def _batch_norm(op: str, data: Tensor, *given: Any, **named: Any) -> Tensor | None:
+    """`torch.batch_norm(input, weight, bias, mean, variance, …)`: [batch, channels, …] as it was."""
+    if named:
+        return None
+    vectors = [v for v in given[:4] if isinstance(v, Tensor)]
+    if any(v.shape != data.shape[1:2] for v in vectors):
+        raise RuntimeError(f"batch_norm of {data.shape[1]} channels has vectors of {[v.shape[0] for v in vectors]}")
+    return _like(data) if all(v.dtype == data.dtype for v in vectors) else None
 
 
-_DIRECT = frozenset(
+def _layer_norm(op: str, data: Tensor, shape: Any, *given: Any, **named: Any) -> Tensor | None:
+    """`torch.layer_norm(input, normalized_shape, weight, bias, …)`: as it was."""
+    vectors = [v for v in (*given[:2], *named.values()) if isinstance(v, Tensor)]
+    kept = tuple(data.shape[data.ndim - len(shape) :])
+    fits = kept == tuple(map(int, shape)) and all(tuple(v.shape) == kept and v.dtype == data.dtype for v in vectors)
+    return _like(data) if fits else None
+
+
+def _cat(op: str, parts: Any, dim: Any = 0, **other: Any) -> Tensor | None:
+    """`torch.cat(tensors, dim)` of tensors of one type whose other sizes agree, each without gaps."""
+    if other or not isinstance(parts, (tuple, list)) or not isinstance(dim, int):
+        return None
+    first = parts[0]
+    if any(type(p) is not FakeTensor or p.ndim != first.ndim or p.dtype != first.dtype for p in parts):
+        return None
+    place = int(dim) % max(first.ndim, 1)
+    rest = {(*p.shape[:place], *p.shape[place + 1 :]) for p in parts}
+    if len(rest) > 1 or not first.ndim or not all(p.is_contiguous() and p.device == first.device for p in parts):
+        return None
+    total = sum(p.shape[place] for p in parts)
+    return viewed(first, lambda t: t.new_empty((*first.shape[:place], total, *first.shape[place + 1 :])))
+
+
+def _like(data: Tensor) -> Tensor | None:
+    """An empty tensor of the same kind; None where the kernel would change the type or the order in memory."""
+    if not data.is_contiguous() or not data.is_floating_point():
+        return None
+    return viewed(data, torch.empty_like)
+
+
+_Make = Callable[..., Any]
+_NEEDED: dict[str, _Make] = {**dict.fromkeys(GATES, _recurrent), "istft": _istft}
+_QUICK: dict[str, _Make] = {"batch_norm": _batch_norm, "layer_norm": _layer_norm, "cat": _cat}
+VIEWS = frozenset(
     """view reshape flatten unflatten permute transpose movedim T mT contiguous getitem select narrow split chunk unbind
-    unsqueeze squeeze expand expand_as matmul bmm linear""".split()
+    unsqueeze squeeze expand expand_as""".split()
 )
+_DIRECT = VIEWS | frozenset("matmul bmm linear conv1d conv2d conv3d max_pool2d softmax embedding".split())
 
 
-def directly(op: str, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def result(name: OpName, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """`func(*args, **kwargs)` on fake tensors, the shortest way."""
+    first = args[0] if args else None
+    if isinstance(first, (tuple, list)) and first:
+        first = first[0]
+    out = None
+    if type(first) is FakeTensor and not name.inplace:
+        if name.op in _NEEDED:
+            out = _NEEDED[name.op](name.op, *args, **kwargs)
+        elif by_shape_alone():
+            if name.op in _QUICK:
+                out = _QUICK[name.op](name.op, *args, **kwargs)
+            elif name.op in _DIRECT:
+                out = _directly(func, args, kwargs)
+    return func(*args, **kwargs) if out is None else out
+
+
+def by_shape_alone() -> bool:
+    """Whether nothing but shapes and types goes into a result: no autocast chooses types, no gradient is wanted."""
+    return not (torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"))
+
+
+def _directly(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """The result of an operation on fake tensors from torch's own kernel for shapes; None where that has none.
 
     A fake tensor takes several times as long, because each operation goes through Python: to find its device, and
     strides that a kernel of that device might choose. For these operations both are known.
     """
-    if op not in _DIRECT:
-        return None
     found = [item for item in chain(args, kwargs.values()) if isinstance(item, Tensor)]
     inside = [item for arg in args if isinstance(arg, tuple) for item in arg if isinstance(item, Tensor)]
     if not found or any(type(tensor) is not FakeTensor for tensor in (*found, *inside)):

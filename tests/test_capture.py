@@ -293,12 +293,31 @@ def test_tensors_from_outside_are_constants():
     assert [v.name for v in graph.constants] == ["", ""]
 
 
-def test_both_modes_are_recorded():
-    model = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5), nn.BatchNorm1d(4)).eval()
+def test_both_modes_are_recorded_where_the_model_asks_for_its_mode():
+    class Noise(nn.Module):
+        def forward(self, x):
+            return x + torch.rand_like(x) if self.training else x
+
+    model = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5), nn.BatchNorm1d(4), Noise()).eval()
     evaluation, training = capture_all(model, (X,), {})
     assert ops(evaluation) == ["linear", "batch_norm"]
-    assert ops(training) == ["linear", "dropout", "add", "batch_norm"]
+    assert ops(training) == ["linear", "dropout", "add", "batch_norm", "rand_like", "add"]
     assert (evaluation.training, training.training, model.training) == (False, True, False)
+    assert "training" not in vars(nn.Module)
+
+
+def test_layers_of_torch_do_not_need_a_run_in_training_mode():
+    layer = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True)
+    model = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5), nn.BatchNorm1d(3), nn.LSTM(4, 2)).eval()
+    assert len(capture_all(model, (torch.zeros(2, 3, 4),), {})) == 1
+    assert len(capture_all(nn.Sequential(layer, nn.RReLU()), (torch.zeros(2, 3, 4),), {})) == 1
+
+
+def test_a_mode_kept_in_the_class_is_not_overlooked():
+    class Fixed(nn.Linear):
+        training = False
+
+    assert len(capture_all(Fixed(4, 4), (X,), {})) == 2
 
 
 def test_a_training_run_that_fails_is_a_warning():
