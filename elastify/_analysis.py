@@ -7,6 +7,7 @@ module, because what cannot be seen cannot be proven.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -26,6 +27,7 @@ class Analysis:
     dims: list[dict[int, list[Term]]]
     guards: list[list[Guard]]
     batch: frozenset[int]
+    summed: frozenset[tuple[str, int]] = frozenset()
 
     @property
     def terms(self) -> Terms:
@@ -64,6 +66,8 @@ def analyse(
     batch: set[int] = set()
     used: set[str] = set()
     needed: set[str] = set()
+    summed: set[tuple[str, int]] = set()
+    others: set[tuple[str, int]] = set()
     for graph in graphs:
         known = {v.id: shared.setdefault(n, [facts.leaf(s) for s in v.shape]) for n, v in graph.tensors.items()}
         facts.start(graph.values, known)
@@ -84,10 +88,16 @@ def analyse(
         by_id = {v.id: n for n, v in graph.tensors.items()}
         used |= {by_id[v.id] for call in graph.calls for v in values((call.args, call.kwargs)) if v.id in by_id}
         needed |= {by_id[ident] for ident in _needed(graph) if ident in by_id}
+        uses = Counter(ident for call in graph.calls for ident in {value.id for value in call.inputs()})
+        for ident, name in by_id.items():
+            for dim in range(len(known[ident])):
+                times = facts.summed[ident, dim]
+                (summed if times and times == uses[ident] else others if uses[ident] else set()).add((name, dim))
         dims.append(facts.finish())
     _freeze_idle(facts, {name: shared[name] for name in used}, needed)
     _freeze_unseen(facts, graphs[0], dims[0], used, parameters)
-    return Analysis(facts, graphs, dims, guards, frozenset(facts.terms.by_id(i).id for i in batch))
+    alike = frozenset(facts.terms.by_id(ident).id for ident in batch)
+    return Analysis(facts, graphs, dims, guards, alike, frozenset(summed - others))
 
 
 def _needed(graph: Graph) -> set[int]:

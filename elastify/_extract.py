@@ -22,6 +22,7 @@ from elastify._blocks import read, renumbered
 from elastify._published import shortened, shown
 from elastify._record import Record
 from elastify._rewrite import SPEC, record, set_active, strip
+from elastify._transforms import drop_hooks
 from elastify._verify import computed
 
 FORMAT = 1
@@ -118,6 +119,7 @@ def plain_copy(model: nn.Module, pairs: Collection[tuple[Tensor, Tensor]], skip:
     small = copy.deepcopy(model, memo)
     for module in small.modules():
         strip(module)
+        drop_hooks(module)
     for path, _, local in (name.rpartition(".") for name in extras):
         if not any(f"{path}.".startswith(f"{gone}.") for gone in skip):
             del resolve(small, path)._parameters[local]

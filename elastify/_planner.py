@@ -82,6 +82,7 @@ class Planner:
             rigid=self.depth.rigid_blocks(moving, {axis.id: axis.name for axis in axes}),
             matched=frozenset(metadata.sizes),
             unclear=metadata.unclear,
+            summed=self.analysis.summed,
             counts=counts(self.model, stages, read),
         )
 

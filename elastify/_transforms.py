@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -36,6 +37,21 @@ class Transform(ABC):
         parameter = self.owner._parameters[extra_name(self.local, role)]
         assert parameter is not None
         return parameter
+
+
+class Hook(ABC):
+    """A forward hook (`with_kwargs`) that belongs to the elastic model: extracted ones do not have it."""
+
+    @abstractmethod
+    def __call__(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
+        """What the module hands on in place of `output`."""
+
+
+def drop_hooks(module: nn.Module) -> None:
+    """Take such hooks off one module."""
+    for key in [key for key, hook in module._forward_hooks.items() if isinstance(hook, Hook)]:
+        for table in (module._forward_hooks, module._forward_hooks_with_kwargs, module._forward_hooks_always_called):
+            table.pop(key, None)
 
 
 def extra_name(local: str, role: str = "") -> str:

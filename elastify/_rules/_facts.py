@@ -15,6 +15,7 @@ a literal in the source freezes it.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -73,6 +74,7 @@ class Facts:
         self.guards: list[Guard] = []
         self.makers: dict[int, Call] = {}  # by the id of what a call made
         self.spread: set[tuple[int, int]] = set()  # (value id, dimension) along which a value repeats one entry
+        self.summed: Counter[tuple[int, int]] = Counter()  # how many calls sum over (value id, dimension)
         self.counted: list[Term] = []  # dimensions whose sizes the data decide
         self.unknown: dict[str, Why] = {}
         self._dims: dict[int, list[Term]] = {}
@@ -84,7 +86,7 @@ class Facts:
     def start(self, graph_values: list[Value], known: dict[int, list[Term]]) -> None:
         """Begin a graph: its values, and the terms of those that an earlier graph shares (parameters)."""
         self._dims, self._values = dict(known), graph_values
-        self.guards, self.spread, self.makers = [], set(), {}
+        self.guards, self.spread, self.makers, self.summed = [], set(), {}, Counter()
 
     def finish(self) -> dict[int, list[Term]]:
         """Terms of every value of the graph."""
@@ -118,6 +120,10 @@ class Facts:
             self._dims[value.id] = list(terms)
         else:
             self.all_same(known, terms)
+
+    def sums(self, value: Value, dim: int) -> None:
+        """The operation sums over a dimension: what it multiplies with 0 there is as good as gone."""
+        self.summed[value.id, dim] += 1
 
     def same(self, a: Term, b: Term) -> None:
         self.terms.unify(a, b, self.why)

@@ -30,6 +30,8 @@ def contract(f: Facts, spec: str, operands: Sequence[Value | None], out: Value) 
             del dims[at : at + count]
         if len(letters) != len(dims):
             raise ValueError(f"{words.strip()!r} does not fit a tensor of shape {list(value.shape)}")
+        for letter in set(letters) - set(result.split()):
+            f.sums(value, _place(words.split(), letter, len(value.shape)))
         for letter, term in zip(letters, dims, strict=True):
             seen = bound.setdefault(letter, term)
             if seen.size == 1 != term.size:
@@ -41,6 +43,12 @@ def contract(f: Facts, spec: str, operands: Sequence[Value | None], out: Value) 
     for letter in result.split():
         terms += shared if letter == "..." else [bound[letter]]
     f.give(out, terms)
+
+
+def _place(words: list[str], letter: str, rank: int) -> int:
+    """The dimension of a letter in `... i` or `o i`."""
+    at = words.index(letter)
+    return at + rank - len(words) if "..." in words[:at] else at
 
 
 @rule("linear")
@@ -166,6 +174,7 @@ def conv(f: Facts, out: Value, input: Value, weight: Value, bias: Value | None =
     space = len(weight.shape) - 2
     groups, per = f.leaf(int(number)), f.dims(weight)[1]
     f.require(number, groups)
+    f.sums(weight, 1)
     f.same(f.dims(input)[-space - 1], f.product(groups, per))
     rows = f.dims(weight)[0]
     if int(number) != 1:
@@ -183,7 +192,9 @@ def conv_transpose(
     groups, columns = f.leaf(int(number)), f.dims(weight)[0]
     f.require(number, groups)
     f.same(f.dims(input)[-space - 1], columns)
-    if int(number) != 1:
+    if int(number) == 1:
+        f.sums(weight, 0)
+    else:
         f.same(columns, f.product(groups, f.leaf(columns.size // int(number))))
     _conv_out(f, out, input, weight, bias, f.product(groups, f.dims(weight)[1]), _pointwise(weight, args, kw))
 
@@ -298,6 +309,8 @@ def recurrent(f: Facts, out: Sequence[Value], *args: Any) -> None:
             _gates(f, whh[0], hidden)
             f.same(wih[1], features)
             f.same(whh[1], seen)
+            for weight in (*cells[at : at + 2], *(cells[at + per - 1 : at + per] if projected else ())):
+                f.sums(weight, 1)
             if projected:
                 f.same(others[-1][0], seen)
                 f.same(others.pop()[1], hidden)
@@ -353,6 +366,8 @@ def recurrent_cell(
     _gates(f, f.dims(w_hh)[0], hidden)
     f.same(f.dims(w_ih)[1], f.dims(input)[-1])
     f.same(f.dims(w_hh)[1], hidden)
+    for weight in (w_ih, w_hh):
+        f.sums(weight, 1)
     for bias in values((b_ih, b_hh)):
         _gates(f, f.dims(bias)[0], hidden)
     for s in states[1:]:

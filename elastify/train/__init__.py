@@ -7,26 +7,32 @@ loop of your own; `fit` is a loop with progress, mixed precision, checkpoints an
 from elastify.train._all_exits import AllExits
 from elastify.train._compressible import Compressible
 from elastify.train._distill import soft_cross_entropy
+from elastify.train._edge_popup import EdgePopup
 from elastify.train._exit_early import EarlyExit, exit_early
 from elastify.train._fit import History, fit
 from elastify.train._full_plus_random import FullPlusRandom
+from elastify.train._gumbel_mask import GumbelMask
 from elastify.train._norms import replace_norms
 from elastify.train._recalibrate import recalibrate
 from elastify.train._sandwich import Sandwich
 from elastify.train._sort import sort_channels
 from elastify.train._sorted import Sorted
 from elastify.train._strategy import Losses, Strategy
+from elastify.train._supermask import Supermask
 
 __all__ = [
     "AllExits",
     "Compressible",
     "EarlyExit",
+    "EdgePopup",
     "FullPlusRandom",
+    "GumbelMask",
     "History",
     "Losses",
     "Sandwich",
     "Sorted",
     "Strategy",
+    "Supermask",
     "exit_early",
     "fit",
     "recalibrate",

@@ -49,16 +49,26 @@ def sort_channels(model: nn.Module, importance: str | Importance = "magnitude") 
     else:
         raise ElastifyError(f"unknown importance {importance!r}", fix='"magnitude" or a function of a parameter')
     activate(model, None)
-    tensors: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
-    tensors.update(model.named_buffers(remove_duplicate=False))
-    scores = _scores(plan, tensors, score)
+    scores = _scores(plan, _tensors(model), score)
     orders = {ident: np.argsort(-values, kind="stable") for ident, values in scores.items()}
-    with torch.no_grad():
-        for name, layouts in {**plan.tensors, **record(model).extras}.items():
-            _permute(tensors[name], layouts, orders)
-    record(model).overlays.clear()
-    activate(model, None)  # what forward has cached is of the old order
+    permute_units(model, orders)
     return {axis.name: torch.from_numpy(orders[axis.id]) for axis in plan.axes}
+
+
+def permute_units(model: nn.Module, orders: Mapping[int, np.ndarray]) -> None:
+    """Put the units of axes (by id) into another order in all tensors; the full network is active afterwards."""
+    activate(model, None)
+    tensors, entry = _tensors(model), record(model)
+    with torch.no_grad():
+        for name, layouts in {**entry.plan.tensors, **entry.extras}.items():
+            _permute(tensors[name], layouts, orders)
+    entry.overlays.clear()
+    activate(model, None)  # what forward has cached is of the old order
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    found = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    return dict(found)
 
 
 def _permute(tensor: Tensor, layouts: tuple[Layout, ...], orders: Mapping[int, np.ndarray]) -> None:

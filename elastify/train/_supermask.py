@@ -1,0 +1,34 @@
+"""Supermasks: a mask of frozen random weights, sampled anew in every step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from elastify.train._masks import Masked, gate_weights, matching
+
+
+@dataclass(frozen=True, eq=False)
+class Supermask(Masked):
+    """Bernoulli masks of weights with straight-through gradients (Zhou et al., "Deconstructing lottery tickets",
+    arXiv 1905.01067), a baseline of `GumbelMask`.
+
+    >>> from torch import nn
+    >>> from elastify import elastify
+    >>> model = elastify(nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 3)), torch.randn(2, 4))
+    >>> strategy = Supermask(model, weights="signed")
+    >>> strategy.prepare()
+    >>> strategy.step(lambda: model(torch.randn(8, 4)), torch.mean).max is None
+    False
+
+    A weight is kept with probability sigmoid(logit), and in the extracted model if that is at least one half. With
+    `rescale` a tensor is multiplied by the number of its weights over that of the kept ones. `select`: globs of names.
+    """
+
+    select: tuple[str, ...] = ("*",)
+    rescale: bool = True
+
+    def _add_gates(self) -> None:
+        names = matching(self.model, self.select)
+        gate_weights(self.model, names, "kept" if self.rescale else None, torch.zeros_like, kind="bernoulli")
