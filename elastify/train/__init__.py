@@ -13,6 +13,7 @@ from elastify.train._fit import History, fit
 from elastify.train._full_plus_random import FullPlusRandom
 from elastify.train._gumbel_mask import GumbelMask
 from elastify.train._norms import replace_norms
+from elastify.train._progressive import ProgressiveShrinking
 from elastify.train._recalibrate import recalibrate
 from elastify.train._sandwich import Sandwich
 from elastify.train._sort import sort_channels
@@ -29,6 +30,7 @@ __all__ = [
     "GumbelMask",
     "History",
     "Losses",
+    "ProgressiveShrinking",
     "Sandwich",
     "Sorted",
     "Strategy",

@@ -18,8 +18,9 @@ from elastify._elastic import activate, space
 from elastify._errors import ElastifyError
 from elastify._plan import Stage
 from elastify.train._batches import random_state, set_random_state
-from elastify.train._replay import Trace, cut_after, evaluating, pick_exits, pick_stage
+from elastify.train._replay import Trace, cut_after, pick_exits, pick_stage
 from elastify.train._strategy import Backward, Distill, Forward, Loss, Losses, Strategy, floats, scalar
+from elastify.train._teacher import evaluating
 
 
 @dataclass(frozen=True, eq=False)

@@ -50,6 +50,7 @@ class TeacherOutputs:
     def __init__(self, loss: Callable[[Any], Tensor], distance: Callable[[Any, Any], Tensor]) -> None:
         self._loss, self._distance = loss, distance
         self._outputs: Any = None
+        self.teaches = True
 
     def teacher(self, outputs: Any) -> Tensor:
         """The loss itself; the outputs are kept, without their graph."""
@@ -67,6 +68,11 @@ class TeacherLabels:
     def __init__(self, loss: Callable[[Any], Tensor]) -> None:
         self._loss = loss
         self._logits: list[Tensor] = []
+
+    @property
+    def teaches(self) -> bool:
+        """Whether the loss of the teacher had cross-entropies to learn from."""
+        return bool(self._logits)
 
     def teacher(self, outputs: Any) -> Tensor:
         """The loss itself; the logits of its cross-entropies are kept."""

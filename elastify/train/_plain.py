@@ -19,6 +19,9 @@ class Plain:
     def prepare(self) -> None:
         """Nothing to add."""
 
+    def advance(self, progress: float) -> None:
+        """It does the same throughout."""
+
     def step(
         self, forward: Forward, loss: Loss, *, distill: Distill | None = None, backward: Backward = Tensor.backward
     ) -> Losses:

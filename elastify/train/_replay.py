@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from functools import wraps
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._pytree import tree_map
@@ -192,16 +191,3 @@ def cut_after(model: nn.Module, config: SubnetConfig, stage: Stage, blocks: int)
     """The same configuration with the first blocks of a stage only."""
     depths = {**config.depths, stage.name: config.depths[stage.name][:blocks]}
     return SubnetConfig.of(config.sizes, depths, space(model).fingerprint)
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """All modules in eval mode and no gradients, inside the block."""
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        model.eval()
-        with torch.no_grad():
-            yield
-    finally:
-        for module, mode in modes:
-            module.training = mode

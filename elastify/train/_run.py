@@ -126,6 +126,7 @@ class Run:
 
     def _step(self, group: list[Any]) -> Losses:
         self.optimizer.zero_grad(set_to_none=True)
+        self.strategy.advance(self._progress())
         losses = Losses.average([self._gradients(batch) for batch in group])
         if len(group) > 1:
             for parameter in self._parameters():

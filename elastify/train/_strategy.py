@@ -90,6 +90,9 @@ class Strategy(ABC):
     def prepare(self) -> None:  # noqa: B027 - most strategies add nothing
         """Add the parameters that the strategy needs to the model: call it before making the optimizer."""
 
+    def advance(self, progress: float) -> None:  # noqa: B027 - most strategies do the same throughout
+        """Told the share of the run that is done, from 0 to 1, before each step: `fit` does it."""
+
     @abstractmethod
     def step(
         self, forward: Forward, loss: Loss, *, distill: Distill | None = None, backward: Backward = Tensor.backward

@@ -23,6 +23,7 @@ from elastify.train import (
     Compressible,
     FullPlusRandom,
     Losses,
+    ProgressiveShrinking,
     Sandwich,
     Sorted,
     Strategy,
@@ -100,6 +101,24 @@ def all_exits(strategy: AllExits, naive: Naive) -> Iterator[Tensor]:
         yield cross_entropy(naive.run(space(strategy.model).config({"blocks": blocks}))) / 4
 
 
+def shrinking(strategy: ProgressiveShrinking, naive: Naive) -> Iterator[Tensor]:
+    twin = ProgressiveShrinking(strategy.model)
+    twin.load_state_dict(strategy.state_dict())
+    full = naive.run()
+    if strategy.teacher == "inplace":
+        yield cross_entropy(full)
+    for _ in range(strategy.draws):
+        outputs = naive.run(twin.sample())
+        yield cross_entropy(outputs) + 0.7 * soft_cross_entropy(outputs, full.detach())
+
+
+def shrinking_late(model: nn.Module, teacher: str) -> ProgressiveShrinking:
+    strategy = ProgressiveShrinking(model, kd_ratio=0.7, teacher=teacher, seed=3)
+    strategy.prepare()
+    strategy.advance(0.6)
+    return strategy
+
+
 @dataclass(frozen=True)
 class Case:
     make: Callable[[nn.Module], Strategy]
@@ -111,6 +130,8 @@ CASES = {
     "FullPlusRandom": Case(lambda model: FullPlusRandom(model, seed=3), full_plus_random),
     "Compressible": Case(lambda model: Compressible(model, beta=0, seed=3), compressible),
     "Sorted": Case(lambda model: Sorted(model, (3, 2), draws=3, seed=3), nested),
+    "ProgressiveShrinking": Case(lambda model: shrinking_late(model, "copy"), shrinking),
+    "ProgressiveShrinking in place": Case(lambda model: shrinking_late(model, "inplace"), shrinking),
     "AllExits": Case(AllExits, all_exits),
 }
 

@@ -1,0 +1,136 @@
+"""Shrink the subnets that are trained phase by phase: depth first, then width.
+
+The full network is trained before, or is the first phase. Each later phase opens a further part of the way from the
+full to the smallest depth, then from the full to the smallest sizes; subnets are drawn from what is open. All learn
+from the labels and from the full network: from a copy of its weights as they were at the beginning, which is put in
+the place of the weights for one pass without gradients, or from the network as it is, trained along.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from elastify._config import SubnetConfig
+from elastify._elastic import space
+from elastify._errors import ElastifyError
+from elastify.train._distill import TeacherLabels, TeacherOutputs
+from elastify.train._sort import sort_channels
+from elastify.train._strategy import Backward, Distill, Forward, Loss, Losses, Strategy, floats
+from elastify.train._teacher import as_it_was, tensors_of
+
+
+@dataclass(frozen=True, eq=False)
+class ProgressiveShrinking(Strategy):
+    """Depth first, then width, taught by the full network (Cai et al., Once-for-all (OFA), arXiv 1908.09791).
+
+    >>> import torch
+    >>> from torch import nn
+    >>> from elastify import elastify
+    >>> model = elastify(nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 3)), torch.randn(2, 4))
+    >>> strategy = ProgressiveShrinking(model, draws=2)
+    >>> strategy.prepare()  # sorts the channels, keeps a copy as the teacher
+    >>> x, labels = torch.randn(8, 4), torch.randint(0, 3, (8,))
+    >>> strategy.advance(0.8)  # in a loop of your own: the share of the run that is done; `fit` does it
+    >>> strategy.phase, len(strategy.step(lambda: model(x), lambda y: nn.functional.cross_entropy(y, labels)).random)
+    ((1.0, 1.0), 2)
+
+    Make it when the full network is trained; or let the first `full_phases` phases train it alone, with
+    `teacher="inplace"`: then the full network is trained in every step and teaches as it is. `teacher="copy"` is the
+    network as `prepare` found it, in eval mode. All phases take equal shares of the run [our choice]; `depth_phases`
+    and `width_phases` open the choices in equal parts. Each step trains `draws` subnets on
+    `loss + kd_ratio * distillation loss`. `sort` puts important channels first, once, in `prepare`; the
+    authors do it again before each width phase, which would disorder the moments of an optimizer.
+    """
+
+    draws: int = 2
+    depth_phases: int = 2
+    width_phases: int = 2
+    full_phases: int = 0
+    kd_ratio: float = 1.0
+    teacher: str = "copy"
+    sort: bool = True
+    _now: dict[str, float] = field(default_factory=lambda: {"done": 0.0, "prepared": 0}, init=False, repr=False)
+    _copy: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.teacher not in ("copy", "inplace"):
+            raise ElastifyError(f"teacher={self.teacher!r}", where="ProgressiveShrinking", fix='"copy" or "inplace"')
+        if self.full_phases and self.teacher == "copy":
+            raise ElastifyError(
+                "a copy of the untrained network cannot teach",
+                where="ProgressiveShrinking",
+                fix='full_phases=0 for a trained network, or teacher="inplace"',
+            )
+        phases = self.full_phases, self.depth_phases, self.width_phases
+        if self.draws < 1 or self.kd_ratio < 0 or min(phases) < 0 or not sum(phases):
+            raise ElastifyError("draws is 1 or more, phases and kd_ratio are not negative", where=str(phases))
+
+    @property
+    def phase(self) -> tuple[float, float]:
+        """How far depth and width are open now: 0 is the full network only, 1 everything."""
+        depth, width = self.depth_phases, self.width_phases
+        plan = [(0.0, 0.0)] * self.full_phases
+        plan += [(k / depth, 0.0) for k in range(1, depth + 1)]
+        plan += [(1.0, k / width) for k in range(1, width + 1)]
+        return plan[min(int(self._now["done"] * len(plan) + 1e-9), len(plan) - 1)]
+
+    def advance(self, progress: float) -> None:
+        """Go to the phase of this share of the run, from 0 to 1."""
+        self._now["done"] = float(progress)
+
+    def prepare(self) -> None:
+        """Sort the channels and copy the teacher, the first time."""
+        if self._now["prepared"]:
+            return
+        self._now["prepared"] = 1
+        if self.sort:
+            sort_channels(self.model)
+        if self.teacher == "copy":
+            self._copy.update((name, tensor.detach().clone()) for name, tensor in tensors_of(self.model).items())
+
+    def sample(self) -> SubnetConfig:
+        """A random configuration of what the phase has opened."""
+        rows, n_axes = space(self.model).rows, len(space(self.model).axes)
+        depth, width = self.phase
+        share = np.where(np.arange(len(rows.full)) < n_axes, width, depth)
+        row = rows.fit(rows.full - share * (rows.full - rows.sample(self._generator))[None])
+        return space(self.model).decode(rows.normalise(row)[0])
+
+    def step(
+        self, forward: Forward, loss: Loss, *, distill: Distill | None = None, backward: Backward = Tensor.backward
+    ) -> Losses:
+        """Add the gradients of the losses of the drawn subnets; arguments as for `Sandwich.step`."""
+        learn = TeacherLabels(loss) if distill is None else TeacherOutputs(loss, distill)
+        full: list[Tensor] = []
+        if self.teacher == "inplace":
+            full.append(self._pass(None, forward, learn.teacher, backward))
+            if self.phase == (0.0, 0.0):
+                return Losses(floats(full)[0])
+        elif self.kd_ratio:
+            if not self._now["prepared"]:
+                raise ElastifyError("there is no teacher yet", fix="strategy.prepare() before the first step")
+            with as_it_was(self.model, self._copy):
+                learn.teacher(forward())
+
+        def taught(outputs: Any) -> Tensor:
+            value = loss(outputs)
+            return value + self.kd_ratio * learn.student(outputs) if self.kd_ratio and learn.teaches else value
+
+        values = floats([*full, *(self._pass(self.sample(), forward, taught, backward) for _ in range(self.draws))])
+        return Losses(values[0] if full else None, None, tuple(values[len(full) :]))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of the sampling, the share of the run, and the teacher."""
+        return {**super().state_dict(), "now": dict(self._now), "teacher": dict(self._copy)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was called."""
+        super().load_state_dict(state)
+        self._now.update(state["now"])
+        self._copy.clear()
+        self._copy.update(state["teacher"])
