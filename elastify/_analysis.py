@@ -20,13 +20,17 @@ from elastify._terms import Term, Terms
 
 @dataclass(slots=True)
 class Analysis:
-    """Terms of every tensor of every graph, and the comparisons that no equation covers."""
+    """Terms of every tensor of every graph, and the comparisons that no equation covers.
+
+    `batch` are the ids of the axes that count samples, `samples` is how many the example has.
+    """
 
     facts: Facts
     graphs: list[Graph]
     dims: list[dict[int, list[Term]]]
     guards: list[list[Guard]]
     batch: frozenset[int]
+    samples: int
     summed: frozenset[tuple[str, int]] = frozenset()
 
     @property
@@ -63,7 +67,6 @@ def analyse(
     shared: dict[str, list[Term]] = {}
     dims: list[dict[int, list[Term]]] = []
     guards: list[list[Guard]] = []
-    batch: set[int] = set()
     used: set[str] = set()
     needed: set[str] = set()
     summed: set[tuple[str, int]] = set()
@@ -84,7 +87,6 @@ def analyse(
         solver = Solver(facts, lookup)
         guards.append(solver.guards([*graph.guards, *facts.guards]))
         solver.solve()
-        batch |= {facts.terms.find(facts.dims(v)[0]).id for v in graph.inputs if v.shape}
         by_id = {v.id: n for n, v in graph.tensors.items()}
         used |= {by_id[v.id] for call in graph.calls for v in values((call.args, call.kwargs)) if v.id in by_id}
         needed |= {by_id[ident] for ident in _needed(graph) if ident in by_id}
@@ -96,8 +98,26 @@ def analyse(
         dims.append(facts.finish())
     _freeze_idle(facts, {name: shared[name] for name in used}, needed)
     _freeze_unseen(facts, graphs[0], dims[0], used, parameters)
-    alike = frozenset(facts.terms.by_id(ident).id for ident in batch)
-    return Analysis(facts, graphs, dims, guards, alike, frozenset(summed - others))
+    batch = [term for graph, known in zip(graphs, dims, strict=True) for term in _batch(facts, graph, known)]
+    samples = batch[0].size if batch else _listed(graphs[0])
+    alike = frozenset(term.id for term in batch)
+    return Analysis(facts, graphs, dims, guards, alike, samples, frozenset(summed - others))
+
+
+def _batch(facts: Facts, graph: Graph, dims: Mapping[int, list[Term]]) -> list[Term]:
+    """First dimensions of inputs, but for those that weights have too: a single picture begins with its channels."""
+    leaves = facts.terms.leaves
+    owned = {leaf.id for value in graph.tensors.values() for term in dims[value.id] for leaf in leaves(term)}
+    firsts = [facts.terms.find(dims[value.id][0]) for value in graph.inputs if value.shape]
+    return [term for term in firsts if owned.isdisjoint(leaf.id for leaf in leaves(term))]
+
+
+def _listed(graph: Graph) -> int:
+    """How many samples a list of them has, as detectors take them; 1 where no argument is a list of tensors."""
+    root = next((call for call in graph.modules if call.path == ""), None)
+    given = (*root.args, *root.kwargs.values()) if root else ()
+    lists = [arg for arg in given if isinstance(arg, (list, tuple)) and arg and isinstance(arg[0], Value)]
+    return max(map(len, lists), default=1)
 
 
 def _needed(graph: Graph) -> set[int]:

@@ -340,16 +340,23 @@ def _reasons(plan: Plan, terms: Terms) -> dict[str, tuple[str, ...]]:
     return {axis.name: tuple(texts.setdefault(why, str(why)) for why in found.get(axis.id, ())) for axis in plan.axes}
 
 
+def _batched(analysis: Analysis, value: Value) -> bool:
+    """Whether the first dimension of an input counts samples."""
+    dims = analysis.dims[0][value.id]
+    return bool(dims) and analysis.terms.find(dims[0]).id in analysis.batch
+
+
 def _state(model: nn.Module, plan: Plan, analysis: Analysis, verified: bool, asked: Mapping[str, Any]) -> State:
     graph, terms = analysis.graphs[0], analysis.terms
     layouts = {ident: tuple(map(terms.resolve, dims)) for ident, dims in analysis.dims[0].items()}
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
-    costs = CostModel(graph, layouts, plan, batch=analysis.batch, parameters=parameters)
+    batch = {"batch": analysis.batch, "samples": analysis.samples}
+    costs = CostModel(graph, layouts, plan, **batch, parameters=parameters)
     found = SearchSpace(
         plan,
         verified=verified,
         title=type(model).__name__,
-        example={v.name: tuple(v.shape[1:]) for v in graph.inputs},
+        example={v.name: v.shape[_batched(analysis, v) :] for v in graph.inputs},
         cost=costs,
         reasons=_reasons(plan, terms),
         asked=asked,

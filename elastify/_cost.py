@@ -6,8 +6,7 @@ a few variables: the columns of an encoded configuration, block switches, and su
 monomials merge, sums are nested by their most frequent variable (Horner), and what is left is evaluated with numpy
 on a chunk of configurations at a time. Numbers are exact: int64, refused where the full network would overflow it.
 
-A MAC is one multiply-accumulate. Costs are per sample: batch axes have size 1, and where samples are mixed (tokens
-sorted by expert) a call counts for its share of the batch. The op table is in `_macs`.
+A MAC is one multiply-accumulate (see `_macs`). Costs are per sample, also of samples mixed (tokens sorted by expert).
 """
 
 from __future__ import annotations
@@ -66,8 +65,9 @@ class CostModel:
     """The cost of every configuration of a plan, compiled once.
 
     `layouts` gives the layout of each dimension of each value (by id) of the graph; values that it lacks have their
-    recorded shape. `parameters` names the entries of `graph.tensors` that are parameters (None: all of them); the rest
-    are buffers and only count as bytes. Columns of an encoded configuration: the axes of the plan, then its stages.
+    recorded shape. Axes in `batch` count as one; calls on all `samples` that show none of these count for their share.
+    `parameters` names those of `graph.tensors` that are parameters (None: all of them); others only count as bytes.
+    Columns of an encoded configuration: the axes of the plan, then its stages.
     """
 
     def __init__(
@@ -77,6 +77,7 @@ class CostModel:
         plan: Plan,
         *,
         batch: Iterable[int] = (),
+        samples: int = 1,
         parameters: Iterable[str] | None = None,
     ) -> None:
         self._plan = plan
@@ -90,8 +91,7 @@ class CostModel:
             known = layouts.get(value.id)
             return known if known is not None else tuple(Axis(-1, size) for size in value.shape)
 
-        samples = max([value.shape[0] for value in graph.inputs[:1] if value.shape], default=1)
-        mixed = from_inputs(graph) if batch and samples > 1 else set()
+        mixed = from_inputs(graph) if samples > 1 else set()
         around = plan.blocks_around()
         for number, call in enumerate(graph.calls):
             terms = products(call, Dims(dims))

@@ -210,8 +210,12 @@ class _Check:
 
     def count(self, small: nn.Module, config: Any) -> None:
         """The closed form equals what the kernels count on the extracted model, for one sample."""
-        one = first_sample((self.built.args, self.built.kwargs))
-        counted, said = oracle_macs(small, *one), cost(self.elastic, config)
+        given, analysis = (self.built.args, self.built.kwargs), self.built.analysis
+        if analysis.batch:
+            counted = oracle_macs(small, *first_sample(given))
+        else:  # a list of samples, perhaps of different sizes
+            counted = oracle_macs(small, *given) // analysis.samples
+        said = cost(self.elastic, config)
         if counted != said.macs:
             self.fail(f"cost says {said.macs} MACs, the kernels count {counted} for {config!r}")
         params = sum(p.numel() for p in small.parameters())

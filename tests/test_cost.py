@@ -20,6 +20,7 @@ from elastify._layout import Axis, Concat, Layout, Product
 from elastify._macs import RULES
 from elastify._oracle import oracle_macs
 from elastify._plan import ElasticAxis, Plan, Stage
+from elastify.testing import check_model
 
 
 class Function(nn.Module):
@@ -175,6 +176,43 @@ def test_operations_without_products_are_free():
     cost = CostModel(capture(model, (x,), {}), {}, Plan(), parameters=dict(model.named_parameters())).of()
     assert cost == Cost(macs=0, params=6, bytes=4 * 12 + 8, activations=0)
     assert oracle_macs(model, (x,)) == 0
+
+
+class Pictures(nn.Module):
+    """Takes a list of pictures, without a batch, and puts them together."""
+
+    def __init__(self, stack: bool) -> None:
+        super().__init__()
+        self.stack, self.conv, self.fc = stack, nn.Conv2d(3, 8, 3), nn.Linear(8, 2)
+
+    def forward(self, pictures: list[torch.Tensor]) -> torch.Tensor:
+        if self.stack:
+            return self.fc(self.conv(torch.stack(pictures)).mean((2, 3)))
+        return torch.stack([self.fc(self.conv(x).mean((1, 2))) for x in pictures])
+
+
+@pytest.mark.parametrize("stack", [True, False])
+def test_every_picture_of_a_list_is_a_sample(stack):
+    model, sizes = Pictures(stack), [(3, 6, 8), (3, 6, 8)] if stack else [(3, 6, 8), (3, 5, 6), (3, 9, 4)]
+    pictures = [torch.randn(size) for size in sizes]
+    check_model(model, ([*pictures],), costs=2).assert_passed()
+    found = elastify(model, ([*pictures],))
+    assert cost(found).macs == sum(oracle_macs(Pictures(stack), ([x],)) for x in pictures) // len(pictures)
+    assert space(found).example["pictures.0"] == (3, 6, 8)
+
+
+def test_maps_in_a_list_have_a_batch():
+    class Pyramid(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.fc = nn.Conv2d(3, 8, 3), nn.Linear(8, 2)
+
+        def forward(self, maps: list[torch.Tensor]) -> torch.Tensor:
+            return self.fc(sum(self.conv(x).mean((2, 3)) for x in maps))
+
+    maps = [torch.randn(2, 3, 8, 8), torch.randn(2, 3, 4, 4)]
+    check_model(Pyramid(), (maps,), costs=2).assert_passed()
+    assert cost(elastify(Pyramid(), (maps,))).macs == oracle_macs(Pyramid(), ([x[:1] for x in maps],))
 
 
 def test_a_malformed_call_is_named():
