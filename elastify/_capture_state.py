@@ -148,19 +148,21 @@ class _Swap:
                 continue  # lives in C++: nothing here to replace, and nothing that a fake run could change
             space = module.__dict__
             self.saved.append((space, dict(space)))
+            as_it_is = self.tag and _copied_as_it_is(type(module))
             for name, value in list(space.items()):
                 if name in ("_parameters", "_buffers"):
                     space[name] = type(value)((k, v if v is None else self.tensor(v)) for k, v in value.items())
                 elif name == "_modules":
                     space[name] = value.copy()
                 elif name not in _BASE:
-                    tag, self.tag = self.tag, self.tag and _copied_as_it_is(module)
+                    tag, self.tag = self.tag, as_it_is
                     space[name] = self.value(value, path, name, (), 0)
                     self.tag = tag
             space["training"] = training
             if space.get("_compiled_call_impl") is not None:
                 space["_compiled_call_impl"] = None
-            self.given.append((path, space, {n: _contents(v) for n, v in space.items() if n not in _BASE}))
+            held = {name: _contents(value) for name, value in space.items() if _may_hold(value) and name not in _BASE}
+            self.given.append((path, space, held))
 
     def exchanged(self) -> Iterator[str]:
         """Modules whose children forward has replaced, added or removed; asked before `restore`."""
@@ -173,7 +175,7 @@ class _Swap:
         """Attributes in which forward has left a tensor that was not there."""
         for path, space, before in self.given:
             for name, value in space.items():
-                if name not in _BASE and not isinstance(value, nn.Module):
+                if _may_hold(value) and name not in _BASE and not isinstance(value, nn.Module):
                     old = {id(item) for item in before.get(name, ())}
                     if any(isinstance(item, Tensor) and id(item) not in old for item in _contents(value)):
                         yield Attr(path, name)
@@ -254,12 +256,19 @@ def _contents(value: Any, depth: int = 0) -> list[Any]:
     return [value]
 
 
-def _copied_as_it_is(module: nn.Module) -> bool:
+def _may_hold(value: Any) -> bool:
+    """False for what can hold no tensor."""
+    return value is not None and type(value) not in _ATOMS
+
+
+@functools.cache
+def _copied_as_it_is(kind: type) -> bool:
     """False for a module that says itself what a copy is made of: numbers set from outside might not be among it."""
-    author = next((cls for cls in type(module).__mro__ if "__getstate__" in vars(cls)), object)
+    author = next((cls for cls in kind.__mro__ if "__getstate__" in vars(cls)), object)
     return author.__module__.partition(".")[0] in ("torch", "builtins")
 
 
+_ATOMS = frozenset({bool, int, float, str, Int})
 _PARTIAL = ("args", "keywords")
 _FOREIGN = frozenset(
     {"torch", "numpy", "logging", "threading", "functools", "builtins", "lightning", "pytorch_lightning"}
