@@ -4,8 +4,9 @@ A stretch (the calls of a block, or of one round of a loop) can go if everything
 something that was there before, of the very same layouts. What replaces what is read from the record in one of two
 ways. The stretch is a *residual branch* if additions (and what normally surrounds them) lead from a tensor
 that it was given to the one that it hands on. It is a *repetition* if it does, operation by operation, what the
-stretch before it does, and feeds on that one's results. Layouts are only compared, never unified, to find depth;
-axes that do not move (see `moving`) are as good as numbers.
+stretch before it does, and feeds on that one's results. A second loop over the results of the first goes along, round
+by round (branches that are weighted once all of them are known). Layouts are only compared, never unified, to find
+depth; axes that do not move (see `moving`) are as good as numbers.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ _KEEPS = frozenset(
     silu leaky_relu elu mish hardswish hardtanh prelu tanh contiguous clone permute transpose view reshape flatten
     unflatten squeeze unsqueeze getitem select narrow chunk split unbind to float type_as clamp where sub div""".split()
 )  # what may stand between an addition and the end of a branch: these follow their first tensor
+_LONGEST_SECOND = 24  # calls of a second loop, per round
 _JOINS = frozenset("add cat mul lerp".split())  # and these all that are not smaller than their result
 
 
@@ -37,6 +39,7 @@ class Branches:
         self.made: dict[int, int] = {}
         self.first: dict[int, int] = {}  # of every value, the first call that uses it
         self.last: dict[int, int] = {}  # and the last
+        self.uses: dict[int, list[int]] = {}  # and all of them
         self.ins = [call.inputs() for call in self.graph.calls]
         self.outs = [call.outputs() for call in self.graph.calls]
         for number, (given, results) in enumerate(zip(self.ins, self.outs, strict=True)):
@@ -45,6 +48,7 @@ class Branches:
             for value in given:
                 self.first.setdefault(value.id, number)
                 self.last[value.id] = number
+                self.uses.setdefault(value.id, []).append(number)
         self.owned: dict[int, list[str]] = {}
         for name, value in self.graph.tensors.items():
             self.owned.setdefault(value.id, []).append(name)
@@ -66,19 +70,21 @@ class Branches:
                         returned |= value.id in self.returned
         return used, returned
 
-    def without(self, path: str, start: int, stop: int, before: tuple[int, int] | None = None) -> Skip | None:
-        """The stretch of the block at `path` left out, if that is possible.
+    def without(
+        self, path: str, start: int, stop: int, before: tuple[int, int] | None = None, *, twice: bool = False
+    ) -> Skip | None:
+        """The stretch of the block at `path` left out, if that is possible, `twice` with its part of a second loop.
 
         `before` is the stretch before it where there is one: then all that takes over must have been made in that.
         """
         since = before[0] if before else -1
         twins = self._twins(start, stop, before) if before else {}
 
-        def source(value: Value) -> Value | None:
-            found = chain([twins[value.id]] if value.id in twins else [], self._sources(start, stop, value))
+        def source(value: Value, gone: Collection[int] = range(start, stop)) -> Value | None:
+            found = chain([twins[value.id]] if value.id in twins else [], self._sources(gone, value))
             return next((v for v in found if self.made.get(v.id, -1) >= since and self._alike(v, value)), None)
 
-        return self._skip(path, start, stop, source)
+        return self._skip(path, start, stop, source, twice)
 
     def _twins(self, start: int, stop: int, before: tuple[int, int]) -> dict[int, Value]:
         """For every result of a stretch that repeats the one before it, and feeds on that, the one there."""
@@ -93,7 +99,7 @@ class Branches:
         given = {value.id for values in self.ins[start:stop] for value in values}
         return twins if any(b.id in given for b in twins.values()) else {}
 
-    def _skip(self, path: str, start: int, stop: int, source: Callable[[Value], Value | None]) -> Skip | None:
+    def _skip(self, path: str, start: int, stop: int, source: Callable[..., Value | None], twice: bool) -> Skip | None:
         owned = {value.id for given in self.ins[start:stop] for value in given} & self.owned.keys()
         if not owned:
             return None  # no weights: nothing would be saved
@@ -105,7 +111,42 @@ class Branches:
         if not used and returned:
             return self._last(start, stop, source)
         instead = [(value.id, found.id) for value in used if (found := source(value)) is not None]
-        return Skip(start, stop, tuple(instead)) if instead and len(instead) == len(used) else None
+        if len(instead) < len(used):
+            left = [value for value in used if value.id not in dict(instead)]
+            return self._twice(start, stop, instead, left, source) if twice and instead else None
+        return Skip(start, stop, tuple(instead)) if instead else None
+
+    def _twice(
+        self,
+        start: int,
+        stop: int,
+        instead: list[tuple[int, int]],
+        left: list[Value],
+        source: Callable[..., Value | None],
+    ) -> Skip | None:
+        """The stretch with what a second loop does to those of its results that nothing replaces, up to a sum of them
+        with those of other rounds (parallel branches, weighted by what is known of all)."""
+        gone, begun = set(range(start, stop)), len(instead)
+        while left:
+            value = left.pop()
+            for number in self.uses.get(value.id, ()):
+                if number in gone:
+                    continue
+                gone.add(number)
+                if len(gone) > stop - start + _LONGEST_SECOND or self.graph.calls[number].inplace:
+                    return None
+                for made in self.outs[number]:
+                    found = source(made, gone)
+                    if found is not None:
+                        instead.append((made.id, found.id))
+                    else:
+                        left.append(made)
+                        if made.id in self.returned:
+                            return None
+        later = sorted(gone.difference(range(start, stop)))
+        if len(instead) == begun or later[0] < stop or later[-1] - later[0] + 1 != len(later):
+            return None
+        return Skip(start, stop, tuple(instead), (later[0], later[-1] + 1))
 
     def _last(self, start: int, stop: int, source: Callable[[Value], Value | None]) -> Skip | None:
         """A stretch whose result is the model's: all results that can be replaced are."""
@@ -113,7 +154,7 @@ class Branches:
         pairs = [(value.id, found.id) for value in own if (found := source(value)) is not None]
         return Skip(start, stop, tuple(pairs)) if pairs else None
 
-    def _sources(self, start: int, stop: int, target: Value) -> Iterator[Value]:
+    def _sources(self, gone: Collection[int], target: Value) -> Iterator[Value]:
         """Values from outside that lead to `target` through at least one addition, the nearest first."""
         seen: set[tuple[int, bool]] = set()
         waiting = [(target, False)]
@@ -123,7 +164,7 @@ class Branches:
                 continue
             seen.add((value.id, added))
             number = self.made.get(value.id, -1)
-            if not start <= number < stop:
+            if number not in gone:
                 if added and value.id not in self.owned:
                     yield value
                 continue

@@ -5,7 +5,8 @@ ModuleDict leave their container, and with them goes what a loop over it does ar
 steps aside and hands on its only input. What leaving one out means is read from the record (`Branches`). A run is a
 row of such blocks, each fed by the one before, after one that stays: the first of its kind in the row, or
 the block before it of the same kind that changes the size. Residual branches that stand alone (inside larger
-modules that cannot go) make up a run with their like in the other modules.
+modules that cannot go) make up a run with their like in the other modules. Inside a block only parallel ones are
+looked for, which all see the same tensor.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any
 
 from elastify._analysis import Analysis
@@ -59,13 +60,14 @@ def find_runs(
     """
     finder = _Finder(analysis, containers, kind, moving)
     for path in sorted({**containers, **(others or {})}, key=lambda path: (path.count(".") + bool(path), path)):
-        if finder.inside(path):
+        inside = finder.inside(path)
+        if inside and path not in containers:
             continue
         rows = finder.rows(containers[path]) if path in containers else finder.loose_rows((others or {})[path])
         for row, skips in rows:
             if len(row) > 1 and kind(row[0]) != kind(row[1]):
                 row = row[1:]  # the block that stays must be like the next
-            if len(row) > 1:
+            if len(row) > 1 and (not inside or finder.parallel(row)):
                 gaps = tuple(i for i in range(1, len(row)) if row[i] in finder.after_gap)
                 finder.add(Run(path, tuple(row), path not in containers, gaps, skips))
     finder.add_lone({**containers, **(others or {})})
@@ -103,6 +105,13 @@ class _Finder:
         """Whether a module is a block of a run, or part of one."""
         return not self.blocks.isdisjoint(enclosing(path))
 
+    def parallel(self, row: Sequence[str]) -> bool:
+        """Whether blocks all run on the same tensor: these may go inside a block that may go."""
+        calls = [self.calls[0].get(path, []) for path in row]
+        given = [call[0].args[:1] for call in calls if len(call) == 1]
+        same = {value.id for args in given for value in args if isinstance(value, Value)}
+        return len(given) == len(row) and len(same) == 1
+
     def spans(self, path: str) -> Spans | None:
         """Where a module ran, if it ran once in each graph; a container that is not called runs with its parts."""
         found = []
@@ -128,8 +137,8 @@ class _Finder:
         shift: int | None = None
         for index, path in enumerate(children):
             found, tried = None, self.shifts(spans, index, shift) if row and spans[index] is not None else ()
-            for choice in tried:
-                found = self.skippable(path, spans, index, choice)
+            for twice, choice in product((False, True), tried):
+                found = self.skippable(path, spans, index, choice, twice)
                 if found is not None:
                     shift = choice
                     if choice is None and self.gap(spans, index):
@@ -174,7 +183,7 @@ class _Finder:
         return all(self.alone(part) is not None for part in parts)
 
     def skippable(
-        self, path: str, spans: Sequence[Spans | None], index: int, shift: int | None
+        self, path: str, spans: Sequence[Spans | None], index: int, shift: int | None, twice: bool
     ) -> tuple[Skip, ...] | None:
         """How child `index` goes, with what goes with it."""
         here, before = spans[index], spans[index - 1]
@@ -185,11 +194,12 @@ class _Finder:
         for number, branches in enumerate(self.branches):
             (was, start), (begin, stop) = before[number], here[number]
             if shift is None:
-                skip = branches.without(path, begin, stop, (was, start))
+                skip = branches.without(path, begin, stop, (was, start), twice=twice)
             elif start + shift > begin or (after is not None and stop <= after[number][0] < stop + shift):
                 return None
             else:
-                skip = branches.without(path, start + shift, stop + shift, (was + shift, start + shift))
+                moved = was + shift, start + shift
+                skip = branches.without(path, *(at + shift for at in (start, stop)), moved, twice=twice)
             if skip is None:
                 return None
             found.append(skip)

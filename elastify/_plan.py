@@ -56,11 +56,16 @@ class Constraint:
 @dataclass(frozen=True, slots=True)
 class Skip:
     """A block left out of a recorded run: calls `start:stop` are gone, and for each value that they handed on
-    another stands in."""
+    another stands in. `later` are the calls of a second loop that are gone with it."""
 
     start: int
     stop: int
     instead: tuple[tuple[int, int], ...] = ()
+    later: tuple[int, int] = (0, 0)
+
+    def calls(self) -> list[int]:
+        """Numbers of the calls that are gone."""
+        return [*range(self.start, self.stop), *range(*self.later)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +140,6 @@ class Plan:
         for number, stage in enumerate(self.stages):
             for block, path in enumerate(stage.blocks):
                 skip = stage.skips.get(path) if block else None
-                for call in range(skip.start, skip.stop) if skip else ():
+                for call in skip.calls() if skip else ():
                     found.setdefault(call, set()).add((number, block))
         return found

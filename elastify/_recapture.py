@@ -46,7 +46,7 @@ def compare(analysis: Analysis, plan: Plan, reduced: Graph, sizes: Sizes, blocks
         for index, block in enumerate(stage.blocks)
         if index not in blocks.get(stage.name, range(len(stage.blocks)))
     ]
-    gone = {number for skip in skips for number in range(skip.start, skip.stop)}
+    gone = {number for skip in skips for number in skip.calls()}
     full = [call for number, call in enumerate(graph.calls) if number not in gone and _effective(call)]
     now = [call for call in reduced.calls if _effective(call)]
     sizer = _Sizer(analysis, sizes, frozenset(axis.id for axis in plan.axes))
@@ -54,7 +54,7 @@ def compare(analysis: Analysis, plan: Plan, reduced: Graph, sizes: Sizes, blocks
     cut = counts < len(full) and [call.op for call in full] != [call.op for call in now]
     if cut:
         found = sizer.paths(full[counts:], now[counts:])
-        if not found and any(skip.stop > graph.calls.index(full[counts]) for skip in skips):
+        if not found and any(max(skip.calls()) >= graph.calls.index(full[counts]) for skip in skips):
             found = "blocks are left out where other operations than before run"
         if found:
             return Mismatch(found)

@@ -76,6 +76,16 @@ class Rows:
                 found[column] = sorted(around)
         return found
 
+    @cached_property
+    def nests(self) -> dict[int, tuple[tuple[int, int], ...]]:
+        """Stages that lie inside blocks of others, with these blocks (stage, index) but for the first of each."""
+        blocks = [(f"{p}.", s, b) for s, stage in enumerate(self.plan.stages) for b, p in enumerate(stage.blocks) if b]
+        around = {
+            number: tuple((s, b) for path, s, b in blocks if stage.blocks[0].startswith(path))
+            for number, stage in enumerate(self.plan.stages)
+        }
+        return {number: found for number, found in around.items() if found}
+
     def sample(self, rng: np.random.Generator) -> np.ndarray:
         """A random legal row, before normalisation."""
         relations = self.relations

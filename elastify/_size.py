@@ -46,7 +46,8 @@ def count_configurations(rows: Rows) -> SpaceSize:
     components = [None] * len(relations.lone) + list(relations.components)
     stages_of = [{s for c in columns for around in rows.homes.get(c, ()) for s, _ in around} for columns in groups]
     total = 1
-    for stages in _clusters(stages_of, len(plan.stages)):
+    nests = [{number, *(stage for stage, _ in around)} for number, around in rows.nests.items()]
+    for stages in _clusters([*stages_of, *nests], len(plan.stages)):
         members = [i for i, own in enumerate(stages_of) if own and own <= stages]
         depths = [plan.stages[s].choices for s in sorted(stages)]
         if math.prod(map(len, depths)) > _DEPTH_LIMIT:
@@ -55,6 +56,8 @@ def count_configurations(rows: Rows) -> SpaceSize:
         subtotal, memo = 0, {}
         for combination in product(*depths):
             depth = dict(zip(sorted(stages), combination, strict=True))
+            if any(depth[s] != plan.stages[s].choices[-1] for s in stages if _skipped(rows, s, depth)):
+                continue
             count = 1
             for i in members:
                 dead = tuple(c for c in groups[i] if _dead(rows, c, depth))
@@ -84,6 +87,11 @@ def _dead(rows: Rows, column: int, depth: dict[int, int]) -> bool:
     """Whether every member of an axis lies inside a skipped block."""
     members = rows.homes.get(column)
     return bool(members) and all(any(depth[s] <= b for s, b in around) for around in members)
+
+
+def _skipped(rows: Rows, stage: int, depth: dict[int, int]) -> bool:
+    """Whether a stage lies inside a skipped block."""
+    return any(depth[s] <= b for s, b in rows.nests.get(stage, ()))
 
 
 def _clusters(stages_of: list[set[int]], n_stages: int) -> list[set[int]]:

@@ -241,6 +241,9 @@ class SearchSpace:
             depths = {stage.name: range(n) for stage, n in zip(self.stages, row[len(self.axes) :], strict=True)}
             if kept is not None:
                 depths = {stage.name: sorted(blocks) for stage, blocks in zip(self.stages, kept, strict=True)}
+            for number, around in self.rows.nests.items():  # inside a block that is left out nothing is chosen
+                if any(block not in depths[self.stages[outer].name] for outer, block in around):
+                    depths[self.stages[number].name] = range(len(self.stages[number].blocks))
             configs.append(SubnetConfig.of(sizes, depths, self.fingerprint))
         return configs
 
