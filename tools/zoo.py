@@ -5,7 +5,8 @@
     python tools/zoo.py first --write-only       # the table from what has been run
 
 Every model leaves one JSON file in the cache folder, so a run that was interrupted goes on where it stopped. A file
-also names the state of the library's source text: what was measured with another state is run again. `docs/coverage.md`
+also names the state of the library's source text: what was measured with another state is run again, unless `--keep`
+says that it may stand; the page then names the commits. `docs/coverage.md`
 is for people, `docs/coverage.json` has the same figures for programs.
 """
 
@@ -18,8 +19,10 @@ import multiprocessing
 import os
 import platform
 import re
+import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -41,6 +44,12 @@ def source_state() -> str:
     return digest.hexdigest()[:12]
 
 
+def commit() -> str:
+    """The commit that is checked out, if any; a plus says that files were changed since."""
+    command = ["git", "describe", "--always", "--dirty=+", "--exclude=*"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+
+
 def shard(cache: Path, suite: str, name: str) -> Path:
     return cache / suite / f"{name.replace(':', '__').replace('/', '_')}.json"
 
@@ -48,25 +57,29 @@ def shard(cache: Path, suite: str, name: str) -> Path:
 # -- a suite -----------------------------------------------------------------------------------------------
 
 
-def run_suite(suite: str, names: Sequence[str], cache: Path, *, limit: float, jobs: int, again: bool) -> None:
-    """Run what has no result of this state of the source yet, `jobs` processes at a time."""
-    state = source_state()
+def run_suite(
+    suite: str, names: Sequence[str], cache: Path, *, limit: float, jobs: int, again: bool, keep: bool = False
+) -> None:
+    """Run what has no result of this state of the source yet (`keep`: of any), `jobs` processes at a time."""
+    state, version = source_state(), commit()
     os.environ |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(_PLACES)}
     _PROCESSES.set_forkserver_preload(["zoo_check"])
 
     def due(name: str) -> bool:
         file = shard(cache, suite, name)
-        return again or not file.exists() or json.loads(file.read_text("utf-8")).get("state") != state
+        if again or not file.exists():
+            return True
+        return not keep and json.loads(file.read_text("utf-8")).get("state") != state
 
     waiting = [name for name in names if due(name)]
     print(f"{len(names) - len(waiting)} of {len(names)} are done, {len(waiting)} to run", flush=True)
     with ThreadPoolExecutor(jobs) as pool:
-        for result in pool.map(lambda name: _run_one(suite, name, cache, limit, state), waiting):
+        for result in pool.map(lambda name: _run_one(suite, name, cache, limit, (state, version)), waiting):
             verdict = "passed" if result["passed"] else "; ".join(result["failures"])[:300]
             print(f"{result['model']:<40} {result['total_seconds']:6.1f} s  {verdict}", flush=True)
 
 
-def _run_one(suite: str, name: str, cache: Path, limit: float, state: str) -> dict[str, Any]:
+def _run_one(suite: str, name: str, cache: Path, limit: float, source: tuple[str, str]) -> dict[str, Any]:
     import zoo_check
 
     file = shard(cache, suite, name)
@@ -84,7 +97,7 @@ def _run_one(suite: str, name: str, cache: Path, limit: float, state: str) -> di
     elif process.exitcode:
         failure = f"the process ended with code {process.exitcode}"
     result = {"model": name, "passed": False, "failures": [failure]} if failure else json.loads(file.read_text("utf-8"))
-    result |= {"state": state, "total_seconds": time.perf_counter() - start}
+    result |= {"state": source[0], "commit": source[1], "total_seconds": time.perf_counter() - start}
     file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     return result
 
@@ -104,7 +117,9 @@ def write_documents(suites: Sequence[str], cache: Path) -> None:
     for suite, rows in results.items():
         for row in rows:
             row["torch_pruning"] = rival.get(suite, {}).get(row["model"])
-    (docs / "coverage.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    lines = {suite: ",\n".join(map(json.dumps, rows)) for suite, rows in results.items() if rows}
+    text = ",\n".join(f"{json.dumps(suite)}: [\n{rows}\n]" for suite, rows in lines.items())
+    (docs / "coverage.json").write_text(f"{{\n{text}\n}}\n", encoding="utf-8")
     (docs / "coverage.md").write_text("\n".join(page(results)) + "\n", encoding="utf-8")
 
 
@@ -174,8 +189,15 @@ def _summary(rows: Sequence[dict[str, Any]], total: int) -> str:
     rival = f" Torch-Pruning's result runs for {sum(compared)} of {len(compared)}." if compared else ""
     return (
         f"{sum(row['passed'] for row in rows)} of {total} models passed{missing}. In {small} the smallest "
-        f"configuration has at most 20 % of the MACs, {deep} have elastic depth.{rival}"
+        f"configuration has at most 20 % of the MACs, {deep} have elastic depth.{rival}{_commits(rows)}"
     )
+
+
+def _commits(rows: Sequence[dict[str, Any]]) -> str:
+    """The states of the library that the results of a suite are of."""
+    counts = Counter(row["commit"] for row in rows if row.get("commit"))
+    listed = ", ".join(f"{name} ({count})" if len(counts) > 1 else name for name, count in counts.most_common())
+    return f" Measured at commit {listed}." if counts else ""
 
 
 def _row(row: dict[str, Any]) -> str:
@@ -249,6 +271,7 @@ def main() -> int:
     parser.add_argument("--cache", type=Path, default=ROOT / ".cache" / "zoo", help="folder of the results")
     parser.add_argument("--limit", type=float, default=600, help="seconds per model")
     parser.add_argument("--jobs", type=int, default=1, help="models at a time")
+    parser.add_argument("--keep", action="store_true", help="results of earlier states of the source count as done")
     parser.add_argument("--write-only", action="store_true", help="run nothing, write the documents")
     options = parser.parse_args()
     known = [entry.name for entry in SUITES[options.suite]]
@@ -257,7 +280,13 @@ def main() -> int:
     if not options.write_only:
         names = options.models or known
         run_suite(
-            options.suite, names, options.cache, limit=options.limit, jobs=options.jobs, again=bool(options.models)
+            options.suite,
+            names,
+            options.cache,
+            limit=options.limit,
+            jobs=options.jobs,
+            again=bool(options.models),
+            keep=options.keep,
         )
     write_documents(list(SUITES), options.cache)
     return 0

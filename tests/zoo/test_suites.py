@@ -98,6 +98,7 @@ def test_frozen_dimensions_leave_out_the_obvious() -> None:
 
 PASSED = {
     "model": "timm:good",
+    "commit": "1a2b3c4",
     "passed": True,
     "failures": [],
     "inputs": [[3, 64, 64]],
@@ -131,17 +132,17 @@ def test_page(zoo: ModuleType) -> None:
     assert "- timm:good: `table[0]` (9 units, 2 like it): looked up" in text
     widths = {line.count("|") for line in text.splitlines() if line.startswith("|")}
     assert widths == {14}
-    assert "Torch-Pruning's result runs for 0 of 1." in text
+    assert "Torch-Pruning's result runs for 0 of 1. Measured at commit 1a2b3c4." in text
 
 
 def test_only_what_is_due_runs(zoo: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ran = []
 
-    def run_one(suite: str, name: str, cache: Path, limit: float, state: str) -> dict[str, object]:
+    def run_one(suite: str, name: str, cache: Path, limit: float, source: tuple[str, str]) -> dict[str, object]:
         ran.append(name)
         file = zoo.shard(cache, suite, name)
         file.parent.mkdir(exist_ok=True)
-        file.write_text(json.dumps({"model": name, "state": state}), encoding="utf-8")
+        file.write_text(json.dumps({"model": name, "state": source[0]}), encoding="utf-8")
         return {"model": name, "passed": True, "failures": [], "total_seconds": 1.0}
 
     monkeypatch.setattr(zoo, "_run_one", run_one)
@@ -152,11 +153,14 @@ def test_only_what_is_due_runs(zoo: ModuleType, tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(zoo, "source_state", lambda: "another state")
     zoo.run_suite("first", ["a"], tmp_path, **options)
     assert ran == ["a", "b", "c", "a"]
+    zoo.run_suite("first", ["a", "b", "d"], tmp_path, **options, keep=True)
+    assert ran == ["a", "b", "c", "a", "d"]
 
 
 def test_a_process_that_dies_is_a_failure(zoo: ModuleType, tmp_path: Path) -> None:
-    result = zoo._run_one("first", "no such model", tmp_path, 60.0, "state")
+    result = zoo._run_one("first", "no such model", tmp_path, 60.0, ("state", "commit"))
     assert not result["passed"]
+    assert result["commit"] == "commit"
     assert result["failures"] == ["the process ended with code 1"]
 
 
