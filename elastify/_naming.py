@@ -21,7 +21,8 @@ class Draft:
     """What is known of an axis before it has a name.
 
     Its members in order, the names of attributes that hold its size, the axes that it stands `inside` of in a product
-    (it is a `factor` if there is one on either side), the modules in which its units are `made`.
+    (it is a `factor` if there is one on either side), the modules in which its units are `made`. It is `between` two
+    linear maps if nothing else is done with its units: then it is the rank of their product.
     """
 
     id: int
@@ -32,10 +33,11 @@ class Draft:
     factor: bool = False
     spans_blocks: bool = False
     made: list[str] = field(default_factory=list)
+    between: bool = False
 
 
 def role_of(draft: Draft) -> str:
-    """heads, head_dim, groups, width or hidden, from the attribute that holds the size, else from the reach."""
+    """heads, head_dim, groups, rank, width or hidden, from the attribute that holds the size, else from the reach."""
     for name in sorted(draft.attributes):
         text = name.lower()
         if ("head" in text or "key_value" in text or "kv" in text) and ("dim" in text or "size" in text):
@@ -44,6 +46,8 @@ def role_of(draft: Draft) -> str:
             return "heads"
         if "group" in text and draft.factor:
             return "groups"
+    if draft.between and not draft.factor:
+        return "rank"
     return "width" if draft.spans_blocks and not draft.factor else "hidden"
 
 

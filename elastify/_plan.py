@@ -22,7 +22,7 @@ class ElasticAxis:
     """A family of coupled dimensions that may keep fewer units.
 
     `choices` are legal sizes in ascending order, the last is the full size. `members` lists the (tensor name,
-    dimension) pairs that the axis runs through. `role` is one of heads, head_dim, hidden, width, embedding.
+    dimension) pairs that the axis runs through. `role` is one of heads, head_dim, hidden, rank, width, embedding.
     `derived` gives the size as an exact rational monomial of other axes where it cannot be chosen freely.
     """
 

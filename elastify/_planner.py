@@ -29,6 +29,7 @@ from elastify._stages import Stages
 from elastify._terms import Term
 
 _SCALED = frozenset("mul div scaled_dot_product_attention baddbmm matmul pow".split())
+_LINEAR_MAPS = frozenset("linear conv1d conv2d conv3d".split())
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
@@ -154,12 +155,17 @@ class Planner:
         terms, dims = self.analysis.terms, self.analysis.dims[0]
         within = {ident: {leaf.id for term in found for leaf in terms.leaves(term)} for ident, found in dims.items()}
         owned = {value.id for value in self.graph.tensors.values()}
+        others = set[int]()
         for call in self.graph.calls:
+            if call.op not in _LINEAR_MAPS:
+                others.update(*(within.get(value.id, ()) for value in (*call.inputs(), *call.outputs())))
             given = [within.get(value.id, set()) for value in call.inputs() if value.id not in owned]
             made = set[int]().union(*(within.get(value.id, ()) for value in call.outputs())).difference(*given)
             for ident in made & drafts.keys():
                 if call.where not in drafts[ident].made:
                     drafts[ident].made.append(call.where)
+        for draft in drafts.values():
+            draft.between = draft.id not in others and len(draft.members) == 2 and len(draft.made) == 1
 
     def _mark(self, drafts: dict[int, Draft], runs: Sequence[Run]) -> None:
         for name in self.canonical().values():

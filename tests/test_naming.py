@@ -28,6 +28,8 @@ def named(*drafts: Draft) -> list[tuple[str, str]]:
         ({"groups"}, {"factor": True}, "groups"),
         ({"groups"}, {}, "hidden"),
         ({"embed_dim"}, {"spans_blocks": True}, "width"),
+        ({"out_features"}, {"between": True}, "rank"),
+        ({"num_heads"}, {"between": True}, "heads"),
     ],
 )
 def test_the_role_comes_from_the_attribute_or_the_reach(attributes: set[str], changes: dict, role: str) -> None:

@@ -5,10 +5,12 @@ loop of your own; `fit` is a loop with progress, mixed precision, checkpoints an
 """
 
 from elastify.train._all_exits import AllExits
+from elastify.train._alternate_core import AlternateCore
 from elastify.train._compressible import Compressible
 from elastify.train._distill import soft_cross_entropy
 from elastify.train._edge_popup import EdgePopup
 from elastify.train._exit_early import EarlyExit, exit_early
+from elastify.train._factorize import factorize
 from elastify.train._fit import History, fit
 from elastify.train._full_plus_random import FullPlusRandom
 from elastify.train._gumbel_mask import GumbelMask
@@ -23,6 +25,7 @@ from elastify.train._supermask import Supermask
 
 __all__ = [
     "AllExits",
+    "AlternateCore",
     "Compressible",
     "EarlyExit",
     "EdgePopup",
@@ -36,6 +39,7 @@ __all__ = [
     "Strategy",
     "Supermask",
     "exit_early",
+    "factorize",
     "fit",
     "recalibrate",
     "replace_norms",

@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from elastify import SubnetConfig, activate, elastify, space
 from elastify.train import (
     AllExits,
+    AlternateCore,
     Compressible,
     FullPlusRandom,
     Losses,
@@ -64,7 +65,7 @@ class Naive:
         self.rng = np.random.default_rng()
         self.rng.bit_generator.state = strategy.state_dict()["generator"]
 
-    def run(self, config: SubnetConfig | None = None) -> Tensor:
+    def run(self, config: object = None) -> Tensor:
         with activate(self.model, config):
             return self.model(X.double())
 
@@ -119,6 +120,10 @@ def shrinking_late(model: nn.Module, teacher: str) -> ProgressiveShrinking:
     return strategy
 
 
+def alternate(strategy: AlternateCore, naive: Naive) -> Iterator[Tensor]:
+    yield cross_entropy(naive.run(strategy.core if strategy.state_dict()["taken"] % 2 == 0 else None))
+
+
 @dataclass(frozen=True)
 class Case:
     make: Callable[[nn.Module], Strategy]
@@ -132,6 +137,7 @@ CASES = {
     "Sorted": Case(lambda model: Sorted(model, (3, 2), draws=3, seed=3), nested),
     "ProgressiveShrinking": Case(lambda model: shrinking_late(model, "copy"), shrinking),
     "ProgressiveShrinking in place": Case(lambda model: shrinking_late(model, "inplace"), shrinking),
+    "AlternateCore": Case(lambda model: AlternateCore(model, {"*": 0.5}), alternate),
     "AllExits": Case(AllExits, all_exits),
 }
 
