@@ -199,7 +199,7 @@ class _Finder:
                 return None
             else:
                 moved = was + shift, start + shift
-                skip = branches.without(path, *(at + shift for at in (start, stop)), moved, twice=twice)
+                skip = branches.without(path, start + shift, stop + shift, moved, twice=twice)
             if skip is None:
                 return None
             found.append(skip)

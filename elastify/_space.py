@@ -238,9 +238,8 @@ class SearchSpace:
         names, configs = self.columns, []
         for row in rows.tolist():
             sizes = dict(zip(names, row[: len(self.axes)], strict=False))
-            depths = {stage.name: range(n) for stage, n in zip(self.stages, row[len(self.axes) :], strict=True)}
-            if kept is not None:
-                depths = {stage.name: sorted(blocks) for stage, blocks in zip(self.stages, kept, strict=True)}
+            chosen: list[Any] = [range(n) for n in row[len(self.axes) :]] if kept is None else [*map(sorted, kept)]
+            depths: dict[str, Sequence[int]] = {s.name: blocks for s, blocks in zip(self.stages, chosen, strict=True)}
             for number, around in self.rows.nests.items():  # inside a block that is left out nothing is chosen
                 if any(block not in depths[self.stages[outer].name] for outer, block in around):
                     depths[self.stages[number].name] = range(len(self.stages[number].blocks))
