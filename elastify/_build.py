@@ -112,7 +112,7 @@ def build(
     if not isinstance(model, nn.Module):
         raise ElastifyError(f"elastify takes a torch.nn.Module, not a {type(model).__name__}")
     options = Options(**asked)
-    args, kwargs = _inputs(model, example_inputs, example_kwargs)
+    args, kwargs = inputs_of(model, example_inputs, example_kwargs)
     with emptied(model, lambda: capture(model, args, kwargs).caches):
         return _build(model, options, args, kwargs, keep_outputs, verify)
 
@@ -167,7 +167,10 @@ def _build(
     return Built(analysis, args, kwargs, outputs)
 
 
-def _inputs(model: nn.Module, inputs: Any, kwargs: Mapping[str, Any] | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def inputs_of(
+    model: nn.Module, inputs: Any, kwargs: Mapping[str, Any] | None
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Arguments for forward: those given, with a batch above 1, or such as the model's library tells."""
     if inputs is None and not kwargs:
         found = _adapters.infer_example_inputs(model)
         if found is None:

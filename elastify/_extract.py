@@ -73,6 +73,22 @@ def marked(small: nn.Module, spec: dict[str, Any]) -> nn.Module:
     return small
 
 
+def enlarged(model: nn.Module, sizes: Mapping[int, int], pairs: Collection[tuple[Tensor, Tensor]]) -> nn.Module:
+    """A plain model with larger tensors in place of the full ones, and the attributes that belong to these sizes."""
+    set_active(model, {}, {})
+    entry = record(model)
+    assert entry.setters is not None
+    numbers = list(shown(model, entry.plan, sizes, ()))
+    try:
+        entry.setters.apply(sizes)
+        large = plain_copy(model, pairs, ())
+    finally:
+        entry.setters.apply({})
+    for attr, value in numbers:
+        resolve(large, attr.owner).__dict__[attr.name] = value
+    return large
+
+
 def _outermost(paths: Collection[str], gone: Collection[str]) -> list[str]:
     """Paths that do not lie inside another one that is gone, in order."""
     inside = tuple(f"{path}." for path in gone)

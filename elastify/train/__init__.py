@@ -4,6 +4,7 @@ A strategy turns one batch into several passes, one per subnet, and leaves the s
 loop of your own; `fit` is a loop with progress, mixed precision, checkpoints and resume.
 """
 
+from elastify.train._align import align, fuse
 from elastify.train._all_exits import AllExits
 from elastify.train._alternate_core import AlternateCore
 from elastify.train._compressible import Compressible
@@ -13,6 +14,7 @@ from elastify.train._exit_early import EarlyExit, exit_early
 from elastify.train._factorize import factorize
 from elastify.train._fit import History, fit
 from elastify.train._full_plus_random import FullPlusRandom
+from elastify.train._grow import grow
 from elastify.train._gumbel_mask import GumbelMask
 from elastify.train._norms import replace_norms
 from elastify.train._progressive import ProgressiveShrinking
@@ -38,9 +40,12 @@ __all__ = [
     "Sorted",
     "Strategy",
     "Supermask",
+    "align",
     "exit_early",
     "factorize",
     "fit",
+    "fuse",
+    "grow",
     "recalibrate",
     "replace_norms",
     "soft_cross_entropy",

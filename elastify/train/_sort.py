@@ -49,7 +49,7 @@ def sort_channels(model: nn.Module, importance: str | Importance = "magnitude") 
     else:
         raise ElastifyError(f"unknown importance {importance!r}", fix='"magnitude" or a function of a parameter')
     activate(model, None)
-    scores = _scores(plan, _tensors(model), score)
+    scores = _scores(plan, tensors_of(model), score)
     orders = {ident: np.argsort(-values, kind="stable") for ident, values in scores.items()}
     permute_units(model, orders)
     return {axis.name: torch.from_numpy(orders[axis.id]) for axis in plan.axes}
@@ -58,15 +58,23 @@ def sort_channels(model: nn.Module, importance: str | Importance = "magnitude") 
 def permute_units(model: nn.Module, orders: Mapping[int, np.ndarray]) -> None:
     """Put the units of axes (by id) into another order in all tensors; the full network is active afterwards."""
     activate(model, None)
-    tensors, entry = _tensors(model), record(model)
-    with torch.no_grad():
-        for name, layouts in {**entry.plan.tensors, **entry.extras}.items():
-            _permute(tensors[name], layouts, orders)
+    entry = record(model)
+    permute_tensors(tensors_of(model), {**entry.plan.tensors, **entry.extras}, orders)
     entry.overlays.clear()
     activate(model, None)  # what forward has cached is of the old order
 
 
-def _tensors(model: nn.Module) -> dict[str, Tensor]:
+def permute_tensors(
+    tensors: Mapping[str, Tensor], layouts: Mapping[str, tuple[Layout, ...]], orders: Mapping[int, np.ndarray]
+) -> None:
+    """Put the units of axes (by id) into another order in the tensors of these layouts, in place."""
+    with torch.no_grad():
+        for name, dims in layouts.items():
+            _permute(tensors[name], dims, orders)
+
+
+def tensors_of(model: nn.Module) -> dict[str, Tensor]:
+    """All parameters and buffers, under every name that they have."""
     found = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
     return dict(found)
 
