@@ -66,7 +66,8 @@ def elastify(
     that stay as they are. `choices` maps globs of axis names to legal sizes (int) or ratios (float). `min_ratio` is
     the smallest share of an axis or a depth (rounded up), or a mapping of globs to shares. `multiple_of` is the step
     between sizes: None means 8 for axes of 64 units and more and 1 otherwise. `depth=False` keeps all blocks.
-    `keep_outputs=False` lets the output dimensions of the model move. `verify=False` skips the proofs.
+    `keep_outputs=False` lets the output dimensions of the model move. `verify=False` skips the proofs; of a model on
+    the meta device only sizes can be proven.
 
     Raises ElastifyError where the model does not run on the inputs, nothing in it is elastic, or an argument is wrong.
     """
@@ -102,9 +103,10 @@ def build(
     example_kwargs: Mapping[str, Any] | None = None,
     keep_outputs: bool = True,
     verify: bool = True,
+    units: bool = True,
     **asked: Any,
 ) -> Built:
-    """Make a model elastic (see `elastify`); `asked` are the fields of `Options`."""
+    """Make a model elastic (see `elastify`); `asked` are the fields of `Options`. `units=False` proves sizes only."""
     if isinstance(model, nn.Module) and is_elastic(model):
         raise ElastifyError(
             "this model is elastic already", fix="use it as it is, or copy.deepcopy the original before elastify"
@@ -114,7 +116,7 @@ def build(
     options = Options(**asked)
     args, kwargs = inputs_of(model, example_inputs, example_kwargs)
     with emptied(model, lambda: capture(model, args, kwargs).caches):
-        return _build(model, options, args, kwargs, keep_outputs, verify)
+        return _build(model, options, args, kwargs, keep_outputs, verify, units)
 
 
 def _build(
@@ -124,6 +126,7 @@ def _build(
     kwargs: dict[str, Any],
     keep_outputs: bool,
     verify: bool,
+    units: bool,
 ) -> Built:
     graphs = capture_all(model, args, kwargs)
     hidden = _adapters.auxiliary_outputs(model)
@@ -136,7 +139,7 @@ def _build(
     )
     on_meta = any(p.is_meta for p in (*model.parameters(), *model.buffers()))
     if verify and on_meta:
-        warnings.warn("the model has no weights (meta device), so nothing was verified", stacklevel=2)
+        warnings.warn("the model has no weights (meta device): sizes are proven, units are not", stacklevel=2)
     planner = Planner(model, analysis, options)
     if options.choices or isinstance(options.min_ratio, Mapping) or options.freeze:
         without, frozen = (Planner(model, analysis, Options(freeze=freeze)).plan() for freeze in ((), options.freeze))
@@ -148,13 +151,13 @@ def _build(
     def outputs(result: Any) -> list[Tensor]:
         return list(_tensors(result, hidden))
 
-    verified = verify and not on_meta
+    verified = verify and units and not on_meta
     if verified:
         moving = (lambda _: []) if keep_outputs else (lambda training: _output_layouts(analysis, training, hidden))
         plan = _prove_units(model, planner, plan, args, kwargs, outputs, moving)
     install(model, plan)
     try:
-        if verified:
+        if verify:
             plan = _prove_sizes(model, planner, plan, analysis, args, kwargs)
         _check_something_moves(model, plan, analysis, planner)
         plan = _measure(model, plan, args, kwargs)

@@ -143,7 +143,7 @@ def test_without_verification_nothing_is_claimed() -> None:
 def test_a_model_without_weights_is_captured_but_not_verified() -> None:
     with torch.device("meta"):
         model = Net()
-    with pytest.warns(UserWarning, match="has no weights .* nothing was verified"):
+    with pytest.warns(UserWarning, match="has no weights .* units are not"):
         elastify(model, torch.empty(2, 6, device="meta"))
     assert not space(model).verified
     assert len(space(model).axes) == 5
