@@ -10,7 +10,8 @@ from __future__ import annotations
 import copy
 import sys
 import threading
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
@@ -28,6 +29,26 @@ from elastify._slicing import Cut, Ruler, Slice, cut_of
 
 Key = tuple[frozenset[tuple[int, int]], frozenset[tuple[str, tuple[int, ...]]]]
 Transform = Callable[[Tensor], Tensor]
+
+
+class Models:
+    """The elastic models that are alive and have been used: who sees only a parameter finds its model here."""
+
+    def __init__(self) -> None:
+        self._models: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+        self.changes = 0
+
+    def __iter__(self) -> Iterator[nn.Module]:
+        return iter(list(self._models))
+
+    def add(self, model: nn.Module) -> None:
+        """Once per model; copies are added when a subnet of theirs is first chosen."""
+        if model not in self._models:
+            self._models.add(model)
+            self.changes += 1
+
+
+known_models = Models()
 
 
 class Tables:

@@ -24,7 +24,7 @@ from elastify._caches import remember, reset
 from elastify._errors import ElastifyError
 from elastify._plan import Plan
 from elastify._published import lengths, shortened
-from elastify._record import Active, Key, Record, Tables
+from elastify._record import Active, Key, Record, Tables, known_models
 from elastify._rnn import rnn_members
 
 SPEC = "_elastify_spec"  # plain data that an extracted model carries; not state of an elastic one
@@ -66,6 +66,7 @@ def install(model: nn.Module, plan: Plan) -> None:
             _plain(module, original)
         raise
     model.__dict__["_elastify_root"] = True
+    known_models.add(model)
 
 
 @dataclass
@@ -173,6 +174,7 @@ def _refuse_overlaps(affected: Mapping[str, Tensor], tensors: Mapping[str, Tenso
 def set_active(model: nn.Module, sizes: Mapping[int, int], blocks: Mapping[str, tuple[int, ...]]) -> None:
     """Choose the subnet: kept units per axis id, kept block indices per stage; what is missing is kept whole."""
     entry = record(model)
+    known_models.add(model)
     setters = entry.setters
     if setters is None:  # a copy: its modules are others
         setters = entry.setters = compile_setters(model, entry.plan, entry.tables.ruler, entry.originals)

@@ -4,6 +4,7 @@ A strategy turns one batch into several passes, one per subnet, and leaves the s
 loop of your own; `fit` is a loop with progress, mixed precision, checkpoints and resume.
 """
 
+from elastify.train._active_only import active_only
 from elastify.train._align import align, fuse
 from elastify.train._all_exits import AllExits
 from elastify.train._alternate_core import AlternateCore
@@ -40,6 +41,7 @@ __all__ = [
     "Sorted",
     "Strategy",
     "Supermask",
+    "active_only",
     "align",
     "exit_early",
     "factorize",
