@@ -190,4 +190,4 @@ def pick_exits(stage: Stage, exits: Sequence[int] | None, full: int) -> list[int
 def cut_after(model: nn.Module, config: SubnetConfig, stage: Stage, blocks: int) -> SubnetConfig:
     """The same configuration with the first blocks of a stage only."""
     depths = {**config.depths, stage.name: config.depths[stage.name][:blocks]}
-    return SubnetConfig.of(config.sizes, depths, space(model).fingerprint)
+    return space(model).normalise(SubnetConfig.of(config.sizes, depths, space(model).fingerprint))
