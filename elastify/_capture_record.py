@@ -213,6 +213,7 @@ class Recorder(TorchFunctionMode):
         finally:
             before.remove()
             after.remove()
+            nn.modules.module._global_forward_hooks_with_kwargs.pop(after.id, None)  # which torch would leave there
 
     def enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         paths = self.paths.get(id(module))

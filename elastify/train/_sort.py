@@ -9,27 +9,42 @@ permutations.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from elastify._elastic import activate, state
-from elastify._errors import ElastifyError
 from elastify._layout import Axis, Concat, Layout, axes_of, indices
 from elastify._plan import Plan
 from elastify._rewrite import record
+from elastify.train._importance import Importance, Lines, as_arrays, measure
 
-Importance = Callable[[nn.Parameter], Tensor]
 
-
-def sort_channels(model: nn.Module, importance: str | Importance = "magnitude") -> dict[str, Tensor]:
+def sort_channels(
+    model: nn.Module,
+    importance: str | Importance = "magnitude",
+    batches: Iterable[Any] | None = None,
+    loss: Callable[[Any, Any], Tensor] | None = None,
+    *,
+    seed: int = 0,
+) -> dict[str, Tensor]:
     """Put the most important units of every axis first; the full network computes the same as before.
 
-    `"magnitude"` scores a weight by its square. A function gives scores of the same shape for a parameter, for
-    instance `lambda p: (p * p.grad).square()` after a backward. Returns, per axis name, the former positions in their
-    new order. Statistics that `recalibrate` stored are forgotten: they belong to other units now.
+    A unit scores the sum over all tensors that its axis runs through. `importance` is one of
+
+    - `"magnitude"`: squares of weights;
+    - `"taylor"`: squares of weight times gradient, summed over `batches` (inputs, targets), for
+      `loss(outputs, targets)` (Molchanov et al., arXiv 1906.10771);
+    - `"activation"`: mean squares of what goes in and out of linear layers and convolutions, over `batches`;
+    - `"scale"`: absolute scales of norms (Liu et al., network slimming, arXiv 1708.06519);
+    - `"random"`: a control, from `seed`;
+    - a function that gives scores of the same shape for a parameter.
+
+    Axes of which taylor, activation or scale know nothing are sorted by magnitude. Data are run in eval mode. Returns,
+    per axis name, the former positions in their new order. Statistics that `recalibrate` stored are forgotten.
 
     Call it before the optimizer is made: moments that an optimizer already holds would stay in the old order.
     The full network is active afterwards. (Cai et al., Once-for-all, arXiv 1908.09791, sort channels before training.)
@@ -42,14 +57,10 @@ def sort_channels(model: nn.Module, importance: str | Importance = "magnitude") 
     (16, True)
     """
     plan = state(model).space.plan
-    if importance == "magnitude":
-        score: Importance = torch.square
-    elif callable(importance):
-        score = importance
-    else:
-        raise ElastifyError(f"unknown importance {importance!r}", fix='"magnitude" or a function of a parameter')
     activate(model, None)
-    scores = _scores(plan, tensors_of(model), score)
+    scores, *others = (_scores(plan, lines) for lines in measure(model, plan, importance, batches, loss, seed))
+    for fallback in others:
+        scores = {ident: values if values.any() else fallback[ident] for ident, values in scores.items()}
     orders = {ident: np.argsort(-values, kind="stable") for ident, values in scores.items()}
     permute_units(model, orders)
     return {axis.name: torch.from_numpy(orders[axis.id]) for axis in plan.axes}
@@ -89,33 +100,15 @@ def _permute(tensor: Tensor, layouts: tuple[Layout, ...], orders: Mapping[int, n
         tensor.copy_(sorted_tensor)
 
 
-def _scores(plan: Plan, tensors: Mapping[str, Tensor], score: Importance) -> dict[int, np.ndarray]:
-    """Importance of each unit of each elastic axis."""
+def _scores(plan: Plan, lines: Lines) -> dict[int, np.ndarray]:
+    """Importance of each unit of each elastic axis, from scores of positions."""
     found = {axis.id: np.zeros(axis.size) for axis in plan.axes}
-    for name, layouts in plan.tensors.items():
-        parameter = tensors[name]
-        if not isinstance(parameter, nn.Parameter):
-            continue
-        with torch.no_grad():
-            values = score(parameter)
-        if values.shape != parameter.shape:
-            raise ElastifyError(
-                f"importance of shape {tuple(values.shape)} for {name} of shape {tuple(parameter.shape)}",
-                why="every weight needs a score of its own",
-                fix="importance=lambda p: p.abs()",
-            )
-        values = values.double()
-        if not torch.isfinite(values).all():
-            raise ElastifyError("the importance of a weight is not finite", where=name)
-        for dim, layout in enumerate(layouts):
-            elastic = {axis.id for axis in axes_of(layout)} & found.keys()
-            if elastic:
-                others = [d for d in range(values.dim()) if d != dim]
-                line = (values.sum(others) if others else values).cpu().numpy()
-                for ident in elastic:
-                    for owner in owners(layout, ident):
-                        inside = owner >= 0
-                        np.add.at(found[ident], owner[inside], line[inside])
+    for (name, dim), line in as_arrays(lines).items():
+        layout = plan.tensors[name][dim]
+        for ident in {axis.id for axis in axes_of(layout)} & found.keys():
+            for owner in owners(layout, ident):
+                inside = owner >= 0
+                np.add.at(found[ident], owner[inside], line[inside])
     return found
 
 

@@ -141,6 +141,46 @@ def test_importance_of_ones_own() -> None:
     assert any(not torch.equal(orders[name], by_size[name]) for name in orders)
 
 
+MEASURES = ("taylor", "activation", "scale", "random")
+
+
+@pytest.mark.parametrize("kind", [Conv, Attention, Recurrent, Rotary])
+@pytest.mark.parametrize("importance", MEASURES)
+def test_every_measure_leaves_the_function_and_the_model(kind: type, importance: str) -> None:
+    model, x = make(kind)
+    before = model(x).detach()
+    buffers = {name: b.clone() for name, b in model.named_buffers()}
+    model.train()
+    orders = sort_channels(model, importance, [(x, None)] * 2, lambda outputs, targets: outputs.square().mean())
+    assert model.training
+    assert all(p.grad is None for p in model.parameters())
+    assert all(b.sum().isclose(buffers[name].sum()) for name, b in model.named_buffers())
+    torch.testing.assert_close(model.eval()(x), before, rtol=1e-5, atol=1e-5)
+    other, _ = make(kind)
+    by_size = sort_channels(other)
+    scaled = importance != "scale" or kind in (Conv, Attention)  # the others have no norm: sorted by magnitude
+    assert any(not torch.equal(orders[name], by_size[name]) for name in orders) == scaled
+
+
+def test_measures_find_what_they_measure() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 3))
+    model = elastify(net.eval(), torch.randn(4, 6))
+    with torch.no_grad():
+        model[1].weight[5] = 9.0  # a large scale
+        model[3].bias[2] = 30.0  # a unit that is always on, so nothing can be learnt about it: tanh is flat
+        model[3].weight[:] = model[3].weight[:1] * torch.linspace(1, 0.8, 8)[:, None]
+        model[5].weight.fill_(0.5)
+    data = [(torch.randn(32, 6), torch.randint(0, 3, (32,))) for _ in range(3)]
+    first, second = (name for name in sort_channels(copy.deepcopy(model)))
+    assert sort_channels(copy.deepcopy(model), "scale")[first][0] == 5
+    assert sort_channels(copy.deepcopy(model), "activation", data)[second][0] == 2
+    loss = torch.nn.functional.cross_entropy
+    assert sort_channels(copy.deepcopy(model), "taylor", data, loss)[first][0] == 5
+    orders = [sort_channels(copy.deepcopy(model), "random", seed=seed)[second].tolist() for seed in (0, 0, 1)]
+    assert orders[0] == orders[1] != orders[2]
+
+
 def test_the_planted_unit_comes_first() -> None:
     model, _ = make(Recurrent)
     with torch.no_grad():
@@ -165,8 +205,14 @@ def test_parameters_stay_the_same_objects_and_overlays_go() -> None:
 def test_refusals() -> None:
     model, _ = make(Attention)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    with pytest.raises(ElastifyError, match="unknown importance 'taylor'"):
-        sort_channels(model, "taylor")
+    with pytest.raises(ElastifyError, match="unknown importance 'size'"):
+        sort_channels(model, "size")
+    with pytest.raises(ElastifyError, match="importance='taylor' is measured on data"):
+        sort_channels(model, "taylor", [torch.randn(2, 5, 6)])
+    with pytest.raises(ElastifyError, match="importance='activation' is measured on data"):
+        sort_channels(model, "activation")
+    with pytest.raises(ElastifyError, match="nothing to measure importance on"):
+        sort_channels(model, "activation", [])
     with pytest.raises(ElastifyError, match=r"importance of shape \(\) for embed.weight of shape \(24, 6\)"):
         sort_channels(model, lambda p: p.sum())
     with pytest.raises(ElastifyError, match="the importance of a weight is not finite"):
