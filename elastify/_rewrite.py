@@ -317,6 +317,12 @@ def _tensor_property(local: str) -> property:
     return property(get, refuse)
 
 
+def _same_memory(one: Tensor, other: Any) -> bool:
+    tensors = (one, other) if isinstance(other, Tensor) else ()
+    places = [(t.untyped_storage()._cdata, t.storage_offset(), t.shape, t.stride(), t.dtype) for t in tensors]
+    return bool(places) and places[0] == places[1]
+
+
 def _refuse_active(self: Any, name: str, names: frozenset[str], verb: str) -> None:
     entry = self.__dict__.get("_elastify")
     if name in names and entry is not None and entry.active is not None:
@@ -333,6 +339,8 @@ def _common_members(base: Any, names: frozenset[str]) -> dict[str, Any]:
         base.register_parameter(self, name, param)
 
     def register_buffer(self: Any, name: str, tensor: Any, persistent: bool = True) -> None:
+        if name in names and isinstance(tensor, Tensor) and _same_memory(tensor, getattr(self, name)):
+            return  # `self.table = self.table.to(x.device)`: what forward was given, and nothing new
         _refuse_active(self, name, names, "replaced")
         base.register_buffer(self, name, tensor, persistent)
 

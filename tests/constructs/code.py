@@ -271,7 +271,21 @@ CORE = {
     "stem.weight[0]": HEADS,
 }
 
+
+class Moved(nn.Module):
+    """A buffer that forward brings to where the input is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shift = nn.Buffer(torch.rand(12))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.shift = self.shift.to(device=x.device, dtype=x.dtype)
+        return x + self.shift
+
+
 CONSTRUCTS = [
+    Construct("a buffer moved to the input", through(lambda m, x: m.part(x), part=Moved), X, {"first.weight[0]": "12"}),
     Construct("outputs in a dict", ends(dictionary), X, MLP),
     Construct("outputs in a dataclass", ends(as_dataclass), X, MLP),
     Construct("outputs in a named tuple", ends(as_named_tuple), X, MLP),
