@@ -236,7 +236,7 @@ class _Check:
         theirs = [p.grad for p in small.parameters()]
         if len(ours) != len(theirs):
             return self.fail(f"{len(ours)} parameters are active, {len(theirs)} extracted for {config!r}")
-        scale = max((float(g.abs().max()) for g in theirs if g is not None), default=0.0)
+        scale = max((_largest(g) for g in theirs if g is not None), default=0.0)
         if not scale:
             return self.fail("no parameter has a gradient: nothing was compared")
         worst = max(_difference(a, b) / scale for a, b in zip(ours, theirs, strict=True))
@@ -292,8 +292,7 @@ def deviation(a: list[Tensor], b: list[Tensor]) -> float:
     for x, y in zip(a, b, strict=True):
         if not x.is_floating_point() and not x.is_complex():
             continue
-        scale = float(y.abs().max()) or 1.0
-        worst = max(worst, float((x - y).abs().max()) / scale)
+        worst = max(worst, _largest(x - y) / (_largest(y) or 1.0))
     return worst
 
 
@@ -301,8 +300,12 @@ def _difference(a: Tensor | None, b: Tensor | None) -> float:
     """Largest difference of two gradients, of which one that is None is zero."""
     if a is None or b is None:
         rest = b if a is None else a
-        return 0.0 if rest is None else float(rest.abs().max())
-    return float((a - b).abs().max()) if a.shape == b.shape else float("inf")
+        return 0.0 if rest is None else _largest(rest)
+    return _largest(a - b) if a.shape == b.shape else float("inf")
+
+
+def _largest(tensor: Tensor) -> float:
+    return float(tensor.abs().max()) if tensor.numel() else 0.0
 
 
 def _scalar(outputs: list[Tensor]) -> Tensor:
