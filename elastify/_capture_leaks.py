@@ -1,21 +1,47 @@
-"""Fake tensors must not outlive the capture.
+"""Neither must fake tensors outlive the capture, nor real ones come into it from an earlier run.
 
 What a module stores is put back by `_capture_state`. But a function under `functools.lru_cache`, or a dict at
 module level, may have kept a tensor of the run, and would hand a tensor without data to the next real one. So
-after a run every tensor made in it should be gone; where one is not, the caches that hold it are emptied.
+after a run every tensor made in it should be gone; where one is not, the caches that hold it are emptied. Before a
+run, functions with a cache forget, in all the Python modules in which the classes of the model are written: what
+they remember would be missing in the record.
 """
 
 from __future__ import annotations
 
 import functools
 import gc
+import sys
+import types
 import warnings
 import weakref
 from collections.abc import Sequence
 from typing import Any
 
+from torch import nn
+
 _LRU = type(functools.lru_cache(len))
 _MAX_DEPTH = 4
+
+
+def remembering(model: nn.Module) -> list[Any]:
+    """Functions under `lru_cache` in the Python modules of the model's classes, also inside another decorator."""
+    homes = {cls.__module__ for module in model.modules() for cls in type(module).__mro__}
+    return [cached for home in sorted(homes) for cached in _cached_in(home)]
+
+
+@functools.cache
+def _cached_in(home: str) -> tuple[Any, ...]:
+    if home.partition(".")[0] in ("torch", "builtins"):
+        return ()
+    spaces = [vars(sys.modules[home])] if home in sys.modules else []
+    spaces += [vars(item) for space in spaces for item in space.values() if getattr(item, "__module__", "") == home]
+    found = []
+    for item in [item for space in spaces for item in space.values()]:
+        cells = getattr(item, "__closure__", None) or ()
+        inner = [item, *(cell.cell_contents for cell in cells if cell != types.CellType())]
+        found += [function for function in inner if isinstance(function, _LRU)]
+    return tuple({id(function): function for function in found}.values())
 
 
 def release(made: Sequence[weakref.ref[Any]]) -> None:
@@ -25,7 +51,11 @@ def release(made: Sequence[weakref.ref[Any]]) -> None:
     gc.collect()
     alive = [tensor for ref in made if (tensor := ref()) is not None]
     if alive:
+        frozen = gc.get_freeze_count()
+        gc.unfreeze()  # what is frozen could not be asked whom it refers to
         _empty_holders(alive)
+        if frozen:
+            gc.freeze()
         del alive
         if any(ref() is not None for ref in made):
             warnings.warn(
