@@ -19,12 +19,12 @@ from elastify import _adapters
 from elastify._analysis import Analysis, analyse
 from elastify._blocks import identities
 from elastify._caches import emptied
-from elastify._capture import capture, capture_all, prepare_inputs
+from elastify._capture import Run, capture, capture_all, prepare_inputs
 from elastify._config import SubnetConfig
 from elastify._cost import CostModel
 from elastify._elastic import STATE, State, ids_of
 from elastify._errors import ElastifyError
-from elastify._graph import Graph, Value, values
+from elastify._graph import Graph, Value
 from elastify._layout import Layout, active_size
 from elastify._options import Options, check_patterns
 from elastify._plan import Plan, Stage
@@ -128,7 +128,8 @@ def _build(
     verify: bool,
     units: bool,
 ) -> Built:
-    graphs = capture_all(model, args, kwargs)
+    writing = _adapters.run_with_caches(model)
+    graphs = capture_all(model, args, kwargs, writing)
     hidden = _adapters.auxiliary_outputs(model)
     interface = (lambda graph: _interface(graph, hidden)) if keep_outputs else (lambda graph: ())
     analysis = analyse(
@@ -158,7 +159,7 @@ def _build(
     install(model, plan)
     try:
         if verify:
-            plan = _prove_sizes(model, planner, plan, analysis, args, kwargs)
+            plan = _prove_sizes(model, planner, plan, analysis, args, kwargs, writing)
         _check_something_moves(model, plan, analysis, planner)
         plan = _measure(model, plan, args, kwargs)
         given = {**{f.name: getattr(options, f.name) for f in fields(options)}, "keep_outputs": keep_outputs}
@@ -187,11 +188,7 @@ def inputs_of(
 
 
 def _interface(graph: Graph, hidden: frozenset[str]) -> Iterable[Value]:
-    root = next((call for call in graph.modules if call.path == ""), None)
-    out = root.out if root else graph.outputs
-    if isinstance(out, dict):
-        out = {key: item for key, item in out.items() if key not in hidden}
-    return values(out)
+    return list(graph.results(hidden)) if graph.modules else graph.outputs
 
 
 def _tensors(result: Any, hidden: frozenset[str]) -> Iterable[Tensor]:
@@ -254,11 +251,17 @@ def _only_in_training(model: nn.Module, analysis: Analysis) -> bool:
         seen = {value.id for call in graph.calls for value in call.inputs()}
         return {name for name in parameters if graph.tensors[name].id in seen}
 
-    return bool(used(analysis.graphs[-1]) - used(analysis.graphs[0]))
+    return any(used(graph) - used(analysis.graphs[0]) for graph in analysis.graphs if graph.training)
 
 
 def _prove_sizes(
-    model: nn.Module, planner: Planner, plan: Plan, analysis: Analysis, args: tuple[Any, ...], kwargs: dict[str, Any]
+    model: nn.Module,
+    planner: Planner,
+    plan: Plan,
+    analysis: Analysis,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    writing: Run | None,
 ) -> Plan:
     """Demote axes and stages whose reduced networks are not what the plan says, until none is left.
 
@@ -266,20 +269,27 @@ def _prove_sizes(
     that some do not: they are listed in the space. An axis that fails is a mistake of the analysis: it is warned of.
     """
 
-    def run(sizes: Mapping[int, int], blocks: Mapping[str, tuple[int, ...]]) -> Graph:
+    def run(sizes: Mapping[int, int], blocks: Mapping[str, tuple[int, ...]], index: int) -> Graph:
         set_active(model, sizes, blocks)
         try:
             with identities(model, stepped_aside(model)):  # as in an extracted model
-                return capture(model, args, kwargs, fake=not analysis.graphs[0].real)
+                return capture(
+                    model, args, kwargs, fake=not analysis.graphs[index].real, run=writing if index else None
+                )
         finally:
             set_active(model, {}, {})
 
+    last = len(analysis.graphs) - 1
+    runs = [0, *([last] if writing is not None and last and not analysis.graphs[last].training else [])]
     for _ in range(4):
         where = SearchSpace(plan)
         chosen = (where.min, _every_other(where), where.sample(0), where.sample(1))
         configurations = [ids_of(where, config) for config in chosen]
         configurations.insert(0, ({}, {stage.name: _first_and_last(stage) for stage in plan.stages}))
         axes, stages = failing(analysis, plan, run, configurations)
+        for index in runs[1:]:
+            if not axes and not stages:
+                axes, stages = failing(analysis, plan, run, configurations[1:3], index)
         if not axes and not stages:
             return plan
         if axes:

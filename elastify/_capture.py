@@ -17,6 +17,7 @@ import threading
 import traceback
 import warnings
 import weakref
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
@@ -26,22 +27,31 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from elastify._adapters import auxiliary_outputs
-from elastify._capture_leaks import release
+from elastify._capture_leaks import release, remembering
 from elastify._capture_memo import Memo
 from elastify._capture_mode import mode_readers
 from elastify._capture_record import Recorder, is_python, short_path
 from elastify._capture_state import Convert, prepared
 from elastify._errors import ElastifyError
-from elastify._graph import Graph, values
+from elastify._graph import Graph
 from elastify._ints import guard_log
 from elastify._quiet import recording
 
 _lock = threading.RLock()
 _INPUTS = "example inputs are a tensor, a tuple of positional arguments or a dict of keyword arguments"
 
+Run = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], Any]
+"""What is recorded; the model's own call if it is not given."""
+
 
 def capture(
-    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, training: bool = False, fake: bool = True
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    *,
+    training: bool = False,
+    fake: bool = True,
+    run: Run | None = None,
 ) -> Graph:
     """The record of one forward pass.
 
@@ -49,27 +59,34 @@ def capture(
     >>> graph.calls[0].op, graph.calls[0].inputs(), graph.outputs
     ('linear', [%2:input[2, 3], %0:weight[4, 3], %1:bias[4]], [%3[2, 4]])
 
-    `fake=False` runs on real tensors. Raises ElastifyError where the model does not run on the inputs.
+    `fake=False` runs on real tensors, `run(model, args, kwargs)` calls the model as it likes. Raises ElastifyError
+    where the model does not run on the inputs.
     """
-    return _Session(model, args, kwargs).run(training=training, fake=fake)
+    return _Session(model, args, kwargs).run(training=training, fake=fake, call=run)
 
 
-def capture_all(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Graph]:
-    """Records of an evaluation run and, where the model asks for its mode, a training run.
+def capture_all(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], run: Run | None = None) -> list[Graph]:
+    """Records of an evaluation run, of a training run where the model asks for its mode, and of `run`.
 
     Some parameters are used in one of them only.
     """
     session = _Session(model, args, kwargs)
     with _lock, mode_readers(model) as readers:
         graphs = [session.run(training=False)]
-    if not readers:
-        return graphs
+    if readers:
+        graphs += _unless_it_fails(session, "training mode", training=True)
+    if run is not None:
+        graphs += _unless_it_fails(session, "a run with caches", training=False, call=run)
+    return graphs
+
+
+def _unless_it_fails(session: _Session, what: str, **how: Any) -> list[Graph]:
     try:
-        graphs.append(session.run(training=True))
+        return [session.run(**how)]
     except ElastifyError as error:
         reason = f"{error.where}: {error.why}"
-        warnings.warn(f"training mode was not captured, what only it uses stays as it is: {reason}", stacklevel=2)
-    return graphs
+        warnings.warn(f"{what} was not captured, what only it uses stays as it is: {reason}", stacklevel=3)
+        return []
 
 
 def prepare_inputs(args: Any, kwargs: dict[str, Any] | None = None) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -104,6 +121,8 @@ class _Session:
         for path, module in model.named_modules(remove_duplicate=False):
             self.paths.setdefault(id(module), []).append(path)
         self.real_only = ""
+        self.call: Run | None = None
+        self.remembering = remembering(model)
         self.exchanged: str | None = None
         owned = [*model.parameters(), *model.buffers()]
         mode = next((t.fake_mode for t in owned if isinstance(t, FakeTensor)), None)
@@ -131,7 +150,8 @@ class _Session:
         described = [_describe(x) for x in self.args] + [f"{k}={_describe(x)}" for k, x in self.kwargs.items()]
         return f"({', '.join(described)})"
 
-    def run(self, *, training: bool, fake: bool = True) -> Graph:
+    def run(self, *, training: bool, fake: bool = True, call: Run | None = None) -> Graph:
+        self.call = call
         graph = self.graph(training, fake)
         if self.exchanged is not None:
             raise ElastifyError(
@@ -171,6 +191,8 @@ class _Session:
         graph = Graph(training=training, real=not fake)
         recorder = Recorder(graph, self.paths, self.memo if fake else None)
         convert = self.fake if fake else _clone
+        for function in self.remembering:
+            function.cache_clear()
         with ExitStack() as stack:
             stack.enter_context(torch.no_grad())
             swap = stack.enter_context(prepared(self.model, convert, training=training))
@@ -182,7 +204,7 @@ class _Session:
             stack.enter_context(guard_log(recorder.guard))
             stack.enter_context(recording(recorder))
             stack.enter_context(recorder)
-            run_recorded(self.model, args, kwargs)
+            run_recorded(self.model, args, kwargs, self.call)
             self.exchanged = next(swap.exchanged(), None)
             with torch._C.DisableTorchFunction():
                 graph.caches = list(swap.caches())
@@ -193,10 +215,7 @@ class _Session:
             recorder.known.clear()
             release(made)
         graph.guards = list(recorder.guards)
-        root = next((call for call in graph.modules if call.path == ""), None)
-        out: Any = root.out if root else ()
-        hidden = auxiliary_outputs(self.model) if isinstance(out, dict) else ()
-        graph.outputs = list(values({k: v for k, v in out.items() if k not in hidden} if hidden else out))
+        graph.outputs = list(graph.results(auxiliary_outputs(self.model)))
         return graph
 
     def name_tensors(self, recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -265,9 +284,9 @@ class _Session:
         return self.failure("the model cannot be captured", error)
 
 
-def run_recorded(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The model's own call; its name ends the search for source lines."""
-    return model(*args, **kwargs)
+def run_recorded(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], run: Run | None) -> Any:
+    """The model's own call, or another run of it; its name ends the search for source lines."""
+    return model(*args, **kwargs) if run is None else run(model, args, kwargs)
 
 
 class _Watch(TorchDispatchMode):

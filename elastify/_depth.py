@@ -86,9 +86,10 @@ class _Finder:
         moving: Collection[int] | None,
     ) -> None:
         self.containers, self.kind = containers, kind
-        self.branches = [Branches(analysis, index, moving) for index in range(len(analysis.graphs))]
+        runs = [index for index, graph in enumerate(analysis.graphs) if len(graph.roots) < 2]  # where a block runs once
+        self.branches = [Branches(analysis, index, moving) for index in runs]
         self.calls: list[dict[str, list[ModuleCall]]] = []
-        for graph in analysis.graphs:
+        for graph in (analysis.graphs[index] for index in runs):
             table: dict[str, list[ModuleCall]] = {}
             for call in graph.modules:
                 table.setdefault(call.path, []).append(call)

@@ -8,7 +8,7 @@ replaced by its `Value`, every integer left as it was, so that an `Int` still ca
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -89,6 +89,20 @@ class Graph:
     caches: list[Attr] = field(default_factory=list)
     training: bool = False
     real: bool = False
+
+    def results(self, hidden: Collection[str]) -> Iterator[Value]:
+        """What the model returned, each time it was called, without the entries of dictionaries that are `hidden`."""
+        for out in (call.out for call in self.roots):
+            yield from values({k: v for k, v in out.items() if k not in hidden} if isinstance(out, dict) else out)
+
+    @property
+    def roots(self) -> list[ModuleCall]:
+        """The calls of the model itself: one, but for a run that goes on with what another has left."""
+        found: list[ModuleCall] = []
+        for call in self.modules:
+            if call.path == "" and (not found or call.start >= found[-1].stop):
+                found.append(call)
+        return found
 
 
 def values(tree: Any) -> Iterator[Value]:

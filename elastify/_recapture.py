@@ -20,10 +20,11 @@ from elastify._errors import ElastifyError
 from elastify._graph import Call, Graph, Value
 from elastify._layout import Layout, active_size, axes_of
 from elastify._plan import Plan
+from elastify._terms import Term
 
 Sizes = Mapping[int, int]
 Blocks = Mapping[str, tuple[int, ...]]
-Capture = Callable[[Sizes, Blocks], Graph]
+Capture = Callable[[Sizes, Blocks, int], Graph]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +34,16 @@ class Mismatch:
     text: str
 
 
-def compare(analysis: Analysis, plan: Plan, reduced: Graph, sizes: Sizes, blocks: Blocks) -> Mismatch | None:
+def compare(
+    analysis: Analysis, plan: Plan, reduced: Graph, sizes: Sizes, blocks: Blocks, index: int = 0
+) -> Mismatch | None:
     """The first difference between a captured subnet and what the plan says it is.
 
     The same operations must run on the same tensors, where a tensor that a skipped block handed on is the one that
-    takes its place.
+    takes its place. `index` tells which graph was captured again; where blocks go is known of the first only, of others
+    it is then asked that they run and give what they should.
     """
-    graph = analysis.graphs[0]
+    graph = analysis.graphs[index]
     skips = [
         stage.skips[block]
         for stage in plan.stages
@@ -49,7 +53,10 @@ def compare(analysis: Analysis, plan: Plan, reduced: Graph, sizes: Sizes, blocks
     gone = {number for skip in skips for number in skip.calls()}
     full = [call for number, call in enumerate(graph.calls) if number not in gone and _effective(call)]
     now = [call for call in reduced.calls if _effective(call)]
-    sizer = _Sizer(analysis, sizes, frozenset(axis.id for axis in plan.axes))
+    sizer = _Sizer(analysis, sizes, frozenset(axis.id for axis in plan.axes), index)
+    if index and skips:
+        found = sizer.values(graph.outputs, reduced.outputs)
+        return Mismatch(f"{found} from the whole model") if found else None
     counts = next((number for number, call in enumerate(full) if sizer.counts(call)), len(full))
     cut = counts < len(full) and [call.op for call in full] != [call.op for call in now]
     if cut:
@@ -128,14 +135,18 @@ class _Sizer:
     analysis: Analysis
     sizes: Sizes
     moving: frozenset[int]
+    index: int
+
+    @property
+    def dims(self) -> dict[int, list[Term]]:
+        return self.analysis.dims[self.index]
 
     def layouts(self, value: Value) -> list[Layout]:
-        return [self.analysis.terms.resolve(term) for term in self.analysis.dims[0].get(value.id, ())]
+        return [self.analysis.terms.resolve(term) for term in self.dims.get(value.id, ())]
 
     def counts(self, call: Call) -> bool:
         """Whether the data decide how many results a call gives."""
-        dims = self.analysis.dims[0]
-        return any(self.analysis.counted(term) for value in call.outputs() for term in dims.get(value.id, ()))
+        return any(self.analysis.counted(term) for value in call.outputs() for term in self.dims.get(value.id, ()))
 
     def moves(self, layout: Layout) -> bool:
         return any(axis.id in self.moving for axis in axes_of(layout))
@@ -145,9 +156,9 @@ class _Sizer:
         if len(full) != len(reduced) and not counted:
             return f"{len(reduced)} results instead of {len(full)}"
         for a, b in zip(full, reduced, strict=False):
-            if a.id not in self.analysis.dims[0]:
+            if a.id not in self.dims:
                 continue
-            terms, layouts = self.analysis.dims[0][a.id], self.layouts(a)
+            terms, layouts = self.dims[a.id], self.layouts(a)
             expected = [active_size(layout, self.sizes) for layout in layouts]
             for i, size in enumerate(b.shape) if len(expected) == len(b.shape) else ():
                 if self.analysis.counted(terms[i]) or (counted and not self.moves(layouts[i])):
@@ -182,9 +193,12 @@ def _by_module(calls: Sequence[Call]) -> dict[str, list[Call]]:
 
 
 def failing(
-    analysis: Analysis, plan: Plan, capture: Capture, configurations: Sequence[tuple[Sizes, Blocks]]
+    analysis: Analysis, plan: Plan, capture: Capture, configurations: Sequence[tuple[Sizes, Blocks]], index: int = 0
 ) -> tuple[dict[int, str], dict[str, str]]:
-    """Axes (by id) and stages (by name) whose reduced networks are not the plan's, with the difference."""
+    """Axes (by id) and stages (by name) whose reduced networks are not the plan's, with the difference.
+
+    `capture(sizes, blocks, index)` records graph number `index` of a reduced network.
+    """
     axes: dict[int, str] = {}
     stages: dict[str, str] = {}
 
@@ -196,7 +210,7 @@ def failing(
 
     def wrong(sizes: Sizes, blocks: Blocks) -> str:
         try:
-            found = compare(analysis, plan, capture(sizes, blocks), sizes, blocks)
+            found = compare(analysis, plan, capture(sizes, blocks, index), sizes, blocks, index)
         except ElastifyError as error:
             return f"the smaller network does not run: {error.why or error.what}"
         return found.text if found else ""

@@ -291,7 +291,7 @@ def test_an_output_of_another_size_is_a_difference_even_if_all_operations_agree(
 
 
 def test_blame_is_narrowed_to_the_axis_and_the_stage() -> None:
-    def run(sizes: Any, blocks: Any) -> Graph:
+    def run(sizes: Any, blocks: Any, index: int) -> Graph:
         if sizes.get(2, 9) < 9:
             raise ElastifyError("does not run", why="axis 2")
         return narrow(4) if "s" not in blocks else narrow(3)
@@ -304,7 +304,7 @@ def test_blame_is_narrowed_to_the_axis_and_the_stage() -> None:
 
 
 def test_axes_that_fail_only_together_lose_one() -> None:
-    def run(sizes: Any, blocks: Any) -> Graph:
+    def run(sizes: Any, blocks: Any, index: int) -> Graph:
         if {1, 2} <= set(sizes):
             raise ElastifyError("does not run", why="1 with 2")
         return narrow(4)

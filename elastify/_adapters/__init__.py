@@ -7,7 +7,7 @@ model of it can only exist where it has been imported).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -70,6 +70,11 @@ def mark_extracted(model: nn.Module) -> None:
     """Give an extracted model what its library needs to treat it as one of its own."""
     if any(library_of(module) == "transformers" for module in model.modules()):
         pretrained.guard(model)
+
+
+def run_with_caches(model: nn.Module) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], Any] | None:
+    """How a model that writes is called when it has written something: with what it remembers of that."""
+    return transformers.run_with_caches if library_of(model) == "transformers" and transformers.writes(model) else None
 
 
 def operator_name(qualified: str) -> str | None:

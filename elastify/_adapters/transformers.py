@@ -19,6 +19,7 @@ AUXILIARY_OUTPUTS = frozenset(
     ["past_key_values", "encoder_last_hidden_state", "cross_attentions", *_HIDDEN]
     + [f"{part}_{name}" for part in ("encoder", "decoder", "vision", "image") for name in _HIDDEN]
 )
+_CACHES = ("past_key_values", "cache_params", "state", "mems", "past_buckets_states")
 _TOKENS = 128
 _POSITIONS = ("max_position_embeddings", "n_positions", "max_target_positions", "seq_length", "max_seq_len")
 
@@ -53,6 +54,25 @@ def example_inputs(model: nn.Module) -> tuple[tuple[Any, ...], dict[str, Any]] |
     if "use_cache" in accepted:
         inputs["use_cache"] = False
     return (), inputs
+
+
+def writes(model: Any) -> bool:
+    """Whether a model generates text, keeping a cache."""
+    can = getattr(model, "can_generate", None)
+    return can is not None and can() and "use_cache" in inspect.signature(model.forward).parameters
+
+
+def run_with_caches(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The inputs with the cache on, then the last token once more with what the cache holds."""
+    accepted = inspect.signature(model.forward).parameters
+    first = model(*args, **{**kwargs, "use_cache": True})
+    held = {name: first[name] for name in _CACHES if name in accepted and name in first}
+    tokens = next((name for name in ("decoder_input_ids", "input_ids") if name in kwargs), None)
+    if not held or tokens is None:
+        return first
+    if "encoder_outputs" in accepted and "encoder_last_hidden_state" in first:
+        held["encoder_outputs"] = (first["encoder_last_hidden_state"],)
+    return first, model(**held, **{tokens: kwargs[tokens][:, -1:]}, use_cache=True)
 
 
 def _sees_whole_pictures(model: Any, accepted: Any) -> bool:
