@@ -114,6 +114,7 @@ class Plan:
     updates (batch-norm running statistics). `used` are the integer attributes that forward computes with.
     `matched` are those of the `attributes` that forward never reads, `unclear` others that fit several layouts and
     follow them while they are equal; `counts` gives the container of which an integer is the number of blocks.
+    `paths` maps a container to an axis and, for each of its sizes from 1 on, the indices of the children that run.
     `summed` are (tensor name, dimension) that every operation on the tensor sums over: they take units in.
     """
 
@@ -133,6 +134,7 @@ class Plan:
     unclear: Mapping[Attr, tuple[Layout, ...]] = field(default_factory=dict)
     counts: Mapping[Attr, str] = field(default_factory=dict)
     summed: frozenset[tuple[str, int]] = frozenset()
+    paths: Mapping[str, tuple[int, tuple[tuple[int, ...], ...]]] = field(default_factory=dict)
 
     def blocks_around(self) -> dict[int, set[tuple[int, int]]]:
         """By recorded call, the blocks (stage, index) that take it along: it, or its round of a loop, is in them."""

@@ -30,7 +30,7 @@ from elastify._terms import Term
 
 _SCALED = frozenset("mul div scaled_dot_product_attention baddbmm matmul pow".split())
 _LINEAR_MAPS = frozenset("linear conv1d conv2d conv3d".split())
-_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 def attribute_value(model: nn.Module, attr: Attr) -> int:
@@ -117,7 +117,7 @@ class Planner:
         return {name: first for name, first in pairs if name != first and first in affected}
 
     def statistics(self) -> frozenset[str]:
-        return frozenset(n for n, _ in self.model.named_buffers() if n.rpartition(".")[2] in _STATISTICS)
+        return frozenset(n for n, _ in self.model.named_buffers() if n.rpartition(".")[2] in STATISTICS)
 
     def used(self) -> Iterator[Attr]:
         for graph in self.analysis.graphs:

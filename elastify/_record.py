@@ -136,6 +136,8 @@ class Record:
             for stage in self.plan.stages
             if stage.name in active.blocks
         ]
+        if not parts:
+            return "elastic, full network active"
         more = [f"{len(parts) - most} more"] if len(parts) > most else []
         return "elastic, active: " + ", ".join(parts[:most] + more)
 
@@ -188,6 +190,8 @@ class Record:
         """Running statistics: those stored for the configuration, else a part of the full ones, never to be updated."""
         active = self.active
         assert active is not None
+        if not active.sizes and not active.blocks:  # one of several ways through, and the full network
+            return full
         stored = self.overlays.get(active.key)
         if stored is not None and name in stored:
             return _moved(stored, name, full)

@@ -99,6 +99,9 @@ def _changes(model: nn.Module, plan: Plan, tables: Tables) -> list[_Change]:
         else:
             child = change(resolve(model, block))
             child.loose, child.path = True, block
+    for path in plan.paths:
+        container = change(resolve(model, path))
+        container.container, container.path = True, path
     return list(changes.values())
 
 
@@ -204,7 +207,7 @@ def stepped_aside(model: nn.Module) -> frozenset[str]:
 
 def _active(entry: Record, sizes: Mapping[int, int], blocks: Mapping[str, tuple[int, ...]]) -> Active | None:
     sizes, blocks = normalised(entry, sizes, blocks)
-    if not sizes and not blocks:
+    if not sizes and not blocks and not entry.plan.paths:
         return None
     active = Active(sizes, blocks)
     gone: dict[str, set[str]] = {}
@@ -217,6 +220,9 @@ def _active(entry: Record, sizes: Mapping[int, int], blocks: Mapping[str, tuple[
                 parent, _, child = block.rpartition(".")
                 if not stage.aside:
                     gone.setdefault(parent, set()).add(child)
+    for path, (axis, choices) in entry.plan.paths.items():
+        gone[path] = {str(i) for i in set().union(*choices).difference(choices[sizes.get(axis, len(choices)) - 1])}
+        skipped[False].update(f"{path}.{child}" if path else child for child in gone[path])
     active.hidden = {path: frozenset(names) for path, names in gone.items()}
     active.left, active.aside = frozenset(skipped[False]), frozenset(skipped[True])
     return active

@@ -23,6 +23,7 @@ from elastify.train._recalibrate import recalibrate
 from elastify.train._sandwich import Sandwich
 from elastify.train._sort import sort_channels
 from elastify.train._sorted import Sorted
+from elastify.train._stitch import stitch
 from elastify.train._strategy import Losses, Strategy
 from elastify.train._supermask import Supermask
 
@@ -52,4 +53,5 @@ __all__ = [
     "replace_norms",
     "soft_cross_entropy",
     "sort_channels",
+    "stitch",
 ]
