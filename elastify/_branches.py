@@ -71,12 +71,22 @@ class Branches:
         return used, returned
 
     def without(
-        self, path: str, start: int, stop: int, before: tuple[int, int] | None = None, *, twice: bool = False
+        self,
+        path: str,
+        start: int,
+        stop: int,
+        before: tuple[int, int] | None = None,
+        *,
+        twice: bool = False,
+        shared: bool = False,
     ) -> Skip | None:
         """The stretch of the block at `path` left out, if that is possible, `twice` with its part of a second loop.
 
         `before` is the stretch before it where there is one: then all that takes over must have been made in that.
+        Other stretches may need the block's weights if they are `shared`.
         """
+        if not shared and self.needed_outside(path, start, stop):
+            return None
         since = before[0] if before else -1
         twins = self._twins(start, stop, before) if before else {}
 
@@ -84,7 +94,7 @@ class Branches:
             found = chain([twins[value.id]] if value.id in twins else [], self._sources(gone, value))
             return next((v for v in found if self.made.get(v.id, -1) >= since and self._alike(v, value)), None)
 
-        return self._skip(path, start, stop, source, twice)
+        return self._skip(start, stop, source, twice)
 
     def _twins(self, start: int, stop: int, before: tuple[int, int]) -> dict[int, Value]:
         """For every result of a stretch that repeats the one before it, and feeds on that, the one there."""
@@ -99,14 +109,16 @@ class Branches:
         given = {value.id for values in self.ins[start:stop] for value in values}
         return twins if any(b.id in given for b in twins.values()) else {}
 
-    def _skip(self, path: str, start: int, stop: int, source: Callable[..., Value | None], twice: bool) -> Skip | None:
+    def needed_outside(self, path: str, start: int, stop: int) -> bool:
+        """Whether calls outside the stretch use weights of the block."""
+        owned = {value.id for given in self.ins[start:stop] for value in given} & self.owned.keys()
+        elsewhere = [ident for ident in owned if self.first[ident] < start or self.last[ident] >= stop]
+        return any(all(name.startswith(f"{path}.") for name in self.owned[ident]) for ident in elsewhere)
+
+    def _skip(self, start: int, stop: int, source: Callable[..., Value | None], twice: bool) -> Skip | None:
         owned = {value.id for given in self.ins[start:stop] for value in given} & self.owned.keys()
         if not owned:
             return None  # no weights: nothing would be saved
-        for ident in owned:
-            elsewhere = self.first[ident] < start or self.last[ident] >= stop
-            if elsewhere and all(name.startswith(f"{path}.") for name in self.owned[ident]):
-                return None  # its weights are needed outside
         used, returned = self.handed_on(start, stop)
         if not used and returned:
             return self._last(start, stop, source)

@@ -22,6 +22,7 @@ from elastify._branches import Branches
 from elastify._graph import ModuleCall, Value
 from elastify._plan import Skip
 
+_ATTRIBUTES = "attributes called with several tensors stay; a ModuleList could leave them out"
 _LONGEST_ROUND = 24  # calls of a loop outside its blocks
 
 
@@ -30,7 +31,7 @@ class Run:
     """Consecutive blocks of a container; the first always stays, and those that step `aside` keep their places.
 
     `gaps` are the blocks before which something runs that does not go with them. `skips` says of all blocks but the
-    first what goes, by graph.
+    first what goes, by graph. With a `refusal`, why they cannot go all the same, it is a run for the report only.
     """
 
     def pieces(self) -> list[Run]:
@@ -43,6 +44,7 @@ class Run:
     aside: bool = False
     gaps: tuple[int, ...] = ()
     skips: Mapping[str, tuple[Skip, ...]] = field(default_factory=dict, compare=False)
+    refusal: str = ""
 
 
 def find_runs(
@@ -64,17 +66,17 @@ def find_runs(
         if inside and path not in containers:
             continue
         rows = finder.rows(containers[path]) if path in containers else finder.loose_rows((others or {})[path])
-        for row, skips in rows:
-            if len(row) > 1 and kind(row[0]) != kind(row[1]):
-                row = row[1:]  # the block that stays must be like the next
-            if len(row) > 1 and (not inside or finder.parallel(row)):
+        for row, skips in finder.trimmed(rows):
+            if not inside or finder.parallel(row):
                 gaps = tuple(i for i in range(1, len(row)) if row[i] in finder.after_gap)
                 finder.add(Run(path, tuple(row), path not in containers, gaps, skips))
     finder.add_lone({**containers, **(others or {})})
+    finder.add_refused(others or {})
     return finder.runs
 
 
 Spans = list[tuple[int, int]]  # of one module, its first and last call in each graph
+Row = tuple[list[str], dict[str, tuple[Skip, ...]]]  # blocks, and what goes with each but the first
 
 
 class _Finder:
@@ -128,9 +130,16 @@ class _Finder:
             found.append((calls[0].start, calls[-1].stop))
         return found
 
+    def trimmed(self, rows: Iterable[Row]) -> Iterator[Row]:
+        """Rows of at least two, of which the one that stays is like the next."""
+        for row, skips in rows:
+            alike = row[1:] if len(row) > 1 and self.kind(row[0]) != self.kind(row[1]) else row
+            if len(alike) > 1:
+                yield alike, skips
+
     # -- children of containers --------------------------------------------------------------------------------
 
-    def rows(self, children: Sequence[str]) -> Iterator[tuple[list[str], dict[str, tuple[Skip, ...]]]]:
+    def rows(self, children: Sequence[str]) -> Iterator[Row]:
         """Children in rows: one that stays, and those after it that may be skipped."""
         row: list[str] = []
         skips: dict[str, tuple[Skip, ...]] = {}
@@ -228,14 +237,17 @@ class _Finder:
                 return None
         return found
 
-    def loose_rows(self, children: Sequence[str]) -> Iterator[tuple[list[str], dict[str, tuple[Skip, ...]]]]:
-        """Children of a plain module in the order in which they ran, in rows as above."""
+    def loose_rows(
+        self, children: Sequence[str], goes: Callable[[str], tuple[Skip, ...] | None] | None = None
+    ) -> Iterator[Row]:
+        """Children of a plain module in the order in which they ran, in rows as above; `goes` says how one goes."""
+        goes = goes or self.steps_aside
         ran = [(span[0], path) for path in children if (span := self.spans(path)) is not None]
         row: list[str] = []
         skips: dict[str, tuple[Skip, ...]] = {}
         end = -1
         for (start, stop), path in sorted(ran):
-            found = self.steps_aside(path) if row and start == end and not self.splits(path) else None
+            found = goes(path) if row and start == end and not self.splits(path) else None
             if found is not None:
                 row.append(path)
                 skips[path] = found
@@ -263,6 +275,21 @@ class _Finder:
             if len(paths) > 1:
                 container = pattern.partition("*")[0].rpartition(".")[0]
                 self.add(Run(container, tuple(paths), True, (), {path: blocks[path] for path in paths[1:]}))
+
+    def add_refused(self, others: Mapping[str, Sequence[str]]) -> None:
+        """Rows that look as if they could go but for the way in which they are held or called."""
+        for path, children in others.items():
+            if not self.inside(path):
+                for row, _ in self.trimmed(self.loose_rows(children, self.alone)):
+                    if self.blocks.isdisjoint(row[1:]):
+                        self.runs.append(Run(path, tuple(row), True, refusal=_ATTRIBUTES))
+        for path, calls in self.calls[0].items():
+            if len(calls) > 1 and not self.inside(path):
+                found = (self.branches[0].without(path, call.start, call.stop, shared=True) for call in calls)
+                if all(skip is not None for skip in found):
+                    self.blocks.add(path)  # those inside it are no news
+                    text = f"it runs {len(calls)} times with the same weights: without it all of these would be gone"
+                    self.runs.append(Run(path.rpartition(".")[0], (path,), True, refusal=text))
 
 
 def enclosing(path: str) -> list[str]:

@@ -72,12 +72,13 @@ class Stages:
             for run in self._candidates(moving)
             if run.blocks in self.rigid and not run.gaps
         ]
-        return (*refused, *self._in_conflict(moving, names))
+        held = [RigidBlocks(run.container, run.blocks, run.refusal) for run in self._find(moving) if run.refusal]
+        return (*refused, *self._in_conflict(moving, names), *held)
 
     def _in_conflict(self, moving: frozenset[int], names: Mapping[int, str]) -> list[RigidBlocks]:
         """Rows that would be stages if no axis moved."""
         taken = {block for run in self._find(moving) for block in run.blocks[1:]}
-        rows = [run for run in self._find(frozenset()) if taken.isdisjoint(run.blocks[1:])]
+        rows = [run for run in self._find(frozenset()) if not run.refusal and taken.isdisjoint(run.blocks[1:])]
         if not rows:
             return []
         branches, values = Branches(self.analysis, 0, moving), self.analysis.graphs[0].values
@@ -93,8 +94,9 @@ class Stages:
 
     def _candidates(self, moving: frozenset[int] | None) -> list[Run]:
         """All rows; those that turned out to be rigid are cut at their gaps."""
-        found = [[run, *(run.pieces() if run.blocks in self.rigid and run.gaps else ())] for run in self._find(moving)]
-        return [run for runs in found for run in runs]
+        found = [run for run in self._find(moving) if not run.refusal]
+        cut = [[run, *(run.pieces() if run.blocks in self.rigid and run.gaps else ())] for run in found]
+        return [run for runs in cut for run in runs]
 
     def _names(self, moving: frozenset[int] | None) -> dict[tuple[str, ...], str]:
         shown = [run for run in self._candidates(moving) if run.blocks not in self.rigid or not run.gaps]

@@ -74,11 +74,19 @@ def chain(*blocks: nn.Module, width: int = 8, out: int = 8) -> nn.Module:
     return nn.Sequential(nn.Linear(6, width), nn.Sequential(*blocks), nn.Linear(out, 3))
 
 
-def runs(model: nn.Module) -> list[Run]:
+def all_runs(model: nn.Module) -> list[Run]:
     graphs = capture_all(model, (X,), {})
     found = analyse(graphs, lambda attr: attribute_value(model, attr), [name for name, _ in model.named_parameters()])
     parts = children(model, contained=True), children(model, contained=False)
     return find_runs(found, parts[0], lambda path: type(model.get_submodule(path)), parts[1])
+
+
+def runs(model: nn.Module) -> list[Run]:
+    return [run for run in all_runs(model) if not run.refusal]
+
+
+def refused(model: nn.Module) -> dict[tuple[str, ...], str]:
+    return {run.blocks: run.refusal for run in all_runs(model) if run.refusal}
 
 
 def blocks_of(model: nn.Module) -> list[tuple[str, ...]]:
@@ -162,6 +170,33 @@ def test_a_block_called_twice_is_no_member() -> None:
     block = residual()
     assert runs(chain(block, block)) == []
     assert blocks_of(chain(residual(), residual(), block, block)) == [("1.0", "1.1")]
+    text = "it runs 2 times with the same weights: without it all of these would be gone"
+    assert refused(chain(block, block)) == {("1.0",): text}
+    one = nn.Linear(8, 8)  # shared, but no residual branch: nobody expects that it can go
+    assert refused(chain(one, one)) == {}
+
+
+def test_attributes_called_with_several_tensors_stay_and_the_space_says_so() -> None:
+    def block() -> Fn:
+        return Fn(lambda m, x, y: (x + torch.tanh(m.fc(x * y)), y), fc=nn.Linear(8, 8))
+
+    def forward(m: Any, x: Tensor) -> Tensor:
+        x = m.stem(x)
+        y = torch.sigmoid(m.gate(x))
+        for part in m.blocks if hasattr(m, "blocks") else (m.first, m.second, m.third):
+            x, y = part(x, y)
+        return m.head(x)
+
+    def ends() -> dict[str, nn.Module]:
+        return {"stem": nn.Linear(6, 8), "gate": nn.Linear(8, 8), "head": nn.Linear(8, 3)}
+
+    found = space(elastify(Fn(forward, **ends(), first=block(), second=block(), third=block()), X))
+    assert found.stages == ()
+    assert [row.blocks for row in found.plan.rigid] == [("first", "second", "third")]
+    assert "a ModuleList could leave them out" in str(found)
+    listed = space(elastify(Fn(forward, **ends(), blocks=nn.ModuleList(block() for _ in range(3))), X))
+    assert [stage.blocks for stage in listed.stages] == [("blocks.0", "blocks.1", "blocks.2")]
+    assert listed.plan.rigid == ()
 
 
 def test_blocks_without_weights_are_no_members() -> None:
