@@ -22,15 +22,20 @@ from elastify.train import (
     AllExits,
     AlternateCore,
     Compressible,
+    EdgePopup,
     FullPlusRandom,
+    GumbelMask,
     Losses,
     ProgressiveShrinking,
     Sandwich,
     Sorted,
     Strategy,
+    Supermask,
     soft_cross_entropy,
 )
 from elastify.train._checkpoint import pack, unpack
+from elastify.train._gates import gates_of
+from elastify.train._masks import Masked
 from tests.small_nets import Block
 
 X = torch.randn(12, 6, generator=torch.Generator().manual_seed(1))
@@ -124,6 +129,15 @@ def alternate(strategy: AlternateCore, naive: Naive) -> Iterator[Tensor]:
     yield cross_entropy(naive.run(strategy.core if strategy.state_dict()["taken"] % 2 == 0 else None))
 
 
+def masked(strategy: Masked, naive: Naive) -> Iterator[Tensor]:
+    generator = torch.Generator().manual_seed(int(naive.rng.integers(2**62)))
+    for gate in gates_of(strategy.model):
+        gate.draw(generator)
+    yield cross_entropy(naive.run())
+    for gate in gates_of(strategy.model):
+        gate.noise = None
+
+
 @dataclass(frozen=True)
 class Case:
     make: Callable[[nn.Module], Strategy]
@@ -134,6 +148,10 @@ CASES = {
     "Sandwich": Case(lambda model: Sandwich(model, n_random=2, seed=3), sandwich),
     "FullPlusRandom": Case(lambda model: FullPlusRandom(model, seed=3), full_plus_random),
     "Compressible": Case(lambda model: Compressible(model, beta=0, seed=3), compressible),
+    "GumbelMask": Case(lambda model: GumbelMask(model, select=("blocks.*",), freeze=False, seed=3), masked),
+    "GumbelMask of units": Case(lambda model: GumbelMask(model, "unit", start=1.0, freeze=False, seed=3), masked),
+    "Supermask": Case(lambda model: Supermask(model, select=("blocks.*",), freeze=False, seed=3), masked),
+    "EdgePopup": Case(lambda model: EdgePopup(model, select=("blocks.*",), freeze=False, seed=3), masked),
     "Sorted": Case(lambda model: Sorted(model, (3, 2), draws=3, seed=3), nested),
     "ProgressiveShrinking": Case(lambda model: shrinking_late(model, "copy"), shrinking),
     "ProgressiveShrinking in place": Case(lambda model: shrinking_late(model, "inplace"), shrinking),
