@@ -129,7 +129,8 @@ def check(full: nn.Module, subnets: dict[str, nn.Module], x: Tensor) -> Iterator
 
 def _runs(model: Any, x: Tensor) -> bool:
     try:
-        model(x)
+        with torch.no_grad():  # what is cached can be copied
+            model(x)
     except ERRORS:
         return False
     return True
