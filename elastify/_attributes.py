@@ -8,7 +8,7 @@ Numbers inside tuples, lists and dicts are written by rebuilding the tuple or up
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from functools import partial, reduce
 from typing import Any, NamedTuple
@@ -165,7 +165,7 @@ class Setter:
     where: MutableMapping[str, Any]
     original: Any
     ruler: Ruler
-    convert: Callable[[int, Mapping[int, int]], Any] | None = None
+    convert: Callable[[int, Mapping[int, int], Collection[int]], Any] | None = None
 
 
 class Setters:
@@ -181,11 +181,12 @@ class Setters:
             for s in setters
         ]
 
-    def apply(self, sizes: Mapping[int, int]) -> None:
-        """Give every attribute the value that belongs to `sizes`; no sizes restore the originals."""
+    def apply(self, sizes: Mapping[int, int], gone: Collection[int] = ()) -> None:
+        """Give every attribute the value that belongs to `sizes`; no sizes restore the originals. `gone` are axes that
+        only blocks have which are left out."""
         if sizes:
             measured = [ruler.size(sizes) for ruler in self.rulers]
-            values = [row[6](measured[row[5]], sizes) if row[6] else measured[row[5]] for row in self._rows]
+            values = [row[6](measured[row[5]], sizes, gone) if row[6] else measured[row[5]] for row in self._rows]
         else:
             values = [row[4] for row in self._rows]
         for (nested, where, name, index, *_), value in zip(self._rows, values, strict=True):
@@ -239,15 +240,20 @@ def _original(root: nn.Module, attr: Attr, originals: dict[Attr, Any]) -> tuple[
     return where, originals[attr]
 
 
-def _if_equal(rulers: list[Ruler], original: int) -> Callable[[int, Mapping[int, int]], int]:
-    """The size that all rulers measure, else the original."""
-    return lambda size, sizes: size if all(ruler.size(sizes) == size for ruler in rulers) else original
+def _if_equal(rulers: list[Ruler], original: int) -> Callable[[int, Mapping[int, int], Collection[int]], int]:
+    """The size that all rulers measure of what is there, else the original."""
+
+    def convert(_: int, sizes: Mapping[int, int], gone: Collection[int]) -> int:
+        found = {ruler.size(sizes) for ruler in rulers if not ruler.ids.issubset(gone)}
+        return found.pop() if len(found) == 1 else original
+
+    return convert
 
 
-def _scale(full: int, power: float, original: float) -> Callable[[int, Mapping[int, int]], float]:
+def _scale(full: int, power: float, original: float) -> Callable[[int, Mapping[int, int], Collection[int]], float]:
     exact = original == full**power  # what a fresh model would compute, to the last bit
 
-    def convert(size: int, _: Mapping[int, int]) -> float:
+    def convert(size: int, *_: Any) -> float:
         if size == full:
             return original
         return size**power if exact else original * (size / full) ** power
@@ -286,8 +292,8 @@ def _layouts(plan: Plan, owner: str, tensor: str) -> tuple[Layout, ...]:
     return ()
 
 
-def _shown(factor: int | Ruler, over: int) -> Callable[[int, Mapping[int, int]], int]:
-    def convert(size: int, sizes: Mapping[int, int]) -> int:
+def _shown(factor: int | Ruler, over: int) -> Callable[[int, Mapping[int, int], Collection[int]], int]:
+    def convert(size: int, sizes: Mapping[int, int], _: Collection[int]) -> int:
         return size * (factor if isinstance(factor, int) else factor.size(sizes)) // over
 
     return convert

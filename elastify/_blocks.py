@@ -52,21 +52,22 @@ def renumbered(model: nn.Module, gone: Mapping[str, Collection[str]]) -> dict[st
     return result
 
 
-def close_gaps(model: nn.Module, gone: Mapping[str, Collection[str]], counts: Mapping[Attr, str]) -> dict[Attr, Any]:
+def close_gaps(
+    model: nn.Module, gone: Mapping[str, Collection[str]], counts: Mapping[Attr, tuple[str, ...]]
+) -> dict[Attr, Any]:
     """Set the numbers that change when blocks leave their containers; returns the old ones.
 
-    Blocks after a gap, which caches know by their place (`layer_idx`), get the new one; `counts` maps the numbers that
-    are lengths of containers to those.
+    Blocks after a gap, which caches know by their place (`layer_idx`), get the new one; `counts` maps the numbers and
+    lists that tell of the blocks of containers to those.
     """
     before: dict[Attr, Any] = {}
 
-    def change(attr: Attr, value: int) -> None:
+    def change(attr: Attr, value: Any) -> None:
         before[attr] = read(model, attr)
         write(model, attr, value)
 
-    for attr, path in counts.items():
-        if path in gone:
-            change(attr, len(resolve(model, path)._modules) - len(gone[path]))
+    for attr, value in list(shortened(model, counts, gone)):
+        change(attr, value)
     for path, names in renumbered(model, gone).items():
         for old, new in names.items():
             if old == new:
@@ -77,6 +78,31 @@ def close_gaps(model: nn.Module, gone: Mapping[str, Collection[str]], counts: Ma
                     if type(place) is int and place == int(old) and _PLACE.search(name):
                         change(Attr(inner, name), int(new))
     return before
+
+
+def shortened(
+    model: nn.Module,
+    counts: Mapping[Attr, tuple[str, ...]],
+    gone: Mapping[str, Collection[str]],
+    before: Mapping[Attr, Any] | None = None,
+) -> Iterator[tuple[Attr, Any]]:
+    """New values of these numbers and lists where some children are gone; `before` has those that are changed already.
+
+    A list has the entries of what is left (in an extracted model: with `before`); where blocks are only left out for a
+    while these come first, and the others stay behind, so that forward makes all that it made for each kind of layer.
+    """
+    for attr, containers in counts.items():
+        children = {path: list(resolve(model, path)._modules) for path in containers}
+        kept = [[i for i, n in enumerate(c) if n not in gone.get(path, ())] for path, c in children.items()]
+        longest = max(kept, key=len)
+        old = before[attr] if before and attr in before else read(model, attr)
+        if type(old) is int:
+            new: Any = len(longest)
+        else:
+            rest = [] if before is not None else [item for i, item in enumerate(old) if i not in longest]
+            new = [*(old[i] for i in longest), *rest]
+        if new != old:
+            yield attr, new
 
 
 def read(model: nn.Module, attr: Attr) -> Any:

@@ -18,8 +18,7 @@ from torch import Tensor, nn
 from elastify import _adapters
 from elastify._adapters.saved import describe
 from elastify._attributes import resolve
-from elastify._blocks import read, renumbered
-from elastify._published import shortened, shown
+from elastify._blocks import read, renumbered, shortened, write
 from elastify._record import Record
 from elastify._rewrite import SPEC, record, set_active, strip
 from elastify._transforms import drop_hooks
@@ -44,15 +43,13 @@ def materialise(model: nn.Module, sizes: Mapping[int, int], blocks: Mapping[str,
         assert entry.setters is not None
         changed = [[a.owner, a.name, list(a.index), v] for a, v in entry.setters.changed()]
         changed += [[a.owner, a.name, list(a.index), read(model, a)] for a in entry.moved]
-        numbers: list[Any] = []
-        if entry.active is not None:
-            numbers += shown(model, entry.plan, entry.active.sizes, [*removed, *aside])
-            numbers += shortened(model, entry.counted or {}, entry.active.hidden, entry.moved)
+        hidden = entry.active.hidden if entry.active else {}
+        numbers = list(shortened(model, entry.plan.counts, hidden, entry.moved)) if hidden else []
         small = plain_copy(model, _active_tensors(model), [*removed, *aside])
         drop_blocks(small, removed)
         for attr, value in numbers:
-            resolve(small, attr.owner).__dict__[attr.name] = value
-            changed.append([attr.owner, attr.name, [], value])
+            write(small, attr, value)
+            changed.append([attr.owner, attr.name, list(attr.index), value])
     finally:
         set_active(model, before.sizes if before else {}, before.blocks if before else {})
     spec = {

@@ -1,11 +1,13 @@
 """Numbers that forward never reads, and that should still be right in a smaller model.
 
-`num_features`, `embed_dim`, `feature_info[2]["num_chs"]`: no run shows where they belong, so they are matched, and
-only where the match is unmistakable. An integer whose name speaks of a size follows a layout if that is the only
-one of its size in the closest place that has any: the attributes of the same name in the modules inside, then what goes
-in and out of its own module, then of the modules in it, then everything inside. An entry of a dictionary that
-names a module describes that module's result. A number of layers follows the only row of blocks of that length. What
-fits several is listed, and follows where they are equal; where they are not it is left as it is.
+`num_features`, `feature_info[2]["num_chs"]`, `config.intermediate_size`: no run shows where they belong, so they are
+matched, and only where the match is unmistakable. The name must speak of a size; the value must be that of a layout in
+the closest place that has any: the attributes of the same name in the modules inside, then what goes in and out of
+its own module, then of the modules in it, then everything inside. Heads and the sizes of heads are factors of products
+there. An entry of a dictionary that names a module describes that module's result. What fits several layouts is listed,
+and follows where they are equal. A number of layers follows the closest elastic rows of blocks of that length.
+
+An object that several modules may hold (a `config`) describes the first of them and everything inside it.
 """
 
 from __future__ import annotations
@@ -20,18 +22,27 @@ import torch
 from torch import nn
 
 from elastify._analysis import Analysis
-from elastify._attributes import nn_sources
+from elastify._attributes import nn_sources, resolve
 from elastify._graph import Value, values
-from elastify._ints import Attr, exprs, leaves
-from elastify._layout import Axis, Concat, Layout, axes_of
+from elastify._ints import Attr, Expr, exprs, leaves
+from elastify._layout import Axis, Concat, Layout, Product, axes_of
 from elastify._plan import Stage
 
 _SIZES = re.compile(
-    r"(^|_)(features?|channels?|chs|chans?|dims?|widths?|planes|filters|units|hidden_sizes?|embed|embedding_size|d_model"
-    r"|d_ff|d_inner|inner|intermediate_size|heads?|groups?|num_groups)(_|\d|$)"
+    r"(^|_)(features?|channels?|chs|chans?|dims?|widths?|planes|filters|units|hidden_sizes?|embed|embd|embedding_size"
+    r"|d_model|d_ff|d_kv|d_head|d_inner|inner|ffn|mlp|feedforward|intermediate_size|head_size|heads?|groups?|num_groups)(_|\d|$)"
 )
-_PLACES = re.compile(r"(^|_)(ends?|idx|index|indices|ids?|offsets?|stages?)(_|$)")
-_HEADS, _HEAD_SIZES = re.compile(r"heads?(_|\d|$)"), re.compile(r"dims?|size|features|hidden|channels|chs")
+_OTHERS = re.compile(
+    r"(^|_)(ends?|idx|index|indices|ids?|offsets?|stages?|max|min|kernel|stride|patch|image|window)(_|$)"
+    r"|token|vocab|position|label"
+)
+_FACTORS = (
+    ("groups", re.compile(r"(key_value|kv)_heads$|n_head_kv$")),
+    ("head_dim", re.compile(r"head_(dim|size|chs)|(dim|d)_head$|d_kv$|kv_channels$")),
+    ("heads", re.compile(r"heads?_?\d*$|heads_")),
+)
+_INNER = re.compile(r"intermediate|ffn|inner|mlp|d_ff|feedforward")
+_STREAM = re.compile(r"hidden_size|embd|embed|d_model")
 _COUNTS = re.compile(r"(^|_)(depths?|layers?|blocks?)(_|$)")
 _OWN = frozenset(nn.Module().__dict__)
 _FOREIGN = frozenset({"torch", "numpy", "logging", "threading", "functools", "builtins"})
@@ -40,8 +51,8 @@ _MAX_DEPTH, _MAX_ITEMS = 3, 256
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """An integer that the module at `path` owns. `name` is the closest that speaks of a size, `beside` are the texts
-    in the same dictionary."""
+    """An integer that describes the module at `path`. `name` is the closest that speaks of a size, `beside` are the
+    texts in the same dictionary. Its owner is another than `path` where an object holds it."""
 
     attr: Attr
     path: str
@@ -49,28 +60,52 @@ class Number:
     value: int
     beside: tuple[str, ...] = ()
 
+    @property
+    def shared(self) -> bool:
+        """Whether an object holds it, which may describe many modules at once."""
+        return self.attr.owner != self.path
+
 
 def numbers(model: nn.Module) -> Iterator[Number]:
-    """Every integer that modules hold, also in lists, dictionaries and plain objects; a shared object comes once.
-
-    Not those of a `config`: they describe many modules at once, and are told when a subnet is extracted.
-    """
+    """Every integer that modules hold, also in lists, dictionaries and plain objects; what is shared comes once."""
     seen: set[int] = set()
-    for path, module in model.named_modules():
-        if not isinstance(module, torch.jit.ScriptModule):
-            for name, value in vars(module).items():
-                if (
-                    name not in _OWN
-                    and name != "config"
-                    and not name.startswith("_elastify")
-                    and name not in nn_sources(module)
-                ):
-                    yield from _inside(value, path, path, name, (), (), seen)
+    for path, owner, name, value in _held(model):
+        yield from _inside(value, path, owner, name, (), (), seen)
 
 
 def named_modules(model: nn.Module) -> set[str]:
     """Modules that entries of dictionaries name, as `feature_info` does."""
     return {f"{number.path}.{text}" if number.path else text for number in numbers(model) for text in number.beside}
+
+
+def _held(model: nn.Module) -> Iterator[tuple[str, str, str, Any]]:
+    """(module, owner, name, value) of all attributes of modules, then of the objects in these, and so on: an object
+    in another one that a module holds as well describes that module."""
+    level = [
+        (path, path, name, value)
+        for path, module in model.named_modules()
+        if not isinstance(module, torch.jit.ScriptModule)
+        for name, value in vars(module).items()
+        if name not in _OWN and not name.startswith("_elastify") and name not in nn_sources(module)
+    ]
+    seen: set[int] = set()
+    while level:
+        yield from level
+        inner: list[tuple[str, str, str, Any]] = []
+        for path, owner, name, value in level:
+            own = getattr(value, "__dict__", None) if _is_plain_object(value) else None
+            if type(own) is dict and id(value) not in seen:
+                seen.add(id(value))
+                where = f"{owner}.{name}" if owner else name
+                inner += [(path, where, key, item) for key, item in own.items()]
+        level = inner
+
+
+def _is_plain_object(value: Any) -> bool:
+    return (
+        not isinstance(value, (str, bytes, tuple, list, dict, nn.Module, torch.Tensor, type))
+        and type(value).__module__.partition(".")[0] not in _FOREIGN
+    )
 
 
 def _inside(
@@ -81,36 +116,27 @@ def _inside(
         words = words[:1] if beside else words  # the fields of a record are told by their own names
         telling = next((word for word in words if _SIZES.search(word)), words[0])
         yield Number(Attr(owner, name, index), path, telling, value, beside)
-    elif len(index) > _MAX_DEPTH or isinstance(value, (str, bytes, nn.Module, torch.Tensor, type)):
-        return
-    elif isinstance(value, (tuple, list, dict)):
-        if id(value) not in seen and len(value) <= _MAX_ITEMS:
-            seen.add(id(value))
-            items = list(value.items() if isinstance(value, dict) else enumerate(value))
-            texts = tuple(item for _, item in items if isinstance(item, str)) if isinstance(value, dict) else ()
-            for key, item in items:
-                if isinstance(key, (int, str)):
-                    yield from _inside(item, path, owner, name, (*index, key), texts, seen)
-    elif not index and id(value) not in seen and type(value).__module__.partition(".")[0] not in _FOREIGN:
+    elif isinstance(value, (tuple, list, dict)) and len(index) <= _MAX_DEPTH and len(value) <= _MAX_ITEMS:
+        items = list(value.items() if isinstance(value, dict) else enumerate(value)) if id(value) not in seen else []
         seen.add(id(value))
-        own = getattr(value, "__dict__", None)
-        for key, item in list(own.items()) if type(own) is dict else ():
-            yield from _inside(item, path, f"{owner}.{name}" if owner else name, key, (), (), seen)
+        texts = tuple(item for _, item in items if isinstance(item, str)) if isinstance(value, dict) else ()
+        for key, item in items:
+            if isinstance(key, (int, str)):
+                yield from _inside(item, path, owner, name, (*index, key), texts, seen)
 
 
 @dataclass
 class Metadata:
     """What follows from the layouts of a model for the numbers that no run has read.
 
-    `known` are the attributes that runs have read, `heads` the tensors of every axis of heads. `sizes` maps the others
-    to their layouts, `unclear` those that could mean several to all of these.
+    `known` are the attributes that runs have read, `roles` those of the elastic axes, `sums` the weights whose inputs a
+    number counts. `sizes` maps the others to their layouts, `unclear` those that could mean several to all of these.
     """
 
     model: nn.Module
     analysis: Analysis
     known: Mapping[Attr, Layout]
-    elastic: set[int]
-    heads: Mapping[int, Sequence[str]]
+    roles: Mapping[int, str]
     sums: Mapping[Attr, Sequence[str]]
     sizes: dict[Attr, Layout] = field(default_factory=dict)
     unclear: dict[Attr, tuple[Layout, ...]] = field(default_factory=dict)
@@ -118,25 +144,30 @@ class Metadata:
     def match(self) -> Metadata:
         """Fill `sizes` and `unclear`."""
         for number in numbers(self.model):
-            if (
-                number.attr in self.known
-                or number.attr in self.arguments
-                or number.value < 2
-                or not _SIZES.search(number.name)
-                or _PLACES.search(number.name)
-            ):
+            name = number.name
+            if number.value < 2 or not _SIZES.search(name) or _OTHERS.search(name) or self.is_used(number):
                 continue
             found = next(filter(None, self.candidates(number)), set())
             if len(found) != 1:
                 found = self.together(number) or found
             if len(found) > 1:  # units times a fixed number (the pixels of a patch) are meant if nothing else can be
                 found = {layout for layout in found if isinstance(layout, Axis) or self.moves(layout)} or found
-            moving = {layout for layout in found if any(axis.id in self.elastic for axis in axes_of(layout))}
+            if len(found) > 1 and (_INNER.search(name) or _STREAM.search(name)):
+                stream = not _INNER.search(name)
+                found = {layout for layout in found if self.streams(layout) is stream} or found
+            moving = {layout for layout in found if any(axis.id in self.roles for axis in axes_of(layout))}
             if moving and len(found) == 1:
                 self.sizes[number.attr] = found.pop()
             elif moving:
                 self.unclear[number.attr] = tuple(sorted(found, key=repr))
         return self
+
+    def is_used(self, number: Number) -> bool:
+        """Whether forward reads a number, by whatever path; what it compares of an object stays, too."""
+        if not number.shared:
+            return number.attr in self.known or number.attr in self.arguments
+        attr = number.attr
+        return (id(resolve(self.model, attr.owner)), attr.name, attr.index) in self.read
 
     def together(self, number: Number) -> set[Layout]:
         """The inputs of weights of which the model's library says that the number is their sum."""
@@ -147,7 +178,11 @@ class Metadata:
 
     def moves(self, layout: Layout) -> bool:
         """Whether all parts of a layout are elastic."""
-        return all(axis.id in self.elastic for axis in axes_of(layout))
+        return all(axis.id in self.roles for axis in axes_of(layout))
+
+    def streams(self, layout: Layout) -> bool:
+        """Whether a layout is of the stream that runs through several blocks."""
+        return any(self.roles.get(axis.id) in ("width", "embedding") for axis in axes_of(layout))
 
     def candidates(self, number: Number) -> Iterator[set[Layout]]:
         """Layouts of the size of a number, from the closest place to the widest."""
@@ -158,9 +193,10 @@ class Metadata:
             yield from (self.of_size(self.results(module), size) for module in named)
             return
         yield self.inherited.get((path, name, size), set())
-        if _HEADS.search(name) and not _HEAD_SIZES.search(name):
-            below = {axis for axis, members in self.heads.items() if any(_within(m, path) for m in members)}
-            yield {layout for axis in below if (layout := Axis(axis, size)) in self.axes}
+        kind = next((kind for kind, pattern in _FACTORS if pattern.search(name)), "")
+        if kind:
+            found = self.factors.get((kind, size), {})
+            yield {layout for layout, tensors in found.items() if any(_within(tensor, path) for tensor in tensors)}
             return
         if "group" in name:  # as many as channels, or nothing that can be known
             yield self.of_size(self.passing(path), size)
@@ -182,10 +218,16 @@ class Metadata:
     @cached_property
     def arguments(self) -> set[Attr]:
         """Attributes that operations were given: those that are no sizes (`dim`, `stride`) must stay."""
-        given = (
+        return _attributes(
             expr for graph in self.analysis.graphs for call in graph.calls for expr in exprs((call.args, call.kwargs))
         )
-        return {leaf for expr in given for leaf in leaves(expr) if isinstance(leaf, Attr)}
+
+    @cached_property
+    def read(self) -> set[tuple[int, str, tuple[int | str, ...]]]:
+        """Attributes that forward computes with or compares, by the objects that hold them."""
+        compared = _attributes(expr for graph in self.analysis.graphs for guard in graph.guards for expr in guard.args)
+        attrs = {*self.known, *self.arguments, *compared}
+        return {(id(resolve(self.model, attr.owner)), attr.name, attr.index) for attr in attrs}
 
     @cached_property
     def calls(self) -> dict[str, list[Any]]:
@@ -203,9 +245,26 @@ class Metadata:
         return found
 
     @cached_property
-    def axes(self) -> set[Layout]:
-        layouts = (layout for sizes in self.layouts.values() for found in sizes.values() for layout in found)
-        return {axis for layout in layouts for axis in axes_of(layout)}
+    def factors(self) -> dict[tuple[str, int], dict[Layout, list[str]]]:
+        """Heads, groups of heads and units of heads, by kind and size, with the tensors that have them."""
+        found: dict[tuple[str, int], dict[Layout, list[str]]] = {}
+
+        def put(kind: str, layout: Layout) -> None:
+            found.setdefault((kind, layout.size), {}).setdefault(layout, []).append(name)
+
+        for name in self.analysis.graphs[0].tensors:
+            for term in self.analysis.tensor(name):
+                for layout in _pieces(self.analysis.terms.resolve(term)):
+                    if isinstance(layout, Product):
+                        *outer, last = layout.parts
+                        put("head_dim", last)
+                        put("groups", outer[0])
+                        for start in range(len(outer)):
+                            for stop in range(start + 1, len(outer) + 1):
+                                put("heads", outer[start] if stop == start + 1 else Product(tuple(outer[start:stop])))
+                    elif isinstance(layout, Axis) and layout.id in self.roles:
+                        put(self.roles[layout.id], layout)
+        return found
 
     @cached_property
     def layouts(self) -> dict[int, dict[int, set[Layout]]]:
@@ -250,22 +309,47 @@ class Metadata:
         return layouts
 
 
-def counts(model: nn.Module, stages: Sequence[Stage], known: Iterable[Attr]) -> dict[Attr, str]:
-    """Numbers of layers, with the container of which each gives the length."""
-    lengths = {
-        path: len(module._modules)
-        for path, module in model.named_modules()
-        if isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict))
-    }
-    elastic = {stage.container for stage in stages if not stage.aside}
+def counts(model: nn.Module, stages: Sequence[Stage], known: Iterable[Attr]) -> dict[Attr, tuple[str, ...]]:
+    """Numbers of layers, and lists in shared objects with one entry per layer, with the containers that they follow.
+
+    The closest elastic container of that many modules is meant, of several in one place the one that the name mentions
+    (`decoder_layers`). A plain number of a shared object follows all that are left, which the longest of them decides.
+    """
+    length = {s.container: len(resolve(model, s.container)._modules) for s in stages if not s.aside}
+    words = {path: set(path.split(".")) for path in length}
+    common = set.intersection(*words.values()) if len(words) > 1 else set()
+
+    def fitting(path: str, name: str, many: int) -> tuple[str, ...]:
+        found = [container for container, n in length.items() if n == many and _within(container, path)]
+        found = [container for container in found if container.rpartition(".")[0] == path] or found
+        named = [container for container in found if any(word in name for word in words[container] - common)]
+        return tuple(named or found)
+
     used, found = set(known), {}
-    for number in numbers(model) if elastic else ():
-        if _COUNTS.search(number.name) and number.attr not in used and not number.beside:
-            same = [path for path, n in lengths.items() if n == number.value and _within(path, number.path)]
-            same = [path for path in same if path.rpartition(".")[0] == number.path] or same  # the closest place
-            if len(same) == 1 and same[0] in elastic:
-                found[number.attr] = same[0]
+    for number in numbers(model) if length else ():
+        whole = number.shared and not number.attr.index
+        if _COUNTS.search(number.name) and not number.beside and (whole or number.attr not in used):
+            containers = fitting(number.path, number.name, number.value)
+            if len(containers) == 1 or (containers and whole):
+                found[number.attr] = containers
+    for path, owner, name, value in _held(model) if length else ():
+        if owner != path and type(value) is list and not _OTHERS.search(name):
+            containers = fitting(path, name, len(value))
+            if containers:
+                found[Attr(owner, name)] = containers
     return found
+
+
+def _attributes(found: Iterable[Expr]) -> set[Attr]:
+    return {leaf for expr in found for leaf in leaves(expr) if isinstance(leaf, Attr)}
+
+
+def _pieces(layout: Layout) -> Iterator[Layout]:
+    """A layout and, of a concat, its parts."""
+    yield layout
+    if isinstance(layout, Concat):
+        for part in layout.parts:
+            yield from _pieces(part)
 
 
 def _within(path: str, outer: str) -> bool:

@@ -59,8 +59,8 @@ class Planner:
         axes = self.axes(drafts, names)
         elastic = {axis.id for axis in axes}
         read = self.attributes()
-        heads = {axis.id: [name for name, _ in axis.members] for axis in axes if axis.role == "heads"}
-        metadata = Metadata(self.model, self.analysis, read, elastic, heads, _adapters.sums(self.model)).match()
+        roles = {axis.id: axis.role for axis in axes}
+        metadata = Metadata(self.model, self.analysis, read, roles, _adapters.sums(self.model)).match()
         attributes = {
             attr: layout
             for attr, layout in {**read, **metadata.sizes}.items()

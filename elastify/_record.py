@@ -12,6 +12,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from types import FrameType
 from typing import Any
 
@@ -22,7 +23,7 @@ from elastify._attributes import Setters
 from elastify._capture_shapes import viewed
 from elastify._errors import ElastifyError
 from elastify._ints import Attr
-from elastify._layout import Layout
+from elastify._layout import Layout, axes_of
 from elastify._plan import Plan, Stage
 from elastify._quiet import recorders, unrecorded
 from elastify._slicing import Cut, Ruler, Slice, cut_of
@@ -55,10 +56,28 @@ class Tables:
     """Rulers of a plan: one per layout, and those of each tensor."""
 
     def __init__(self, plan: Plan) -> None:
+        self.plan = plan
         self._rulers: dict[Layout, Ruler] = {}
         self.tensors = {name: tuple(map(self.ruler, layouts)) for name, layouts in plan.tensors.items()}
         self.full = {axis.id: axis.size for axis in plan.axes}
         self.stages: dict[str, Stage] = {stage.name: stage for stage in plan.stages}
+
+    @cached_property
+    def homes(self) -> dict[int, set[frozenset[str]]]:
+        """Of every axis, the blocks around each of the tensors that have it."""
+        blocks = [block for stage in self.stages.values() for block in stage.blocks]
+        found: dict[int, set[frozenset[str]]] = {}
+        for name, layouts in self.plan.tensors.items():
+            around = frozenset(block for block in blocks if name.startswith(f"{block}."))
+            for axis in {axis.id for layout in layouts for axis in axes_of(layout)}:
+                found.setdefault(axis, set()).add(around)
+        return found
+
+    def gone(self, blocks: frozenset[str]) -> frozenset[int]:
+        """Axes that only these blocks have, where numbers ask for it that must not follow what is left out."""
+        if not blocks or not self.plan.unclear:
+            return frozenset()
+        return frozenset(axis for axis, homes in self.homes.items() if all(home & blocks for home in homes))
 
     def ruler(self, layout: Layout) -> Ruler:
         """The ruler of a layout."""
@@ -103,7 +122,6 @@ class Record:
         self.overlays: dict[Key, dict[str, Tensor]] = {}
         self.originals: dict[Attr, Any] = {}
         self.moved: dict[Attr, Any] = {}
-        self.counted: dict[Attr, tuple[str, ...]] | None = None
         self.caches: dict[Attr, Any] = {}
         self.compiled = False
         self.setters: Setters | None = None
@@ -118,7 +136,6 @@ class Record:
         twin.transforms = copy.deepcopy(self.transforms, memo)
         twin.extras = dict(self.extras)
         twin.overlays = copy.deepcopy(self.overlays, memo)
-        twin.counted = self.counted
         twin.originals, twin.moved = copy.deepcopy(self.originals, memo), dict(self.moved)
         twin.caches = copy.deepcopy(self.caches, memo)
         return twin  # its setters are resolved anew: they hold dictionaries of the modules they belong to

@@ -19,11 +19,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from elastify._attributes import compile_setters, resolve
-from elastify._blocks import block_members, close_gaps, container_members, read, write
+from elastify._blocks import block_members, close_gaps, container_members, write
 from elastify._caches import remember, reset
 from elastify._errors import ElastifyError
 from elastify._plan import Plan
-from elastify._published import lengths, shortened
 from elastify._record import Active, Key, Record, Tables, known_models
 from elastify._rnn import rnn_members
 
@@ -184,19 +183,14 @@ def set_active(model: nn.Module, sizes: Mapping[int, int], blocks: Mapping[str, 
     active = _active(entry, sizes, blocks)
     for attr, old in entry.moved.items():
         write(model, attr, old)
-    setters.apply(active.sizes if active else {})
+    setters.apply(active.sizes if active else {}, entry.tables.gone(active.left | active.aside) if active else ())
     reset(model, entry.plan.caches, entry.caches)
     entry.active = active
     if entry.compiled:
         entry.fill()
     entry.moved = {}
     if active is not None and active.hidden:
-        if entry.counted is None:
-            entry.counted = lengths(model, entry.plan)
         entry.moved = close_gaps(model, active.hidden, entry.plan.counts)
-        for attr, value in list(shortened(model, entry.counted, active.hidden)):
-            entry.moved[attr] = read(model, attr)
-            write(model, attr, value)
 
 
 def stepped_aside(model: nn.Module) -> frozenset[str]:

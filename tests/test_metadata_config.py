@@ -1,4 +1,4 @@
-"""What a config object shows follows the subnet, whether forward reads it or not."""
+"""Numbers of config objects, which describe many modules at once, follow the subnet, too."""
 
 from __future__ import annotations
 
@@ -78,10 +78,20 @@ def test_the_number_of_layers_follows_the_active_subnet() -> None:
     assert model.config.num_layers == 4
 
 
-def test_where_layers_differ_the_largest_is_shown() -> None:
+def test_where_layers_differ_it_is_left_as_it_was() -> None:
     model, _, _ = small()
     uneven = space(model).config({"layers.0.hidden": 7, "layers.1.hidden": 14, "layers": 2})
-    assert extract(model, uneven).config.d_ff == 14
+    assert extract(model, uneven).config.d_ff == 28
+
+
+def test_blocks_that_are_left_out_have_no_say() -> None:
+    model, config, _ = small()
+    assert model.config.d_ff == 28
+    with activate(model, config):
+        assert (model.config.d_ff, model.config.n_head, model.config.head_dim) == (7, 2, 4)
+    with activate(model, {"layers.0.hidden": 7, "layers.2.hidden": 7, "layers": (0, 2)}):
+        assert model.config.d_ff == 7
+    assert vars(model.config) == vars(Net().config)
 
 
 def test_they_are_saved(tmp_path: Any) -> None:
