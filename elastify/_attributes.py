@@ -244,7 +244,7 @@ def _if_equal(rulers: list[Ruler], original: int) -> Callable[[int, Mapping[int,
     """The size that all rulers measure of what is there, else the original."""
 
     def convert(_: int, sizes: Mapping[int, int], gone: Collection[int]) -> int:
-        found = {ruler.size(sizes) for ruler in rulers if not ruler.ids.issubset(gone)}
+        found = {ruler.size(sizes) for ruler in rulers if ruler.ids.isdisjoint(gone)}
         return found.pop() if len(found) == 1 else original
 
     return convert

@@ -30,7 +30,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from elastify._adapters import uncached
+from elastify._adapters import copies_have_all, uncached
 from elastify._ints import Attr, Int
 
 Convert = Callable[[Tensor], Tensor]
@@ -148,7 +148,7 @@ class _Swap:
                 continue  # lives in C++: nothing here to replace, and nothing that a fake run could change
             space = module.__dict__
             self.saved.append((space, dict(space)))
-            as_it_is = self.tag and _copied_as_it_is(type(module))
+            as_it_is = self.tag and copies_have_all(type(module))
             for name, value in list(space.items()):
                 if name in ("_parameters", "_buffers"):
                     space[name] = type(value)((k, v if v is None else self.tensor(v)) for k, v in value.items())
@@ -259,13 +259,6 @@ def _contents(value: Any, depth: int = 0) -> list[Any]:
 def _may_hold(value: Any) -> bool:
     """False for what can hold no tensor."""
     return value is not None and type(value) not in _ATOMS
-
-
-@functools.cache
-def _copied_as_it_is(kind: type) -> bool:
-    """False for a module that says itself what a copy is made of: numbers set from outside might not be among it."""
-    author = next((cls for cls in kind.__mro__ if "__getstate__" in vars(cls)), object)
-    return author.__module__.partition(".")[0] in ("torch", "builtins")
 
 
 _ATOMS = frozenset({bool, int, float, str, Int})

@@ -3,11 +3,10 @@
 `num_features`, `feature_info[2]["num_chs"]`, `config.intermediate_size`: no run shows where they belong, so they are
 matched, and only where the match is unmistakable. The name must speak of a size; the value must be that of a layout in
 the closest place that has any: the attributes of the same name in the modules inside, then what goes in and out of
-its own module, then of the modules in it, then everything inside. Heads and the sizes of heads are factors of products
-there. An entry of a dictionary that names a module describes that module's result. What fits several layouts is listed,
-and follows where they are equal. A number of layers follows the closest elastic rows of blocks of that length.
-
-An object that several modules may hold (a `config`) describes the first of them and everything inside it.
+its own module, then of the modules in it, then everything inside (an object that several modules may hold, such as a
+`config`, speaks of that at once). Heads and the sizes of heads are factors of products there. An entry of a dictionary
+that names a module describes that module's result. What fits several layouts is listed, and follows where they are
+equal. A number of layers follows the closest elastic rows of blocks of that length.
 """
 
 from __future__ import annotations
@@ -29,8 +28,8 @@ from elastify._layout import Axis, Concat, Layout, Product, axes_of
 from elastify._plan import Stage
 
 _SIZES = re.compile(
-    r"(^|_)(features?|channels?|chs|chans?|dims?|widths?|planes|filters|units|hidden_sizes?|embed|embd|embedding_size"
-    r"|d_model|d_ff|d_kv|d_head|d_inner|inner|ffn|mlp|feedforward|intermediate_size|head_size|heads?|groups?|num_groups)(_|\d|$)"
+    r"(^|_)(features?|channels?|chs|chans?|dims?|widths?|planes|filters|units|embed|embd|d_model|d_ff|d_kv|d_head|d_inner"
+    r"|inner|(hidden|embedding|intermediate|head|ffn)_sizes?|heads?|groups?|num_groups)(_|\d|$)"
 )
 _OTHERS = re.compile(
     r"(^|_)(ends?|idx|index|indices|ids?|offsets?|stages?|max|min|kernel|stride|patch|image|window)(_|$)"
@@ -142,8 +141,8 @@ class Metadata:
     unclear: dict[Attr, tuple[Layout, ...]] = field(default_factory=dict)
 
     def match(self) -> Metadata:
-        """Fill `sizes` and `unclear`."""
-        for number in numbers(self.model):
+        """Fill `sizes` and `unclear`; what modules say of themselves helps to read what objects say of many."""
+        for number in sorted(numbers(self.model), key=lambda number: number.shared):
             name = number.name
             if number.value < 2 or not _SIZES.search(name) or _OTHERS.search(name) or self.is_used(number):
                 continue
@@ -192,7 +191,7 @@ class Metadata:
         if named or (number.beside and len(number.attr.index) > 1):  # entries of a list are told by what they name
             yield from (self.of_size(self.results(module), size) for module in named)
             return
-        yield self.inherited.get((path, name, size), set())
+        yield (self.inherited_by_all if number.shared else self.inherited).get((path, name, size), set())
         kind = next((kind for kind, pattern in _FACTORS if pattern.search(name)), "")
         if kind:
             found = self.factors.get((kind, size), {})
@@ -201,15 +200,16 @@ class Metadata:
         if "group" in name:  # as many as channels, or nothing that can be known
             yield self.of_size(self.passing(path), size)
             return
-        own = self.calls.get(path, [])
-        if name.startswith(("in_", "input")):
-            yield self.of_size([v for call in own for v in values((call.args, call.kwargs))], size)
-        elif name.startswith("out"):
-            yield self.of_size(self.results(path), size)
-        yield self.of_size(self.passing(path), size)
-        yield self.of_size(self.inside.get(path, []), size)
-        children = [self.join(path, child) for child, _ in self.model.get_submodule(path).named_children()]
-        yield self.of_size([v for child in children for v in self.passing(child)], size)
+        if not number.shared:
+            own = self.calls.get(path, [])
+            if name.startswith(("in_", "input")):
+                yield self.of_size([v for call in own for v in values((call.args, call.kwargs))], size)
+            elif name.startswith("out"):
+                yield self.of_size(self.results(path), size)
+            yield self.of_size(self.passing(path), size)
+            yield self.of_size(self.inside.get(path, []), size)
+            children = [self.join(path, child) for child, _ in self.model.get_submodule(path).named_children()]
+            yield self.of_size([v for child in children for v in self.passing(child)], size)
         yield self.of_size([v for where, made in self.inside.items() if _within(where, path) for v in made], size)
 
     def join(self, path: str, name: str) -> str:
@@ -288,12 +288,12 @@ class Metadata:
     @cached_property
     def inherited(self) -> dict[tuple[str, str, int], set[Layout]]:
         """Layouts of attributes that runs have read, by their names and sizes and every module around them."""
-        found: dict[tuple[str, str, int], set[Layout]] = {}
-        for attr, layout in self.known.items():
-            parts = attr.owner.split(".") if attr.owner else []
-            for depth in range(len(parts) + 1):
-                found.setdefault((".".join(parts[:depth]), attr.name, layout.size), set()).add(layout)
-        return found
+        return _by_name(self.known)
+
+    @cached_property
+    def inherited_by_all(self) -> dict[tuple[str, str, int], set[Layout]]:
+        """The same, with those that modules show."""
+        return _by_name({**self.sizes, **self.known})
 
     def results(self, path: str) -> list[Value]:
         return [value for call in self.calls.get(path, ()) for value in values(call.out)]
@@ -328,7 +328,8 @@ def counts(model: nn.Module, stages: Sequence[Stage], known: Iterable[Attr]) -> 
     used, found = set(known), {}
     for number in numbers(model) if length else ():
         whole = number.shared and not number.attr.index
-        if _COUNTS.search(number.name) and not number.beside and (whole or number.attr not in used):
+        speaks = _COUNTS.search(number.name) and not _OTHERS.search(number.name) and not number.beside
+        if speaks and (whole or number.attr not in used):
             containers = fitting(number.path, number.name, number.value)
             if len(containers) == 1 or (containers and whole):
                 found[number.attr] = containers
@@ -342,6 +343,15 @@ def counts(model: nn.Module, stages: Sequence[Stage], known: Iterable[Attr]) -> 
 
 def _attributes(found: Iterable[Expr]) -> set[Attr]:
     return {leaf for expr in found for leaf in leaves(expr) if isinstance(leaf, Attr)}
+
+
+def _by_name(attributes: Mapping[Attr, Layout]) -> dict[tuple[str, str, int], set[Layout]]:
+    found: dict[tuple[str, str, int], set[Layout]] = {}
+    for attr, layout in attributes.items():
+        parts = attr.owner.split(".") if attr.owner else []
+        for depth in range(len(parts) + 1):
+            found.setdefault((".".join(parts[:depth]), attr.name, layout.size), set()).add(layout)
+    return found
 
 
 def _pieces(layout: Layout) -> Iterator[Layout]:

@@ -204,7 +204,9 @@ class Planner:
 
     def attributes(self) -> dict[Attr, Layout]:
         terms = self.analysis.terms
-        return {attr: terms.resolve(term) for attr, term in self.analysis.facts.attributes.items()}
+        found = {attr: terms.resolve(term) for attr, term in self.analysis.facts.attributes.items()}
+        twins = [(_adapters.twin(resolve(self.model, attr.owner), attr), layout) for attr, layout in found.items()]
+        return {**found, **{attr: layout for attr, layout in twins if attr is not None}}
 
     def scales(self, attributes: Mapping[Attr, Layout], elastic: set[int]) -> dict[Attr, tuple[Layout, float]]:
         """Float attributes used in a product that are a size to the power of one half, up or down."""

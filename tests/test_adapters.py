@@ -1,12 +1,17 @@
 """Example inputs for models of known libraries: they run, and have the size that the model was built for."""
 
+import copy
+from pathlib import Path
+
 import pytest
 import timm
 import torch
 import torchvision
 import transformers as hf
+from einops.layers.torch import Rearrange
 from torch import nn
 
+from elastify import activate, elastify, extract, load, save, space
 from elastify._adapters import auxiliary_outputs, infer_example_inputs, library_of
 from elastify._capture import capture
 
@@ -114,3 +119,21 @@ def test_hidden_states_and_caches_are_no_interface():
     assert graph.outputs == [root.out["logits"]]
     assert "past_key_values" in auxiliary_outputs(model)
     assert not auxiliary_outputs(nn.Linear(1, 1))
+
+
+def test_layers_of_einops_are_copied_with_the_numbers_of_the_subnet(tmp_path: Path) -> None:
+    """Their copies are made from other numbers than those that they compute with."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 12), Rearrange("b (h d) -> b h d", h=4), nn.Softmax(-1))
+    net = nn.Sequential(*net, Rearrange("b h d -> b (h d)"), nn.Linear(12, 2)).eval()
+    full, x = copy.deepcopy(net), torch.randn(3, 6)
+    model = elastify(net, x)
+    with activate(model, {axis.name: 2 for axis in space(model).axes if axis.size == 4}):
+        expected = model(x)
+        assert torch.equal(copy.deepcopy(model)(x), expected)
+        small = extract(model)
+    assert small[1].axes_lengths == {"h": 2}
+    save(small, tmp_path)
+    for other in (small, copy.deepcopy(small), load(tmp_path, like=full)):
+        torch.testing.assert_close(other(x), expected)
+    assert (model[1].axes_lengths, model[1]._axes_lengths) == ({"h": 4}, (("h", 4),))

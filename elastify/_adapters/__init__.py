@@ -8,6 +8,7 @@ model of it can only exist where it has been imported).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from typing import Any
 
 import torch
@@ -46,6 +47,18 @@ def infer_example_inputs(model: nn.Module) -> Inputs | None:
 def auxiliary_outputs(model: nn.Module) -> frozenset[str]:
     """Keys of a model's output that expose its inside, not its interface (caches, hidden states)."""
     return transformers.AUXILIARY_OUTPUTS if library_of(model) == "transformers" else frozenset()
+
+
+def twin(owner: Any, attr: Attr) -> Attr | None:
+    """The number of a module that says itself what its copies are made of, where they take this one from."""
+    return einops.twin(owner, attr)
+
+
+@cache
+def copies_have_all(kind: type) -> bool:
+    """Whether numbers set from outside get into copies of a module, which may say itself what these are made of."""
+    author = next((cls for cls in kind.__mro__ if "__getstate__" in vars(cls)), object)
+    return author.__module__.partition(".")[0] in ("torch", "builtins", "einops")
 
 
 def sums(model: nn.Module) -> dict[Attr, tuple[str, ...]]:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from einops import rearrange
-from einops.layers.torch import Rearrange
+from einops.layers.torch import EinMix, Rearrange, Reduce
 from torch import Tensor, nn
 
 from .construct import Construct, Fn, through
@@ -106,6 +106,10 @@ def by_einops(m: Fn, x: Tensor) -> Tensor:
 
 def by_einops_layers(m: Fn, x: Tensor) -> Tensor:
     return m.join(m.split(x).softmax(-1))
+
+
+def by_einops_mixing(m: Fn, x: Tensor) -> Tensor:
+    return m.join(m.mix(x) * m.mean(x))
 
 
 def by_sizes(m: Fn, x: Tensor) -> Tensor:
@@ -227,6 +231,17 @@ CONSTRUCTS = [
             join=lambda: Rearrange("b h d -> b (h d)"),
         ),
         X,
-        {"first.weight[0]": "3"},
+        {"first.weight[0]": "4, 3"},
+    ),
+    Construct(
+        "einops layers that reduce and mix",
+        through(
+            by_einops_mixing,
+            mean=lambda: Reduce("b (h d) -> b h 1", "mean", h=4),
+            mix=lambda: EinMix("b (h i) -> b h o", weight_shape="h i o", bias_shape="h o", h=4, i=3, o=5),
+            join=lambda: EinMix("b h o -> b (h d)", weight_shape="h o d", h=4, o=5, d=3),
+        ),
+        X,
+        {"first.weight[0]": "4, 3", "mix.weight[0]": "4", "mix.weight[2]": "5"},
     ),
 ]
