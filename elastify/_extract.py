@@ -75,15 +75,11 @@ def enlarged(model: nn.Module, sizes: Mapping[int, int], pairs: Collection[tuple
     set_active(model, {}, {})
     entry = record(model)
     assert entry.setters is not None
-    numbers = list(shown(model, entry.plan, sizes, ()))
     try:
         entry.setters.apply(sizes)
-        large = plain_copy(model, pairs, ())
+        return plain_copy(model, pairs, ())
     finally:
         entry.setters.apply({})
-    for attr, value in numbers:
-        resolve(large, attr.owner).__dict__[attr.name] = value
-    return large
 
 
 def _outermost(paths: Collection[str], gone: Collection[str]) -> list[str]:
