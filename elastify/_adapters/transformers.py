@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from elastify._adapters._noise import noise
 
 _HIDDEN = ("hidden_states", "attentions")
+_CACHES = ("past_key_values", "cache_params", "state", "mems", "past_buckets_states")
 AUXILIARY_OUTPUTS = frozenset(
-    ["past_key_values", "encoder_last_hidden_state", "cross_attentions", *_HIDDEN]
+    [*_CACHES, "encoder_last_hidden_state", "cross_attentions", *_HIDDEN]
     + [f"{part}_{name}" for part in ("encoder", "decoder", "vision", "image") for name in _HIDDEN]
 )
-_CACHES = ("past_key_values", "cache_params", "state", "mems", "past_buckets_states")
 _TOKENS = 128
 _POSITIONS = ("max_position_embeddings", "n_positions", "max_target_positions", "seq_length", "max_seq_len")
 

@@ -25,13 +25,20 @@ def writes(model: nn.Module) -> bool:
     return bool(getattr(model, "can_generate", bool)()) and hasattr(model, "generate")
 
 
+def _placeholders(model: Any) -> list[int]:
+    """Tokens that stand for parts of pictures and sounds: not to be written, nor cut off."""
+    names = ("image_token_id", "image_token_index", "video_token_id", "audio_token_id")
+    return [n for n in (getattr(model.config, name, None) for name in names) if isinstance(n, int)]
+
+
 def check_generation(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], draws: int = 2) -> list[str]:
     """What is wrong with generation, for the smallest and some random configurations; the model is not changed."""
     if not writes(model):
         return []
     prompt = {k: v for k, v in kwargs.items() if k not in ("use_cache", "decoder_input_ids")}
-    if set(prompt) == {"input_ids"}:
-        prompt["input_ids"] = prompt["input_ids"][:, :PROMPT]
+    ids = prompt.get("input_ids")
+    if ids is not None and not set(_placeholders(model)) & set(ids.flatten().tolist()):
+        prompt["input_ids"] = ids[:, :PROMPT]
     elastic: Any = copy.deepcopy(model).eval()
     try:
         reference = _write(elastic, prompt, cache=True)
@@ -74,6 +81,7 @@ def _write(model: Any, prompt: Mapping[str, Any], *, cache: bool) -> torch.Tenso
         max_length=None,
         max_new_tokens=NEW,
         num_beams=1,
+        suppress_tokens=_placeholders(model) or None,
     )
     if model.config.is_encoder_decoder and settings.decoder_start_token_id is None:
         settings.decoder_start_token_id = 0

@@ -231,6 +231,8 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "aria": {"projector_patch_to_query_dict": {16: 8}},
     "bailing_hybrid": _GROUPS_OF_2,
     "bamba": {"attn_layer_indices": [2]},
+    "big_bird": {"attention_type": "original_full"},  # as it changes itself for short texts
+    "bigbird_pegasus": {"attention_type": "original_full"},
     "bit": {"num_groups": 4},
     "blip-2": {"image_token_index": 990, "text_config.max_position_embeddings": 64},
     "blt": {"encoder_hash_byte_group_vocab": 500, "patcher_config.head_dim": 8, "decoder_config.head_dim": 8},
@@ -289,6 +291,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "reformer": {"is_decoder": True, "axial_pos_embds_dim": [48, 48], "axial_pos_shape": [4, 8]},
     "rt_detr": _RESNET_DETECTOR,
     "rt_detr_v2": _RESNET_DETECTOR,
+    "rwkv": {"rescale_every": 0},  # else its first run changes its weights
     "step3p7": {"text_config.sliding_window": 8},
     "superpoint": {"keypoint_decoder_dim": 65},
     "textnet": {"stem_out_channels": 16},

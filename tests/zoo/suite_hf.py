@@ -69,6 +69,7 @@ INPUTS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "patchtst": lambda c: {"past_values": torch.randn(2, c.context_length, c.num_input_channels)},
     "perceiver": lambda c: {"inputs": _prompt(c, c.max_position_embeddings) % c.vocab_size},
     "prophetnet": lambda c: {"input_ids": _prompt(c), "decoder_input_ids": _prompt(c), "use_cache": False},
+    "rwkv": lambda c: {"input_ids": _prompt(c, 8), "use_cache": False},
     "siglip2": lambda c: {"input_ids": _prompt(c), **_flat_patches(c)},
     "speech-encoder-decoder": lambda c: {"input_values": torch.randn(2, 4000), "decoder_input_ids": _prompt(c)},
     "superglue": lambda c: {"pixel_values": torch.randn(2, 2, 3, 64, 64)},
