@@ -10,12 +10,14 @@ once forward and once backward.
 
 from __future__ import annotations
 
+import sys
 import types
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._pytree import tree_map
@@ -63,7 +65,7 @@ class Trace:
                     if module is self._blocks[len(self._ends)]:
                         self._ends.append(len(self._calls))
 
-        handles = register_module_forward_pre_hook(begins), register_module_forward_hook(ends)
+        handles = register_module_forward_pre_hook(_eager(begins)), register_module_forward_hook(_eager(ends))
         try:
             yield
         finally:
@@ -85,10 +87,10 @@ class Trace:
         for module, queue in self._queues.items():
             queue[:] = [tree_map(self._copied if module is last else self._guarded, output) for output in queue]
         self._waiting = {module: len(queue) for module, queue in self._queues.items()}
-        classes = {module: type(module) for module in self._queues}
+        classes, give = {module: type(module) for module in self._queues}, _eager(self.give)
         try:
             for module, cls in classes.items():
-                module.__dict__[_TRACE] = self
+                module.__dict__[_TRACE] = give
                 module.__class__ = _replaying(cls)
             yield
         finally:
@@ -152,13 +154,18 @@ def _version(tensor: Tensor) -> int:
     return -1 if tensor.is_inference() else tensor._version
 
 
+def _eager(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """Not to be traced by `torch.compile`, which compiles what lies between; asked only where it has been loaded."""
+    return torch.compiler.disable(fn) if "torch._dynamo" in sys.modules else fn
+
+
 def _replaying(base: Any) -> type:
     """The subclass of `base` whose forward asks the trace."""
     if base not in _generated:
 
         @wraps(base.forward)
         def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-            return self.__dict__[_TRACE].give(self, base.forward, args, kwargs)
+            return self.__dict__[_TRACE](self, base.forward, args, kwargs)
 
         members = {"forward": forward, "__module__": base.__module__, "__qualname__": base.__qualname__}
         _generated[base] = types.new_class(base.__name__, (base,), exec_body=lambda names: names.update(members))
