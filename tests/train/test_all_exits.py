@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from elastify import ElastifyError, activate, elastify, extract, space
-from elastify.train import AllExits, exit_early, fit
+from elastify.train import AllExits, Losses, exit_early, fit
 from tests.small_nets import Block, Net
 
 X = torch.randn(8, 6, generator=torch.Generator().manual_seed(1))
@@ -130,6 +131,19 @@ class TestAllExits:
         plain(X)
         for name, buffer in plain.named_buffers():
             assert torch.equal(dict(model.named_buffers())[name], buffer), name
+
+    def test_resumes_to_the_same_losses(self, tmp_path: Path) -> None:
+        torch.manual_seed(0)
+        stages = elastify(nn.Sequential(Net(), nn.Dropout(0.3)), X, verify=False)
+        data = [(X, torch.arange(8) % 3)] * 6
+
+        def run(model: nn.Module, stop: int, **kwargs: object) -> list[Losses]:
+            options = {"epochs": 1, "progress": False, "on_step": lambda step, losses: step == stop}
+            return list(fit(model, data, F.cross_entropy, strategy=AllExits(model), **options, **kwargs).losses)
+
+        whole = run(copy.deepcopy(stages), 6)
+        assert len(run(copy.deepcopy(stages), 2, checkpoint=tmp_path)) == 2
+        assert run(copy.deepcopy(stages), 6, checkpoint=tmp_path) == whole
 
     def test_frozen_blocks(self, net: nn.Module) -> None:
         for name, parameter in net.named_parameters():

@@ -13,7 +13,7 @@ from torch import nn
 from torch._dynamo.testing import CompileCounter
 
 from elastify import elastify, space
-from elastify.train import AlternateCore, FullPlusRandom, ProgressiveShrinking, Sandwich, Sorted, Strategy
+from elastify.train import AllExits, AlternateCore, FullPlusRandom, ProgressiveShrinking, Sandwich, Sorted, Strategy
 from tests.small_nets import Net
 
 X = torch.randn(8, 6, generator=torch.Generator().manual_seed(1))
@@ -26,6 +26,7 @@ CASES: dict[str, tuple[Callable[[nn.Module], Strategy], int]] = {
     "FullPlusRandom": (FullPlusRandom, 4),
     "Sorted": (lambda model: Sorted(model, 4, draws=3), 4),
     "ProgressiveShrinking": (ProgressiveShrinking, 5),
+    "AllExits": (AllExits, 3),
     "AlternateCore": (lambda model: AlternateCore(model, {"blocks": 1}), 2),
 }
 
