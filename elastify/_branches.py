@@ -29,19 +29,16 @@ _LONGEST_SECOND = 24  # calls of a second loop, per round
 _JOINS = frozenset("add cat mul lerp".split())  # and these all that are not smaller than their result
 
 
-class Branches:
-    """The stretches of one graph of an analysis; `moving` are the ids of the axes that may get smaller (None: all)."""
+class Links:
+    """Who makes and who uses every value of a graph, by numbers of calls."""
 
-    def __init__(self, analysis: Analysis, index: int, moving: Collection[int] | None = None) -> None:
-        self.analysis, self.index, self.moving = analysis, index, moving
-        self.settled: dict[int, Layout] = {}
-        self.graph: Graph = analysis.graphs[index]
+    def __init__(self, graph: Graph) -> None:
         self.made: dict[int, int] = {}
         self.first: dict[int, int] = {}  # of every value, the first call that uses it
         self.last: dict[int, int] = {}  # and the last
         self.uses: dict[int, list[int]] = {}  # and all of them
-        self.ins = [call.inputs() for call in self.graph.calls]
-        self.outs = [call.outputs() for call in self.graph.calls]
+        self.ins = [call.inputs() for call in graph.calls]
+        self.outs = [call.outputs() for call in graph.calls]
         for number, (given, results) in enumerate(zip(self.ins, self.outs, strict=True)):
             for value in results:
                 self.made.setdefault(value.id, number)
@@ -50,24 +47,40 @@ class Branches:
                 self.last[value.id] = number
                 self.uses.setdefault(value.id, []).append(number)
         self.owned: dict[int, list[str]] = {}
-        for name, value in self.graph.tensors.items():
+        for name, value in graph.tensors.items():
             self.owned.setdefault(value.id, []).append(name)
-        self.returned = {value.id for value in self.graph.outputs}
-        self.fed = {value.id for value in self.graph.inputs}  # what depends on the input, not on weights alone
+        self.returned = {value.id for value in graph.outputs}
+        self.fed = {value.id for value in graph.inputs}  # what depends on the input, not on weights alone
         for given, results in zip(self.ins, self.outs, strict=True):
             if any(value.id in self.fed for value in given):
                 self.fed.update(value.id for value in results)
 
+
+class Branches:
+    """The stretches of one graph of an analysis; `moving` are the ids of the axes that may get smaller (None: all).
+
+    `parted` tells whether some stretch stays only because units of axes that may get smaller would be mixed up.
+    """
+
+    def __init__(
+        self, analysis: Analysis, index: int, moving: Collection[int] | None = None, links: Links | None = None
+    ) -> None:
+        self.analysis, self.index, self.moving = analysis, index, moving
+        self.settled: dict[int, Layout] = {}
+        self.parted = False
+        self.graph: Graph = analysis.graphs[index]
+        self.links = links or Links(self.graph)
+
     def handed_on(self, start: int, stop: int) -> tuple[list[Value], bool]:
         """Values made in the stretch and used after it, and whether others are part of the model's result."""
         used, returned = [], False
-        for results in self.outs[start:stop]:
+        for results in self.links.outs[start:stop]:
             for value in results:
-                if start <= self.made[value.id]:
-                    if self.last.get(value.id, -1) >= stop:
+                if start <= self.links.made[value.id]:
+                    if self.links.last.get(value.id, -1) >= stop:
                         used.append(value)
                     else:
-                        returned |= value.id in self.returned
+                        returned |= value.id in self.links.returned
         return used, returned
 
     def without(
@@ -92,7 +105,7 @@ class Branches:
 
         def source(value: Value, gone: Collection[int] = range(start, stop)) -> Value | None:
             found = chain([twins[value.id]] if value.id in twins else [], self._sources(gone, value))
-            return next((v for v in found if self.made.get(v.id, -1) >= since and self._alike(v, value)), None)
+            return next((v for v in found if self.links.made.get(v.id, -1) >= since and self._alike(v, value)), None)
 
         return self._skip(start, stop, source, twice)
 
@@ -106,17 +119,17 @@ class Branches:
             for one, two in zip(inside, other, strict=True)
             for a, b in zip(one.outputs(), two.outputs(), strict=False)
         }
-        given = {value.id for values in self.ins[start:stop] for value in values}
+        given = {value.id for values in self.links.ins[start:stop] for value in values}
         return twins if any(b.id in given for b in twins.values()) else {}
 
     def needed_outside(self, path: str, start: int, stop: int) -> bool:
         """Whether calls outside the stretch use weights of the block."""
-        owned = {value.id for given in self.ins[start:stop] for value in given} & self.owned.keys()
-        elsewhere = [ident for ident in owned if self.first[ident] < start or self.last[ident] >= stop]
-        return any(all(name.startswith(f"{path}.") for name in self.owned[ident]) for ident in elsewhere)
+        owned = {value.id for given in self.links.ins[start:stop] for value in given} & self.links.owned.keys()
+        elsewhere = [ident for ident in owned if self.links.first[ident] < start or self.links.last[ident] >= stop]
+        return any(all(name.startswith(f"{path}.") for name in self.links.owned[ident]) for ident in elsewhere)
 
     def _skip(self, start: int, stop: int, source: Callable[..., Value | None], twice: bool) -> Skip | None:
-        owned = {value.id for given in self.ins[start:stop] for value in given} & self.owned.keys()
+        owned = {value.id for given in self.links.ins[start:stop] for value in given} & self.links.owned.keys()
         if not owned:
             return None  # no weights: nothing would be saved
         used, returned = self.handed_on(start, stop)
@@ -141,19 +154,19 @@ class Branches:
         gone, begun = set(range(start, stop)), len(instead)
         while left:
             value = left.pop()
-            for number in self.uses.get(value.id, ()):
+            for number in self.links.uses.get(value.id, ()):
                 if number in gone:
                     continue
                 gone.add(number)
                 if len(gone) > stop - start + _LONGEST_SECOND or self.graph.calls[number].inplace:
                     return None
-                for made in self.outs[number]:
+                for made in self.links.outs[number]:
                     found = source(made, gone)
                     if found is not None:
                         instead.append((made.id, found.id))
                     else:
                         left.append(made)
-                        if made.id in self.returned:
+                        if made.id in self.links.returned:
                             return None
         later = sorted(gone.difference(range(start, stop)))
         if len(instead) == begun or later[0] < stop or later[-1] - later[0] + 1 != len(later):
@@ -162,7 +175,7 @@ class Branches:
 
     def _last(self, start: int, stop: int, source: Callable[[Value], Value | None]) -> Skip | None:
         """A stretch whose result is the model's: all results that can be replaced are."""
-        own = [value for results in self.outs[start:stop] for value in results if value.id in self.returned]
+        own = [value for results in self.links.outs[start:stop] for value in results if value.id in self.links.returned]
         pairs = [(value.id, found.id) for value in own if (found := source(value)) is not None]
         return Skip(start, stop, tuple(pairs)) if pairs else None
 
@@ -175,22 +188,26 @@ class Branches:
             if (value.id, added) in seen:
                 continue
             seen.add((value.id, added))
-            number = self.made.get(value.id, -1)
+            number = self.links.made.get(value.id, -1)
             if number not in gone:
-                if added and value.id not in self.owned:
+                if added and value.id not in self.links.owned:
                     yield value
                 continue
             call = self.graph.calls[number]
-            given = self.ins[number]
+            given = self.links.ins[number]
             if call.op in _JOINS:
                 large = [v for v in given if _count(v) * 2 >= _count(value) or call.op == "cat"]
-                joined = call.op in ("add", "lerp") and sum(v.id in self.fed for v in given) > 1
+                joined = call.op in ("add", "lerp") and sum(v.id in self.links.fed for v in given) > 1
                 waiting += [(v, added or joined) for v in large]
             elif call.op in _KEEPS:
                 waiting += [(v, added) for v in given[:1]]
 
     def _alike(self, a: Value, b: Value) -> bool:
-        return a.shape == b.shape and self.apart(a, b) == set()
+        if a.shape != b.shape:
+            return False
+        apart = self.apart(a, b)
+        self.parted |= bool(apart)
+        return apart == set()
 
     def apart(self, a: Value, b: Value) -> set[int] | None:
         """Ids of the axes for which two values of one shape are not of one layout; None where layouts are unknown."""

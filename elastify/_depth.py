@@ -12,7 +12,7 @@ looked for, which all see the same tensor.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise, product
 from typing import Any
@@ -52,15 +52,15 @@ def find_runs(
     containers: Mapping[str, Sequence[str]],
     kind: Callable[[str], Any],
     others: Mapping[str, Sequence[str]] | None = None,
-    moving: Collection[int] | None = None,
+    branches: Sequence[Branches] | None = None,
 ) -> list[Run]:
     """Runs of skippable blocks.
 
     `containers` maps each container's path to the paths of its children in order, `others` does so for other modules;
-    `kind` gives what must be equal of a block and the one that stays before it (its class). `moving` are the ids of the
-    axes that may get smaller (None: all that nothing froze).
+    `kind` gives what must be equal of a block and the one that stays before it (its class). `branches` are those of the
+    graphs in which a block runs once (None: in which all axes may get smaller that nothing froze).
     """
-    finder = _Finder(analysis, containers, kind, moving)
+    finder = _Finder(branches or all_branches(analysis), containers, kind)
     for path in sorted({**containers, **(others or {})}, key=lambda path: (path.count(".") + bool(path), path)):
         inside = finder.inside(path)
         if inside and path not in containers:
@@ -75,23 +75,22 @@ def find_runs(
     return finder.runs
 
 
+def all_branches(analysis: Analysis) -> list[Branches]:
+    """Branches of the graphs in which a block runs once."""
+    return [Branches(analysis, index) for index, graph in enumerate(analysis.graphs) if len(graph.roots) < 2]
+
+
 Spans = list[tuple[int, int]]  # of one module, its first and last call in each graph
 Row = tuple[list[str], dict[str, tuple[Skip, ...]]]  # blocks, and what goes with each but the first
 
 
 class _Finder:
     def __init__(
-        self,
-        analysis: Analysis,
-        containers: Mapping[str, Sequence[str]],
-        kind: Callable[[str], Any],
-        moving: Collection[int] | None,
+        self, branches: Sequence[Branches], containers: Mapping[str, Sequence[str]], kind: Callable[[str], Any]
     ) -> None:
-        self.containers, self.kind = containers, kind
-        runs = [index for index, graph in enumerate(analysis.graphs) if len(graph.roots) < 2]  # where a block runs once
-        self.branches = [Branches(analysis, index, moving) for index in runs]
+        self.containers, self.kind, self.branches = containers, kind, branches
         self.calls: list[dict[str, list[ModuleCall]]] = []
-        for graph in (analysis.graphs[index] for index in runs):
+        for graph in (one.graph for one in branches):
             table: dict[str, list[ModuleCall]] = {}
             for call in graph.modules:
                 table.setdefault(call.path, []).append(call)

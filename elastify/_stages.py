@@ -16,7 +16,7 @@ from torch import nn
 
 from elastify._analysis import Analysis
 from elastify._branches import Branches
-from elastify._depth import Run, find_runs
+from elastify._depth import Run, all_branches, find_runs
 from elastify._metadata import named_modules
 from elastify._naming import name_runs
 from elastify._options import Options
@@ -81,7 +81,8 @@ class Stages:
         rows = [run for run in self._find(frozenset()) if not run.refusal and taken.isdisjoint(run.blocks[1:])]
         if not rows:
             return []
-        branches, values = Branches(self.analysis, 0, moving), self.analysis.graphs[0].values
+        branches = Branches(self.analysis, 0, moving, self._strict[0].links)
+        values = branches.graph.values
         found = []
         for run in rows:
             pairs = [pair for skips in run.skips.values() for pair in skips[0].instead]
@@ -103,11 +104,25 @@ class Stages:
         return name_runs([(run.container, run.blocks) for run in shown])
 
     def _find(self, moving: frozenset[int] | None) -> list[Run]:
+        if not self.options.depth:
+            return []
+        if None not in self._found:
+            self._found[None] = self._search(self._strict)
+        if not any(one.parted for one in self._strict):
+            return self._found[None]  # what moves makes no difference
         if moving not in self._found:
-            leaving, others = self._children
-            found = find_runs(self.analysis, leaving, self._kind, others, moving) if self.options.depth else []
-            self._found[moving] = found
+            self._found[moving] = self._search(
+                [Branches(self.analysis, one.index, moving, one.links) for one in self._strict]
+            )
         return self._found[moving]
+
+    def _search(self, branches: Sequence[Branches]) -> list[Run]:
+        leaving, others = self._children
+        return find_runs(self.analysis, leaving, self._kind, others, branches)
+
+    @cached_property
+    def _strict(self) -> list[Branches]:
+        return all_branches(self.analysis)
 
     @cached_property
     def _children(self) -> tuple[dict[str, Sequence[str]], dict[str, Sequence[str]]]:
