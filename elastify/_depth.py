@@ -146,7 +146,8 @@ class _Finder:
         shift: int | None = None
         for index, path in enumerate(children):
             found, tried = None, self.shifts(spans, index, shift) if row and spans[index] is not None else ()
-            for twice, choice in product((False, True), tried):
+            loops = (False, True) if row and self.parallel([children[index - 1], path]) else (False,)
+            for twice, choice in product(loops, tried):
                 found = self.skippable(path, spans, index, choice, twice)
                 if found is not None:
                     shift = choice
