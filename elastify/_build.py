@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
@@ -29,6 +30,7 @@ from elastify._layout import Layout, active_size
 from elastify._options import Options, check_patterns
 from elastify._plan import Plan, Stage
 from elastify._planner import Planner, attribute_value
+from elastify._quiet import uncollected
 from elastify._recapture import failing
 from elastify._rewrite import install, is_elastic, remove, set_active, stepped_aside
 from elastify._space import SearchSpace
@@ -115,7 +117,8 @@ def build(
         raise ElastifyError(f"elastify takes a torch.nn.Module, not a {type(model).__name__}")
     options = Options(**asked)
     args, kwargs = inputs_of(model, example_inputs, example_kwargs)
-    with emptied(model, lambda: capture(model, args, kwargs).caches):
+    # the proofs copy the model: what they leave behind is collected as ever
+    with emptied(model, lambda: capture(model, args, kwargs).caches), nullcontext() if verify else uncollected():
         return _build(model, options, args, kwargs, keep_outputs, verify, units)
 
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import enum
 import functools
-import gc
 import logging
 import random
 import sys
@@ -32,6 +31,7 @@ from torch import Tensor, nn
 
 from elastify._adapters import copies_have_all, uncached
 from elastify._ints import Attr, Int
+from elastify._quiet import uncollected
 
 Convert = Callable[[Tensor], Tensor]
 _BASE = frozenset(nn.Module().__dict__)
@@ -101,17 +101,14 @@ def _eager() -> Iterator[None]:
 def _quiet() -> Iterator[None]:
     """No warnings and logs of a run that is not the user's, and no garbage collection in the middle of it."""
     log = logging.getLogger("torch._subclasses.fake_tensor")
-    disabled, collecting = log.disabled, gc.isenabled()
+    disabled = log.disabled
     try:
         log.disabled = True
-        gc.disable()
-        with warnings.catch_warnings():
+        with uncollected(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
         log.disabled = disabled
-        if collecting:
-            gc.enable()
 
 
 def _unless(owner: int, check: Callable[..., bool]) -> Callable[..., bool]:

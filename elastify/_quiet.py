@@ -1,7 +1,9 @@
-"""Work of elastify's own that a capture must not record: slicing the parameters of an active subnet."""
+"""Work of elastify's own that a capture must not record (slicing the parameters of an active subnet), and none for the
+garbage collector, which would look through all that is imported because many small objects are made for a while."""
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -29,3 +31,15 @@ def unrecorded() -> Iterator[None]:
     finally:
         for recorder in recorders:
             recorder.busy -= 1
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """No garbage collection inside the block."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
