@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from elastify import Cost, cost, elastify, extract, save, search, space
 from elastify.train import Sandwich, fit, recalibrate, sort_channels
 
-from .data import read_images
+from .data import add_data_options, read_images
 
 BUDGETS = (0.6, 0.35, 0.15)  # shares of the full network's MACs
 
@@ -42,7 +42,7 @@ def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
 def main(argv: list[str] | None = None) -> list[list[str]]:
     """Train, search, extract; print the table and return its rows."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, default="/usr/share/datasets/fashion-mnist", help="folder of the images")
+    add_data_options(parser)
     parser.add_argument("--model", help="name of a timm model with pretrained weights (default: a new small ResNet-18)")
     parser.add_argument("--epochs", type=float, default=1, help="epochs of each training, also parts (default 1)")
     parser.add_argument("--rate", type=float, default=4e-3, help="learning rate (default 4e-3; pretrained: try 5e-4)")
@@ -52,8 +52,8 @@ def main(argv: list[str] | None = None) -> list[list[str]]:
     parser.add_argument("--out", type=Path, default="image_classification", help="folder for the extracted networks")
     args = parser.parse_args(argv)
     torch.manual_seed(0)
-    images, labels = read_images(args.data, train=True)
-    test = [part[: 1000 if args.quick else None] for part in read_images(args.data, train=False)]
+    images, labels = read_images(args.npz or args.data, train=True)
+    test = [part[: 1000 if args.quick else None] for part in read_images(args.npz or args.data, train=False)]
     loader = DataLoader(TensorDataset(images[:-2000], labels[:-2000]), 128, shuffle=True, drop_last=True)
     steps, trials = (40, 6) if args.quick else (max(1, round(args.epochs * len(loader))), args.trials)
 

@@ -1,0 +1,40 @@
+"""A residual network of equal blocks: one width for all of them, and any number of them can be left out."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+class Block(nn.Module):
+    """x + a branch of two 3x3 convolutions with norms; tensors are [batch, width, height, width of the image]."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.branch = nn.Sequential(
+            nn.GroupNorm(1, width),
+            nn.ReLU(),
+            nn.Conv2d(width, width, 3, padding=1, bias=False),
+            nn.GroupNorm(1, width),
+            nn.ReLU(),
+            nn.Conv2d(width, width, 3, padding=1, bias=False),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.branch(x)
+
+
+class ResidualNet(nn.Module):
+    """A stem that divides height and width by 4, `depth` blocks, and a head: images to logits [batch, classes].
+
+    Group norms of one group measure each image by itself: a subnet has no statistics of its own to keep.
+    """
+
+    def __init__(self, channels: int, width: int, depth: int, classes: int = 10) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(channels, width, 5, stride=2, padding=2), nn.ReLU(), nn.MaxPool2d(2))
+        self.blocks = nn.Sequential(*(Block(width) for _ in range(depth)))
+        self.norm = nn.GroupNorm(1, width)
+        self.head = nn.Linear(width, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.norm(self.blocks(self.stem(x))).relu().mean((2, 3)))

@@ -1,0 +1,186 @@
+"""One network with 160 nested subnets, 20 widths x 8 depths: how good are all of them, beside sizes trained alone?"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from elastify import SubnetConfig, activate, cost, elastify, extract
+from elastify.train import Sorted, fit
+
+from ..reporting import Measurements, heat_map, print_table, settings_of, spread, write_figure
+from .blocks import ResidualNet
+from .data import add_data_options, read_images
+from .train import accuracy
+
+WIDTHS, DEPTHS, ALONE = 20, 8, 8
+VALIDATION = 5000  # the last training images, which no training sees
+GOAL = 96.0  # percent of the full network's accuracy
+
+
+class Seed:
+    """The trainings and measurements of one seed; what a file already has is not done again."""
+
+    def __init__(self, args: argparse.Namespace, seed: int, train: list[Tensor], scored: list[Tensor]) -> None:
+        self.args, self.seed, self.scored = args, seed, scored
+        self.folder = args.out / f"seed{seed}"
+        self.found = Measurements(self.folder / "measurements.json", settings_of(args))
+        self.loader = DataLoader(TensorDataset(*train), args.batch, shuffle=True, drop_last=True)
+        torch.manual_seed(seed)
+        net = ResidualNet(train[0].shape[1], args.width, DEPTHS)
+        step = 2 if args.width >= 2 * WIDTHS + 2 else 1
+        least = (args.width - (WIDTHS - 1) * step) / args.width
+        self.model = elastify(net, train[0][:2], min_ratio={"*": least, "blocks": 1 / DEPTHS}, multiple_of=step)
+        self.strategy = Sorted(self.model, (WIDTHS, DEPTHS), args.draws, seed=seed)
+        self.new = {name: value.clone() for name, value in self.model.state_dict().items()}
+
+    def train(self, name: str, model: nn.Module, strategy: Sorted | None = None) -> None:
+        adam = partial(torch.optim.AdamW, lr=self.args.rate, weight_decay=self.args.decay)
+        fit(
+            model,
+            self.loader,
+            nn.functional.cross_entropy,
+            strategy=strategy,
+            steps=self.args.steps,
+            optimizer=adam,
+            scheduler="cosine",
+            clip=1.0,
+            seed=self.seed,
+            checkpoint=self.folder / name,
+        )
+
+    def run(self) -> dict[str, Any]:
+        """Accuracy of all subnets, and of some sizes trained alone or cut out of the plainly trained network."""
+        configs, model, values = self.strategy.configs, self.model, self.found.content["values"]
+        self.train("sorted", model, self.strategy)
+        for number, config in enumerate(configs):
+            self.found.once(f"subnet {number}", partial(self.subnet_accuracy, config))
+        self.found.once("switch ms", self.switching)
+        self.found.once("bytes", self.sizes)
+        plain = [configs[number] for number in alone_sizes(len(configs))]
+        for number, config in enumerate(plain):
+            model.load_state_dict(self.new)
+            network = extract(model, config)
+            if f"alone {number}" not in values or config == plain[-1]:
+                self.train(f"alone{number}", network)
+                self.found.once(f"alone {number}", partial(accuracy, network, *self.scored))
+        model.load_state_dict(network.state_dict())  # the plain full network; its slices are the naive baseline
+        for number, config in enumerate(plain):
+            self.found.once(f"sliced {number}", partial(self.subnet_accuracy, config))
+        return values
+
+    def subnet_accuracy(self, config: SubnetConfig) -> float:
+        with activate(self.model, config):
+            return accuracy(self.model, *self.scored)
+
+    def switching(self) -> float:
+        """Median milliseconds from one subnet to another, in random order."""
+        times = []
+        for number in torch.randperm(len(self.strategy.configs)).tolist():
+            start = time.perf_counter()
+            activate(self.model, self.strategy.configs[number])
+            times.append(1000 * (time.perf_counter() - start))
+        activate(self.model, None)
+        return statistics.median(times)
+
+    def sizes(self) -> list[int]:
+        """Bytes of the one file that holds all subnets, and of the full network extracted from it."""
+        names = self.folder / "all.safetensors", self.folder / "full.safetensors"
+        for path, network in zip(names, (self.model, extract(self.model)), strict=True):
+            save_file({name: value.contiguous() for name, value in network.state_dict().items()}, path)
+        return [path.stat().st_size for path in names]
+
+
+def alone_sizes(count: int) -> list[int]:
+    """Numbers of the subnets along the diagonal of the grid, the smallest first."""
+    widths = count // DEPTHS
+    return [d * widths + round(d * (widths - 1) / (ALONE - 1)) for d in range(ALONE)]
+
+
+def summary(results: list[dict[str, Any]], seed: Seed) -> tuple[list[list[str]], dict[str, Any]]:
+    """Rows of the table of sizes trained alone, and what is claimed of all subnets."""
+    count = len(seed.strategy.configs)
+    relative = [[100 * r[f"subnet {n}"] / r[f"subnet {count - 1}"] for n in range(count)] for r in results]
+    costs = cost(seed.model, list(seed.strategy.configs))
+    rows = []
+    for number, place in enumerate(alone_sizes(count)):
+        columns = [[r[kind] for r in results] for kind in (f"subnet {place}", f"alone {number}", f"sliced {number}")]
+        config = seed.strategy.configs[place]
+        name = f"{config.sizes['width']} x {len(config.depths['blocks'])}"
+        rows.append([name, f"{costs.macs[place]:,}", f"{costs.params[place]:,}", *map(spread, columns)])
+    claim = {
+        "subnets": count,
+        "reach": [sum(value >= GOAL for value in one) for one in relative],
+        "mean relative accuracy": [statistics.fmean(one) for one in relative],
+        "least relative accuracy": [min(one) for one in relative],
+        "full accuracy": [r[f"subnet {count - 1}"] for r in results],
+        "file size ratio": results[0]["bytes"][0] / results[0]["bytes"][1],
+        "switch ms": [r["switch ms"] for r in results],
+        "relative": [statistics.fmean(column) for column in zip(*relative, strict=True)],
+        "macs": costs.macs.tolist(),
+        "params": costs.params.tolist(),
+    }
+    return rows, claim
+
+
+def main(argv: list[str] | None = None) -> dict[str, Any]:
+    """Train, measure all subnets; print the tables, write the heat map, and return what is claimed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_data_options(parser)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="one whole run each (default 0)")
+    parser.add_argument("--steps", type=int, default=1500, help="optimizer steps of each training (default 1500)")
+    parser.add_argument("--draws", type=int, default=4, help="subnets that a step trains (default 4)")
+    parser.add_argument("--batch", type=int, default=128, help="images per step (default 128)")
+    parser.add_argument("--width", type=int, default=48, help="channels of the full network (default 48)")
+    parser.add_argument("--rate", type=float, default=4e-3, help="learning rate of AdamW (default 4e-3)")
+    parser.add_argument("--decay", type=float, default=0.0, help="weight decay (default 0)")
+    parser.add_argument("--tune", action="store_true", help="score on the validation images, leave the test alone")
+    parser.add_argument("--quick", action="store_true", help="30 steps, batches of 32, width 24, 500 images to score")
+    parser.add_argument("--out", type=Path, default="sorted", help="folder of checkpoints and results")
+    args = parser.parse_args(argv)
+    if args.quick:
+        args.steps, args.batch, args.width = 30, 32, 24
+    source = args.npz or args.data
+    images, labels = read_images(source, train=True)
+    train = [images[:-VALIDATION], labels[:-VALIDATION]]
+    held_out = (images[-VALIDATION:], labels[-VALIDATION:]) if args.tune else read_images(source, train=False)
+    scored = [part[: 500 if args.quick else None] for part in held_out]
+    results = []
+    for number in args.seeds:
+        seed = Seed(args, number, train, scored)
+        results.append(seed.run())
+    rows, claim = summary(results, seed)
+    split = "validation" if args.tune else "test"
+    header = ("width x depth", "MACs", "parameters", "one for all", "trained alone", "plain, sliced")
+    print_table(f"{split} accuracy in %", header, rows)
+    reach = ", ".join(map(str, claim["reach"]))
+    facts = [
+        (f"subnets with at least {GOAL:.0f} % of the full network's accuracy", f"{reach} of {claim['subnets']}"),
+        ("mean relative accuracy in %", spread(claim["mean relative accuracy"])),
+        ("least relative accuracy in %", spread(claim["least relative accuracy"])),
+        ("accuracy of the full network in %", spread(claim["full accuracy"])),
+        ("one file for all, in files of the full network", f"{claim['file size ratio']:.3f}"),
+        ("switching from one to another, ms", spread(claim["switch ms"], 2)),
+    ]
+    print_table(f"all {claim['subnets']} subnets, {split}, per seed", ("", ""), facts)
+    (args.out / "sorted.json").write_text(json.dumps({"settings": settings_of(args), **claim}, indent=1))
+    sizes = [config.sizes["width"] for config in seed.strategy.configs[-WIDTHS:]]
+    grid = [claim["relative"][start : start + WIDTHS] for start in range(0, claim["subnets"], WIDTHS)]
+    title = f"accuracy of {claim['subnets']} subnets, % of the full network's"
+    depths = list(range(1, DEPTHS + 1))
+    write_figure(args.out / "sorted.html", [heat_map(grid, sizes, depths, "%")], title, "width", "blocks")
+    return claim
+
+
+if __name__ == "__main__":
+    main()
