@@ -1,8 +1,11 @@
 """Training of elastic models: strategies, a trainer, and what comes before (`sort_channels`) and after (`recalibrate`).
 
 A strategy turns one batch into several passes, one per subnet, and leaves the sum of their gradients. It works in any
-loop of your own; `fit` is a loop with progress, mixed precision, checkpoints and resume.
+loop of your own; `fit` is a loop with progress, mixed precision, checkpoints and resume, and `ElasticTrainer`, imported
+when it is asked for, is the trainer of transformers.
 """
+
+from typing import TYPE_CHECKING, Any
 
 from elastify.train._active_only import active_only
 from elastify.train._align import align, fuse
@@ -26,6 +29,9 @@ from elastify.train._sorted import Sorted
 from elastify.train._stitch import stitch
 from elastify.train._strategy import Losses, Strategy
 from elastify.train._supermask import Supermask
+
+if TYPE_CHECKING:
+    from elastify.train._trainer import ElasticTrainer as ElasticTrainer
 
 __all__ = [
     "AllExits",
@@ -55,3 +61,11 @@ __all__ = [
     "sort_channels",
     "stitch",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name != "ElasticTrainer":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from elastify.train._trainer import ElasticTrainer
+
+    return ElasticTrainer
