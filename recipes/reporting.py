@@ -54,7 +54,7 @@ class Measurements:
 
 def settings_of(args: argparse.Namespace) -> dict[str, Any]:
     """The options that decide what is measured: all but folders, files and the list of seeds."""
-    return {name: value for name, value in vars(args).items() if name not in ("data", "npz", "out", "seeds", "command")}
+    return {name: value for name, value in vars(args).items() if name not in ("data", "npz", "out", "seeds")}
 
 
 def spread(values: Iterable[float], digits: int = 1) -> str:

@@ -33,8 +33,8 @@ class ResidualNet(nn.Module):
         super().__init__()
         self.stem = nn.Sequential(nn.Conv2d(channels, width, 5, stride=2, padding=2), nn.ReLU(), nn.MaxPool2d(2))
         self.blocks = nn.Sequential(*(Block(width) for _ in range(depth)))
-        self.norm = nn.GroupNorm(1, width)
-        self.head = nn.Linear(width, classes)
+        last = nn.GroupNorm(1, width), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, classes)
+        self.head = nn.Sequential(*last)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.norm(self.blocks(self.stem(x))).relu().mean((2, 3)))
+        return self.head(self.blocks(self.stem(x)))

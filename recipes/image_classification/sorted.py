@@ -7,40 +7,35 @@ import json
 import statistics
 import time
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch import nn
 
 from elastify import SubnetConfig, activate, cost, elastify, extract
 from elastify.train import Sorted, fit
 
 from ..reporting import Measurements, heat_map, print_table, settings_of, spread, write_figure
 from .blocks import ResidualNet
-from .data import add_data_options, read_images
-from .train import accuracy
+from .protocol import Task, add_options
 
 WIDTHS, DEPTHS, ALONE = 20, 8, 8
-VALIDATION = 5000  # the last training images, which no training sees
 GOAL = 96.0  # percent of the full network's accuracy
 
 
 class Seed:
     """The trainings and measurements of one seed; what a file already has is not done again."""
 
-    def __init__(self, args: argparse.Namespace, seed: int, train: list[Tensor], scored: list[Tensor]) -> None:
-        self.args, self.seed, self.scored = args, seed, scored
+    def __init__(self, args: argparse.Namespace, seed: int, task: Task) -> None:
+        self.args, self.seed, self.task = args, seed, task
         self.folder = args.out / f"seed{seed}"
         self.found = Measurements(self.folder / "measurements.json", settings_of(args))
-        self.loader = DataLoader(TensorDataset(*train), args.batch, shuffle=True, drop_last=True)
         torch.manual_seed(seed)
-        net = ResidualNet(train[0].shape[1], args.width, DEPTHS)
+        net = ResidualNet(task.example.shape[1], args.width, DEPTHS)
         step = 2 if args.width >= 2 * WIDTHS + 2 else 1
         least = (args.width - (WIDTHS - 1) * step) / args.width
-        self.model = elastify(net, train[0][:2], min_ratio={"*": least, "blocks": 1 / DEPTHS}, multiple_of=step)
+        self.model = elastify(net, task.example, min_ratio={"*": least, "blocks": 1 / DEPTHS}, multiple_of=step)
         self.strategy = Sorted(self.model, (WIDTHS, DEPTHS), args.draws, seed=seed)
         self.new = {name: value.clone() for name, value in self.model.state_dict().items()}
 
@@ -48,7 +43,7 @@ class Seed:
         adam = partial(torch.optim.AdamW, lr=self.args.rate, weight_decay=self.args.decay)
         fit(
             model,
-            self.loader,
+            self.task.loader(),
             nn.functional.cross_entropy,
             strategy=strategy,
             steps=self.args.steps,
@@ -73,7 +68,7 @@ class Seed:
             network = extract(model, config)
             if f"alone {number}" not in values or config == plain[-1]:
                 self.train(f"alone{number}", network)
-                self.found.once(f"alone {number}", partial(accuracy, network, *self.scored))
+                self.found.once(f"alone {number}", partial(self.task.score, network))
         model.load_state_dict(network.state_dict())  # the plain full network; its slices are the naive baseline
         for number, config in enumerate(plain):
             self.found.once(f"sliced {number}", partial(self.subnet_accuracy, config))
@@ -81,7 +76,7 @@ class Seed:
 
     def subnet_accuracy(self, config: SubnetConfig) -> float:
         with activate(self.model, config):
-            return accuracy(self.model, *self.scored)
+            return self.task.score(self.model)
 
     def switching(self) -> float:
         """Median milliseconds from one subnet to another, in random order."""
@@ -136,33 +131,21 @@ def summary(results: list[dict[str, Any]], seed: Seed) -> tuple[list[list[str]],
 def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Train, measure all subnets; print the tables, write the heat map, and return what is claimed."""
     parser = argparse.ArgumentParser(description=__doc__)
-    add_data_options(parser)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="one whole run each (default 0)")
-    parser.add_argument("--steps", type=int, default=1500, help="optimizer steps of each training (default 1500)")
+    add_options(parser, "sorted", steps=1500, rate=4e-3)
     parser.add_argument("--draws", type=int, default=4, help="subnets that a step trains (default 4)")
-    parser.add_argument("--batch", type=int, default=128, help="images per step (default 128)")
     parser.add_argument("--width", type=int, default=48, help="channels of the full network (default 48)")
-    parser.add_argument("--rate", type=float, default=4e-3, help="learning rate of AdamW (default 4e-3)")
     parser.add_argument("--decay", type=float, default=0.0, help="weight decay (default 0)")
-    parser.add_argument("--tune", action="store_true", help="score on the validation images, leave the test alone")
-    parser.add_argument("--quick", action="store_true", help="30 steps, batches of 32, width 24, 500 images to score")
-    parser.add_argument("--out", type=Path, default="sorted", help="folder of checkpoints and results")
     args = parser.parse_args(argv)
     if args.quick:
         args.steps, args.batch, args.width = 30, 32, 24
-    source = args.npz or args.data
-    images, labels = read_images(source, train=True)
-    train = [images[:-VALIDATION], labels[:-VALIDATION]]
-    held_out = (images[-VALIDATION:], labels[-VALIDATION:]) if args.tune else read_images(source, train=False)
-    scored = [part[: 500 if args.quick else None] for part in held_out]
+    task = Task(args)
     results = []
     for number in args.seeds:
-        seed = Seed(args, number, train, scored)
+        seed = Seed(args, number, task)
         results.append(seed.run())
     rows, claim = summary(results, seed)
-    split = "validation" if args.tune else "test"
     header = ("width x depth", "MACs", "parameters", "one for all", "trained alone", "plain, sliced")
-    print_table(f"{split} accuracy in %", header, rows)
+    print_table(f"{task.name} accuracy in %", header, rows)
     reach = ", ".join(map(str, claim["reach"]))
     facts = [
         (f"subnets with at least {GOAL:.0f} % of the full network's accuracy", f"{reach} of {claim['subnets']}"),
@@ -172,7 +155,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         ("one file for all, in files of the full network", f"{claim['file size ratio']:.3f}"),
         ("switching from one to another, ms", spread(claim["switch ms"], 2)),
     ]
-    print_table(f"all {claim['subnets']} subnets, {split}, per seed", ("", ""), facts)
+    print_table(f"all {claim['subnets']} subnets, {task.name}, per seed", ("", ""), facts)
     (args.out / "sorted.json").write_text(json.dumps({"settings": settings_of(args), **claim}, indent=1))
     sizes = [config.sizes["width"] for config in seed.strategy.configs[-WIDTHS:]]
     grid = [claim["relative"][start : start + WIDTHS] for start in range(0, claim["subnets"], WIDTHS)]

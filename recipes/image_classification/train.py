@@ -11,13 +11,14 @@ import timm
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from elastify import Cost, cost, elastify, extract, save, search, space
 from elastify.train import Sandwich, fit, recalibrate, sort_channels
 
 from .data import add_data_options, read_images
+from .protocol import accuracy
 
 BUDGETS = (0.6, 0.35, 0.15)  # shares of the full network's MACs
 
@@ -29,14 +30,6 @@ def make_model(name: str | None, channels: int) -> nn.Module:
     model = timm.create_model("resnet18", in_chans=channels, num_classes=10, channels=(16, 32, 64, 128))
     model.maxpool = nn.Identity()
     return model
-
-
-@torch.no_grad()
-def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
-    """Share of images whose class is found, in percent."""
-    model.eval()
-    right = sum((model(x).argmax(1) == y).sum() for x, y in zip(images.split(256), labels.split(256), strict=True))
-    return 100 * float(right) / len(labels)
 
 
 def main(argv: list[str] | None = None) -> list[list[str]]:

@@ -23,7 +23,8 @@ def run(folder: Path, out: Path, *options: str) -> dict:
 
 
 def test_the_whole_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    for name, value in {"VALIDATION": 40, "WIDTHS": 3, "DEPTHS": 2, "ALONE": 2}.items():
+    monkeypatch.setattr("recipes.image_classification.protocol.VALIDATION", 40)
+    for name, value in {"WIDTHS": 3, "DEPTHS": 2, "ALONE": 2}.items():
         monkeypatch.setattr(recipe, name, value)
     folder = write_images(tmp_path / "images", 140, 60)
     claim = run(folder, tmp_path / "out", "--width", "12", "--seeds", "0", "1")
@@ -41,16 +42,19 @@ def test_the_whole_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     def measured_again(*_: object) -> float:
         raise AssertionError
 
-    monkeypatch.setattr(recipe, "accuracy", measured_again)
+    monkeypatch.setattr(recipe.Task, "score", measured_again)
     assert run(folder, tmp_path / "out", "--width", "12", "--seeds", "0", "1") == claim
     with pytest.raises(ElastifyError, match="other values of draws"):
         run(folder, tmp_path / "out", "--width", "12", "--draws", "2")
 
 
-def test_a_grid_of_160_subnets(tmp_path: Path) -> None:
-    folder = write_images(tmp_path / "images", 60, 8)
-    args = recipe.argparse.Namespace(out=tmp_path, batch=8, width=48, draws=4)
-    seed = recipe.Seed(args, 0, list(read_images(folder, train=True)), [])
+def test_a_grid_of_160_subnets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recipes.image_classification.protocol.VALIDATION", 8)
+    args = recipe.argparse.Namespace(
+        out=tmp_path, npz=None, data=write_images(tmp_path / "images", 60, 8), quick=True, tune=True, batch=8
+    )
+    args.width, args.draws = 48, 4
+    seed = recipe.Seed(args, 0, recipe.Task(args))
     configs = seed.strategy.configs
     assert len(configs) == 160
     assert [len(configs[number].depths["blocks"]) for number in recipe.alone_sizes(160)] == list(range(1, 9))
