@@ -1,0 +1,1 @@
+"""Subnetworks of frozen random weights, found by gates: accuracy, sparsity, steps to a target."""

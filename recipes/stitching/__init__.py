@@ -1,0 +1,1 @@
+"""Two trained networks stitched: a row of networks between them."""
