@@ -27,7 +27,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from elastify._adapters import auxiliary_outputs
-from elastify._capture_leaks import release, remembering
+from elastify._capture_leaks import forget_frames, release, remembering
 from elastify._capture_memo import Memo
 from elastify._capture_mode import mode_readers
 from elastify._capture_record import Recorder, is_python, short_path
@@ -172,6 +172,8 @@ class _Session:
                 if not self.real:
                     raise self.failure("the model cannot be captured", error) from error
                 line = self.line(error)
+                forget_frames(error)
+                release(self.made)  # what ran before the error may have been kept as well
                 graph = self.on_real_tensors(training)
                 self.real_only = line
                 warnings.warn(
@@ -193,30 +195,38 @@ class _Session:
         convert = self.fake if fake else _clone
         for function in self.remembering:
             function.cache_clear()
-        with ExitStack() as stack:
-            stack.enter_context(torch.no_grad())
-            swap = stack.enter_context(prepared(self.model, convert, training=training))
-            with torch._C.DisableTorchFunction():
-                args, kwargs = _map((self.args, self.kwargs), convert)
-            self.name_tensors(recorder, args, kwargs)
-            stack.enter_context(_watching(self.mode, recorder) if fake else _Watch(recorder))
-            stack.enter_context(recorder.modules())
-            stack.enter_context(guard_log(recorder.guard))
-            stack.enter_context(recording(recorder))
-            stack.enter_context(recorder)
-            run_recorded(self.model, args, kwargs, self.call)
-            self.exchanged = next(swap.exchanged(), None)
-            with torch._C.DisableTorchFunction():
-                graph.caches = list(swap.caches())
-        del args, kwargs
+        try:
+            with ExitStack() as stack:
+                stack.enter_context(torch.no_grad())
+                swap = stack.enter_context(prepared(self.model, convert, training=training))
+                with torch._C.DisableTorchFunction():
+                    args, kwargs = _map((self.args, self.kwargs), convert)
+                self.name_tensors(recorder, args, kwargs)
+                stack.enter_context(_watching(self.mode, recorder) if fake else _Watch(recorder))
+                stack.enter_context(recorder.modules())
+                stack.enter_context(guard_log(recorder.guard))
+                stack.enter_context(recording(recorder))
+                stack.enter_context(recorder)
+                run_recorded(self.model, args, kwargs, self.call)
+                self.exchanged = next(swap.exchanged(), None)
+                with torch._C.DisableTorchFunction():
+                    graph.caches = list(swap.caches())
+        finally:
+            args = kwargs = None
+            if fake:
+                self.made = self.made_by(recorder)
+                recorder.known.clear()
         if fake:
-            owned = {id(made) for _, made in self.fakes.values()}
-            made = [weakref.ref(t) for t, _ in recorder.known.values() if id(t) not in owned and type(t) is FakeTensor]
-            recorder.known.clear()
-            release(made)
+            release(self.made)
         graph.guards = list(recorder.guards)
         graph.outputs = list(graph.results(auxiliary_outputs(self.model)))
         return graph
+
+    def made_by(self, recorder: Recorder) -> list[weakref.ref[Tensor]]:
+        """The fake tensors of a run, but for those of the model and its inputs."""
+        owned = {id(made) for _, made in self.fakes.values()}
+        found = (tensor for tensor, _ in recorder.known.values())
+        return [weakref.ref(t) for t in found if id(t) not in owned and type(t) is FakeTensor]
 
     def name_tensors(self, recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Values for parameters, buffers and inputs, before anything runs."""

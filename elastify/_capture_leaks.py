@@ -44,6 +44,13 @@ def _cached_in(home: str) -> tuple[Any, ...]:
     return tuple({id(function): function for function in found}.values())
 
 
+def forget_frames(error: BaseException | None) -> None:
+    """Let go of all frames, with their variables, in which an error and those that led to it arose."""
+    while error is not None and error.__traceback__ is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
+
+
 def release(made: Sequence[weakref.ref[Any]]) -> None:
     """Empty whatever still holds one of the tensors; warn where that is not possible."""
     if not any(ref() is not None for ref in made):
