@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -76,7 +76,8 @@ def alike_always(*_: Any) -> bool:
     return True
 
 
-def fed_by_anything(self: Branches, start: int, stop: int, target: Value) -> Iterator[Value]:
+def fed_by_anything(self: Branches, gone: Collection[int], target: Value) -> Iterator[Value]:
     """Whatever a stretch is given may take the place of what it makes."""
-    for call in self.graph.calls[start:stop]:
-        yield from (v for v in call.inputs() if v.id not in self.owned and not start <= self.made.get(v.id, -1) < stop)
+    links = self.links
+    for number in gone:
+        yield from (v for v in links.ins[number] if v.id not in links.owned and links.made.get(v.id, -1) not in gone)
