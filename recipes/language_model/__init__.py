@@ -1,0 +1,1 @@
+"""Language models: every depth a language model, by sorted fine-tuning."""

@@ -1,0 +1,1 @@
+"""Text classification: a pretrained sentence encoder, elastic after sorting by importance, in a short fine-tune."""
