@@ -22,6 +22,7 @@ from elastify.train._grow import grow
 from elastify.train._gumbel_mask import GumbelMask
 from elastify.train._norms import replace_norms
 from elastify.train._progressive import ProgressiveShrinking
+from elastify.train._ranks import one_reduction
 from elastify.train._recalibrate import recalibrate
 from elastify.train._sandwich import Sandwich
 from elastify.train._sort import sort_channels
@@ -55,6 +56,7 @@ __all__ = [
     "fit",
     "fuse",
     "grow",
+    "one_reduction",
     "recalibrate",
     "replace_norms",
     "soft_cross_entropy",

@@ -53,12 +53,18 @@ def to_device(batch: Any, device: torch.device) -> Any:
     return batch
 
 
-def epoch_batches(data: Iterable[Any], seed: int, epoch: int, skip: int = 0) -> Iterator[Any]:
-    """The batches of one epoch without the first `skip`; the order depends on (seed, epoch) alone."""
-    drawn = int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0])
+def seed_generators(*numbers: int) -> int:
+    """Seed the global generators of Python, numpy and torch with a number made of these, and return it."""
+    drawn = int(np.random.SeedSequence(numbers).generate_state(1)[0])
     random.seed(drawn)
     np.random.seed(drawn)  # noqa: NPY002 - datasets of others draw from the global generator
     torch.manual_seed(drawn)
+    return drawn
+
+
+def epoch_batches(data: Iterable[Any], seed: int, epoch: int, skip: int = 0, rank: int = 0) -> Iterator[Any]:
+    """The batches of one epoch without the first `skip`; the order depends on (seed, epoch) and the rank alone."""
+    drawn = seed_generators(seed, epoch, *([rank] if rank else []))
     parts = _parts(data)
     for part in parts:
         if callable(getattr(part, "set_epoch", None)):

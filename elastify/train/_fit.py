@@ -7,12 +7,13 @@ flags and global random generators are as before, and an elastic model is the fu
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from elastify._elastic import activate
@@ -21,6 +22,7 @@ from elastify._rewrite import is_elastic
 from elastify.train._batches import ForwardFn, batch_count, random_state, set_random_state
 from elastify.train._checkpoint import make_folder, read_checkpoint
 from elastify.train._plain import Plain
+from elastify.train._ranks import Ranks, is_sharded
 from elastify.train._run import Run
 from elastify.train._schedule import Limits, make_schedule
 from elastify.train._strategy import Distill, Losses, Strategy
@@ -91,6 +93,11 @@ def fit(
     counts the time before a resume too. The order of the data depends on `seed` and the epoch alone; the global
     generators are given back.
 
+    On several ranks (torchrun, after `init_process_group`) each trains on batches of its own: give every one its part
+    (`DistributedSampler`). All train the same subnets, gradients are averaged once per step, losses are means over
+    the ranks, an epoch ends with the first rank that has no batch left, and the first one writes the checkpoints.
+    `model` may be in DistributedDataParallel or sharded by `fully_shard` (without `checkpoint`).
+
     `on_step(step, losses)` is called after each step; one that returns True ends the training.
     Raises ElastifyError for a loss that is not finite, and for a checkpoint that is damaged or another run's.
     """
@@ -105,6 +112,8 @@ def fit(
         raise ElastifyError("there is nobody to distil into", why="fit has no strategy", fix="strategy=Sandwich(model)")
     if checkpoint is not None:
         make_folder(Path(checkpoint))
+    if isinstance(model, DistributedDataParallel):
+        model = model.module  # gradients are reduced once per step here, not in each backward
     if device is not None:
         model.to(device)
     if strategy is None and is_elastic(model):
@@ -119,6 +128,13 @@ def fit(
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not parameters:
         raise ElastifyError("nothing to train", why="no parameter requires a gradient")
+    if checkpoint is not None and any(is_sharded(p) for p in parameters):
+        raise ElastifyError(
+            "fit writes no checkpoints of sharded parameters", fix="torch.distributed.checkpoint, in on_step"
+        )
+    ranks = Ranks.of(parameters[0].device)
+    fewest = min(ranks.gather(-1 if limits.batches is None else limits.batches))
+    limits = replace(limits, batches=None if fewest < 0 else fewest)
     made = _optimizer(optimizer, parameters)
     run = Run(
         model=model,
@@ -135,6 +151,8 @@ def fit(
         dtype=None if amp is None else _AMP[amp],
         folder=None if checkpoint is None else Path(checkpoint),
         every=checkpoint_every,
+        seed=seed,
+        ranks=ranks,
         hooks=(on_step,) if callable(on_step) else tuple(on_step),
     )
     modes = [(module, module.training) for module in model.modules()]
@@ -145,7 +163,7 @@ def fit(
             run.restore(stored)
         if not model.training:
             model.train()
-        run.train(data, seed, progress)
+        run.train(data, progress)
     finally:
         set_random_state(outside)
         for module, mode in modes:

@@ -3,6 +3,8 @@
 All that a run changes stands in one object: the weights, what the optimizer, scheduler, scaler and strategy remember,
 how far it has come, the losses so far, and the random generators. A checkpoint is exactly that, taken between two
 steps; a resumed run sets it, passes over the batches that the epoch has already used, and goes on to the same losses.
+On several ranks the first one keeps time and writes; what it cannot know of the others, their random generators, they
+seed anew at each checkpoint.
 """
 
 from __future__ import annotations
@@ -19,10 +21,19 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from elastify._errors import ElastifyError
-from elastify.train._batches import ForwardFn, epoch_batches, random_state, run_batch, set_random_state, to_device
+from elastify.train._batches import (
+    ForwardFn,
+    epoch_batches,
+    random_state,
+    run_batch,
+    seed_generators,
+    set_random_state,
+    to_device,
+)
 from elastify.train._checkpoint import damaged, describe_tensors, pack, write_checkpoint
 from elastify.train._plain import Plain
 from elastify.train._progress import Bar, catch_interrupt
+from elastify.train._ranks import Ranks, one_reduction
 from elastify.train._schedule import Limits, Schedule
 from elastify.train._strategy import Distill, Losses, Strategy
 
@@ -48,6 +59,8 @@ class Run:
     dtype: torch.dtype | None
     folder: Path | None
     every: int | None
+    seed: int
+    ranks: Ranks
     hooks: tuple[Callable[[int, Losses], Any], ...]
 
     losses: list[Losses] = field(default_factory=list)
@@ -56,6 +69,7 @@ class Run:
     seconds: float = 0.0
     interrupted: bool = False
     _stop: bool = False
+    _noticed: bool = False
     _random: Mapping[str, Any] | None = None
     _saved: tuple[int, float] = (-1, 0.0)
 
@@ -64,20 +78,25 @@ class Run:
 
     # -- training ----------------------------------------------------------------------------------------
 
-    def train(self, data: Iterable[Any], seed: int, progress: bool) -> None:
+    def train(self, data: Iterable[Any], progress: bool) -> None:
         """Epoch after epoch until a limit, an interrupt or a hook ends it."""
         self._saved = (len(self.losses), time.monotonic())
         if self.folder is not None:
             pack(self._small_state(), {})  # what cannot be stored shall be known now, not at the first checkpoint
-        bar = Bar(*self.limits.total(), len(self.losses), self.seconds, shown=progress)
+        self.ranks.same("numbers of steps behind them", len(self.losses), "a checkpoint folder that all of them see")
+        self.ranks.broadcast(iter([*self.model.parameters(), *self.model.buffers()]))
+        bar = Bar(*self.limits.total(), len(self.losses), self.seconds, shown=progress and self.ranks.rank == 0)
         with catch_interrupt(self._notice), bar:
             while not self._finished():
-                self._epoch(epoch_batches(data, seed, self.epoch, self.batch), bar)
+                self._epoch(epoch_batches(data, self.seed, self.epoch, self.batch, self.ranks.rank), bar)
             if self.folder and self._saved[0] != len(self.losses):
                 self.save()
+        self.ranks.broadcast(self.model.buffers())
+        self.ranks.sum([])  # none goes on before the first one has written the last checkpoint
 
     def _notice(self) -> None:
-        self.interrupted = True
+        self._noticed = True
+        self.interrupted = self.ranks.size == 1  # otherwise when all have been told
 
     def _epoch(self, batches: Iterator[Any], bar: Bar) -> None:
         if self._random is not None:  # only now: drawing the order of the epoch has used the generators
@@ -88,15 +107,16 @@ class Run:
             losses = self._step(group)
             self.batch += len(group)
             self.losses.append(losses)
-            self.seconds = time.monotonic() - begun
+            (self.seconds,) = self.ranks.sum([(time.monotonic() - begun) * (self.ranks.rank == 0)])
             self.schedule.step(self._progress(), losses.largest)
             bar.show(losses)
             bar.move(len(self.losses), self.seconds)
             for hook in self.hooks:
                 self._stop = bool(hook(len(self.losses), losses)) or self._stop
+            due = self._agree()
             if self._finished():
                 return
-            if self._due():
+            if due:
                 self.save()
         if self.batch == 0 and not self.interrupted:
             raise ElastifyError(
@@ -108,26 +128,35 @@ class Run:
         if not self.interrupted:
             self.epoch, self.batch = self.epoch + 1, 0
 
+    def _agree(self) -> bool:
+        """Any rank ends the run; the first one says whether a checkpoint is due."""
+        due, stop, noticed = self.ranks.sum([self.ranks.rank == 0 and self._due(), self._stop, self._noticed])
+        self._stop, self.interrupted = stop > 0, noticed > 0
+        return due > 0
+
     def _next_group(self, batches: Iterator[Any]) -> list[Any]:
-        """The batches of one step: fewer at the end of an epoch, none after it."""
+        """The batches of one step: fewer at the end of an epoch, none after it, which is when a rank has none."""
         group: list[Any] = []
         while len(group) < self.accumulate and (batch := self._next(batches)) is not _END:
             group.append(batch)
-        return group
+        without, noticed = self.ranks.sum([not group, self._noticed])
+        self.interrupted = noticed > 0
+        return [] if without else group
 
     def _next(self, batches: Iterator[Any]) -> Any:
         """The next batch or `_END`, which it also is when Ctrl-C has ended the worker processes of a loader."""
         try:
             return next(batches, _END)
         except RuntimeError:
-            if self.interrupted:
+            if self._noticed:
                 return _END
             raise
 
     def _step(self, group: list[Any]) -> Losses:
         self.optimizer.zero_grad(set_to_none=True)
         self.strategy.advance(self._progress())
-        losses = Losses.average([self._gradients(batch) for batch in group])
+        with one_reduction(self.model, self.strategy):
+            losses = self._mean(Losses.average([self._gradients(batch) for batch in group]))
         if len(group) > 1:
             for parameter in self._parameters():
                 if parameter.grad is not None:
@@ -144,6 +173,16 @@ class Run:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return losses
+
+    def _mean(self, losses: Losses) -> Losses:
+        """The losses, averaged over the ranks."""
+        if self.ranks.size == 1:
+            return losses
+        sums = self.ranks.sum([losses.max or 0.0, losses.min or 0.0, *losses.random])
+        full, least, *others = (value / self.ranks.size for value in sums)
+        return Losses(
+            None if losses.max is None else full, None if losses.min is None else least, tuple(others), losses.weight
+        )
 
     def _gradients(self, batch: Any) -> Losses:
         """Add the gradients of one batch."""
@@ -188,6 +227,11 @@ class Run:
     def save(self) -> None:
         """Write the checkpoint."""
         assert self.folder is not None
+        self._saved = (len(self.losses), time.monotonic())
+        self.ranks.broadcast(self.model.buffers())
+        if self.ranks.rank > 0:
+            self._seed_anew()
+            return
         rows = [[*(math.nan if y is None else y for y in (x.max, x.min)), x.weight, *x.random] for x in self.losses]
         state = {
             **self._small_state(),
@@ -201,7 +245,10 @@ class Run:
             "random": random_state(),
         }
         write_checkpoint(self.folder, len(self.losses), state)
-        self._saved = (len(self.losses), time.monotonic())
+
+    def _seed_anew(self) -> None:
+        """The generators of a rank that writes no checkpoint, at this one."""
+        seed_generators(self.seed, len(self.losses), self.ranks.rank, 1)
 
     def _small_state(self) -> dict[str, Any]:
         parts = {"schedule": self.schedule, "scaler": self.scaler, "strategy": self.strategy}
@@ -225,6 +272,9 @@ class Run:
             self.losses = [_losses_of(row.tolist()) for row in rows]
             self.epoch, self.batch, self.seconds = state["epoch"], state["batch"], state["seconds"]
             self._random = state["random"]
+            if self.ranks.rank > 0:
+                self._seed_anew()
+                self._random = random_state()
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise damaged(self.folder, f"{type(error).__name__}: {error}") from error
 

@@ -7,7 +7,7 @@ forward, so a pass hands the strategy no outputs: everything happens in the loss
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -19,6 +19,7 @@ from elastify._adapters.trainer import Trainer
 from elastify._elastic import activate, space
 from elastify._errors import ElastifyError
 from elastify.train._checkpoint import read_checkpoint, write_checkpoint
+from elastify.train._ranks import one_reduction
 from elastify.train._strategy import Distill, Losses, Strategy
 
 _FOLDER = "strategy"
@@ -102,19 +103,21 @@ class ElasticTrainer(Trainer):
                 pair: Any = self.compute_loss(model, copied, return_outputs=True, num_items_in_batch=num_items_in_batch)
                 return pair
 
-        backward = self.accelerator.backward
-        if self.distill is None:
-            losses = self.strategy.step(lambda: None, lambda _: both()[0] * scale, backward=backward)
-        else:
-            distance = self.distill
-            losses = self.strategy.step(
-                both,
-                lambda pair: pair[0] * scale,
-                distill=lambda pair, teacher: distance(pair[1], teacher[1]) * scale,
-                backward=backward,
-            )
+        with one_reduction(model, self.strategy, last=self.accelerator.sync_gradients):
+            losses = self._step(both, scale)
         self._note(losses)
         return torch.tensor(losses.largest, device=self.args.device)
+
+    def _step(self, both: Callable[[], tuple[Tensor, Any]], scale: float) -> Losses:
+        backward, distance = self.accelerator.backward, self.distill
+        if distance is None:
+            return self.strategy.step(lambda: None, lambda _: both()[0] * scale, backward=backward)
+        return self.strategy.step(
+            both,
+            lambda pair: pair[0] * scale,
+            distill=lambda pair, teacher: distance(pair[1], teacher[1]) * scale,
+            backward=backward,
+        )
 
     def _is_scaled(self, num_items_in_batch: Any) -> bool:
         """Whether a loss is divided by what the batches of the whole step hold, and not yet by their number."""
