@@ -4,7 +4,8 @@
     python tools/zoo.py first timm:resnet50 ...  # some of it, run again
     python tools/zoo.py first --write-only       # the table from what has been run
 
-Every model leaves one JSON file in the cache folder, so a run that was interrupted goes on where it stopped. A file
+Every model leaves one JSON file in the cache folder, so a run that was interrupted goes on where it stopped; what the
+page has counts, too. A file
 also names the state of the library's source text: what was measured with another state is run again, unless `--keep`
 says that it may stand; the page then names the commits. `docs/coverage.md`
 is for people, `docs/coverage.json` has the same figures for programs.
@@ -55,6 +56,16 @@ def shard(cache: Path, suite: str, name: str) -> Path:
 
 
 # -- a suite -----------------------------------------------------------------------------------------------
+
+
+def restore(suite: str, cache: Path) -> None:
+    """Put results into the cache that the page has and the cache has not: another machine may have made them."""
+    page = ROOT / "docs" / "coverage.json"
+    for row in json.loads(page.read_text("utf-8")).get(suite, ()) if page.exists() else ():
+        file = shard(cache, suite, row["model"])
+        if not file.exists():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps(row, indent=1) + "\n", encoding="utf-8")
 
 
 def run_suite(
@@ -277,6 +288,8 @@ def main() -> int:
     known = [entry.name for entry in SUITES[options.suite]]
     if unknown := set(options.models) - set(known):
         parser.error(f"suite {options.suite} has no {', '.join(sorted(unknown))}; it has {', '.join(known)}")
+    for suite in SUITES:
+        restore(suite, options.cache)
     if not options.write_only:
         names = options.models or known
         run_suite(

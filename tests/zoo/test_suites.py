@@ -157,6 +157,20 @@ def test_only_what_is_due_runs(zoo: ModuleType, tmp_path: Path, monkeypatch: pyt
     assert ran == ["a", "b", "c", "a", "d"]
 
 
+def test_results_of_the_page_fill_the_cache(zoo: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zoo, "ROOT", tmp_path)
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "coverage.json").write_text(json.dumps({"first": [PASSED, CRASHED]}), encoding="utf-8")
+    here = zoo.shard(tmp_path, "first", "timm:bad")
+    here.parent.mkdir()
+    here.write_text("{}", encoding="utf-8")
+    zoo.restore("first", tmp_path)
+    zoo.restore("timm", tmp_path)
+    assert json.loads(zoo.shard(tmp_path, "first", "timm:good").read_text("utf-8")) == PASSED
+    assert here.read_text("utf-8") == "{}"
+    assert not (tmp_path / "timm").exists()
+
+
 def test_a_process_that_dies_is_a_failure(zoo: ModuleType, tmp_path: Path) -> None:
     result = zoo._run_one("first", "no such model", tmp_path, 60.0, ("state", "commit"))
     assert not result["passed"]
