@@ -36,7 +36,8 @@ def section(name: str) -> str:
     script = HERE / f"{name}.py"
     story = ast.get_docstring(ast.parse(script.read_text(encoding="utf-8"))) or ""
     prose = [part for part in story.split("\n\n") if not part.startswith("    ")]
-    environment = {**os.environ, "PYTHONPATH": str(HERE.parent)}
+    places = [str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(places)}
     done = subprocess.run([sys.executable, str(script)], stdout=subprocess.PIPE, text=True, check=True, env=environment)
     return "\n\n".join([f"## {SECTIONS[name]}", *prose, done.stdout.strip()])
 
