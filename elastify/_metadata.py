@@ -65,28 +65,36 @@ class Number:
         return self.attr.owner != self.path
 
 
-def numbers(model: nn.Module) -> Iterator[Number]:
-    """Every integer that modules hold, also in lists, dictionaries and plain objects; what is shared comes once."""
-    seen: set[int] = set()
-    for path, owner, name, value in _held(model):
-        yield from _inside(value, path, owner, name, (), (), seen)
+class Described:
+    """What the modules of a model hold, read once: all attributes, and the numbers among them."""
 
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.attributes = list(_held(model))
 
-def named_modules(model: nn.Module) -> set[str]:
-    """Modules that entries of dictionaries name, as `feature_info` does."""
-    return {f"{number.path}.{text}" if number.path else text for number in numbers(model) for text in number.beside}
+    @cached_property
+    def numbers(self) -> list[Number]:
+        """Every integer, also in lists, dictionaries and plain objects; what is shared comes once."""
+        seen: set[int] = set()
+        return [
+            n for path, owner, name, value in self.attributes for n in _inside(value, path, owner, name, (), (), seen)
+        ]
+
+    @cached_property
+    def named_modules(self) -> set[str]:
+        """Modules that entries of dictionaries name, as `feature_info` does."""
+        return {f"{n.path}.{text}" if n.path else text for n in self.numbers for text in n.beside}
 
 
 def _held(model: nn.Module) -> Iterator[tuple[str, str, str, Any]]:
     """(module, owner, name, value) of all attributes of modules, then of the objects in these, and so on: an object
     in another one that a module holds as well describes that module."""
-    level = [
-        (path, path, name, value)
-        for path, module in model.named_modules()
-        if not isinstance(module, torch.jit.ScriptModule)
-        for name, value in vars(module).items()
-        if name not in _OWN and not name.startswith("_elastify") and name not in nn_sources(module)
-    ]
+    level = []
+    for path, module in model.named_modules():
+        if not isinstance(module, torch.jit.ScriptModule):
+            told = {*_OWN, *nn_sources(module)}
+            level += [(path, path, name, value) for name, value in vars(module).items() if name not in told]
+    level = [item for item in level if not item[2].startswith("_elastify")]
     seen: set[int] = set()
     while level:
         yield from level
@@ -132,7 +140,7 @@ class Metadata:
     number counts. `sizes` maps the others to their layouts, `unclear` those that could mean several to all of these.
     """
 
-    model: nn.Module
+    described: Described
     analysis: Analysis
     known: Mapping[Attr, Layout]
     roles: Mapping[int, str]
@@ -142,7 +150,7 @@ class Metadata:
 
     def match(self) -> Metadata:
         """Fill `sizes` and `unclear`; what modules say of themselves helps to read what objects say of many."""
-        for number in sorted(numbers(self.model), key=lambda number: number.shared):
+        for number in sorted(self.described.numbers, key=lambda number: number.shared):
             name = number.name
             if number.value < 2 or not _SIZES.search(name) or _OTHERS.search(name) or self.is_used(number):
                 continue
@@ -166,7 +174,7 @@ class Metadata:
         if not number.shared:
             return number.attr in self.known or number.attr in self.arguments
         attr = number.attr
-        return (id(resolve(self.model, attr.owner)), attr.name, attr.index) in self.read
+        return (id(resolve(self.described.model, attr.owner)), attr.name, attr.index) in self.read
 
     def together(self, number: Number) -> set[Layout]:
         """The inputs of weights of which the model's library says that the number is their sum."""
@@ -208,7 +216,9 @@ class Metadata:
                 yield self.of_size(self.results(path), size)
             yield self.of_size(self.passing(path), size)
             yield self.of_size(self.inside.get(path, []), size)
-            children = [self.join(path, child) for child, _ in self.model.get_submodule(path).named_children()]
+            children = [
+                self.join(path, child) for child, _ in self.described.model.get_submodule(path).named_children()
+            ]
             yield self.of_size([v for child in children for v in self.passing(child)], size)
         yield self.of_size([v for where, made in self.inside.items() if _within(where, path) for v in made], size)
 
@@ -227,7 +237,7 @@ class Metadata:
         """Attributes that forward computes with or compares, by the objects that hold them."""
         compared = _attributes(expr for graph in self.analysis.graphs for guard in graph.guards for expr in guard.args)
         attrs = {*self.known, *self.arguments, *compared}
-        return {(id(resolve(self.model, attr.owner)), attr.name, attr.index) for attr in attrs}
+        return {(id(resolve(self.described.model, attr.owner)), attr.name, attr.index) for attr in attrs}
 
     @cached_property
     def calls(self) -> dict[str, list[Any]]:
@@ -309,13 +319,13 @@ class Metadata:
         return layouts
 
 
-def counts(model: nn.Module, stages: Sequence[Stage], known: Iterable[Attr]) -> dict[Attr, tuple[str, ...]]:
+def counts(described: Described, stages: Sequence[Stage], known: Iterable[Attr]) -> dict[Attr, tuple[str, ...]]:
     """Numbers of layers, and lists in shared objects with one entry per layer, with the containers that they follow.
 
     The closest elastic container of that many modules is meant, of several in one place the one that the name mentions
     (`decoder_layers`). A plain number of a shared object follows all that are left, which the longest of them decides.
     """
-    length = {s.container: len(resolve(model, s.container)._modules) for s in stages if not s.aside}
+    length = {s.container: len(resolve(described.model, s.container)._modules) for s in stages if not s.aside}
     words = {path: set(path.split(".")) for path in length}
     common = set.intersection(*words.values()) if len(words) > 1 else set()
 
@@ -326,14 +336,14 @@ def counts(model: nn.Module, stages: Sequence[Stage], known: Iterable[Attr]) -> 
         return tuple(named or found)
 
     used, found = set(known), {}
-    for number in numbers(model) if length else ():
+    for number in described.numbers if length else ():
         whole = number.shared and not number.attr.index
         speaks = _COUNTS.search(number.name) and not _OTHERS.search(number.name) and not number.beside
         if speaks and (whole or number.attr not in used):
             containers = fitting(number.path, number.name, number.value)
             if len(containers) == 1 or (containers and whole):
                 found[number.attr] = containers
-    for path, owner, name, value in _held(model) if length else ():
+    for path, owner, name, value in described.attributes if length else ():
         if owner != path and type(value) is list and not _OTHERS.search(name):
             containers = fitting(path, name, len(value))
             if containers:

@@ -21,7 +21,7 @@ from elastify._equations import constraints
 from elastify._graph import Graph
 from elastify._ints import Attr, Dim, exprs, leaves
 from elastify._layout import Axis, Layout, Product, axes_of
-from elastify._metadata import Metadata, counts
+from elastify._metadata import Described, Metadata, counts
 from elastify._naming import Draft, name_axes
 from elastify._options import Options
 from elastify._plan import Constraint, ElasticAxis, FrozenDim, Plan
@@ -50,8 +50,12 @@ class Planner:
     kept: dict[int, str] = field(default_factory=dict)
 
     @cached_property
+    def described(self) -> Described:
+        return Described(self.model)
+
+    @cached_property
     def depth(self) -> Stages:
-        return Stages(self.model, self.analysis, self.options)
+        return Stages(self.described, self.analysis, self.options)
 
     def plan(self) -> Plan:
         drafts = self.drafts(self.depth.runs(None))  # names do not depend on what is frozen
@@ -60,7 +64,7 @@ class Planner:
         elastic = {axis.id for axis in axes}
         read = self.attributes()
         roles = {axis.id: axis.role for axis in axes}
-        metadata = Metadata(self.model, self.analysis, read, roles, _adapters.sums(self.model)).match()
+        metadata = Metadata(self.described, self.analysis, read, roles, _adapters.sums(self.model)).match()
         attributes = {
             attr: layout
             for attr, layout in {**read, **metadata.sizes}.items()
@@ -84,7 +88,7 @@ class Planner:
             matched=frozenset(metadata.sizes),
             unclear=metadata.unclear,
             summed=self.analysis.summed,
-            counts=counts(self.model, stages, read),
+            counts=counts(self.described, stages, read),
         )
 
     # -- tensors -----------------------------------------------------------------------------------------

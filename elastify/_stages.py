@@ -17,7 +17,7 @@ from torch import nn
 from elastify._analysis import Analysis
 from elastify._branches import Branches
 from elastify._depth import Run, all_branches, find_runs
-from elastify._metadata import named_modules
+from elastify._metadata import Described
 from elastify._naming import name_runs
 from elastify._options import Options
 from elastify._plan import RigidBlocks, Stage
@@ -35,8 +35,9 @@ def children(model: nn.Module, *, contained: bool) -> dict[str, list[str]]:
 class Stages:
     """The rows of blocks of one model. `moving` are always the ids of the axes that may get smaller (None: all)."""
 
-    def __init__(self, model: nn.Module, analysis: Analysis, options: Options) -> None:
-        self.model, self.analysis, self.options = model, analysis, options
+    def __init__(self, described: Described, analysis: Analysis, options: Options) -> None:
+        self.described, self.analysis, self.options = described, analysis, options
+        self.model = described.model
         self.rigid: dict[tuple[str, ...], str] = {}
         self._found: dict[frozenset[int] | None, list[Run]] = {}
 
@@ -128,7 +129,7 @@ class Stages:
     def _children(self) -> tuple[dict[str, Sequence[str]], dict[str, Sequence[str]]]:
         """Blocks that leave their containers, and those that step aside."""
         contained, others = (children(self.model, contained=flag) for flag in (True, False))
-        named = named_modules(self.model)
+        named = self.described.named_modules
         numbered = {path for path, parts in contained.items() if 0 < len(named.intersection(parts)) < len(parts)}
         others |= {path: contained[path] for path in numbered}  # their blocks step aside: the others keep their names
         return {path: parts for path, parts in contained.items() if path not in numbered}, {**others}
