@@ -21,6 +21,7 @@ from elastify._errors import ElastifyError
 from elastify._rewrite import is_elastic
 from elastify.train._batches import ForwardFn, batch_count, random_state, set_random_state
 from elastify.train._checkpoint import make_folder, read_checkpoint
+from elastify.train._log import Log
 from elastify.train._plain import Plain
 from elastify.train._ranks import Ranks, is_sharded
 from elastify.train._run import Run
@@ -65,6 +66,8 @@ def fit(
     checkpoint_every: int | None = None,
     resume: bool = True,
     seed: int = 0,
+    log_dir: str | Path | None = None,
+    tensorboard: bool = False,
     on_step: Callable[[int, Losses], Any] | Sequence[Callable[[int, Losses], Any]] = (),
     progress: bool = True,
 ) -> History:
@@ -93,6 +96,9 @@ def fit(
     counts the time before a resume too. The order of the data depends on `seed` and the epoch alone; the global
     generators are given back.
 
+    `log_dir` gets `losses.csv`, a row per step with the losses of the sizes and the learning rate; with `tensorboard`
+    event files too.
+
     On several ranks (torchrun, after `init_process_group`) each trains on batches of its own: give every one its part
     (`DistributedSampler`). All train the same subnets, gradients are averaged once per step, losses are means over
     the ranks, an epoch ends with the first rank that has no batch left, and the first one writes the checkpoints.
@@ -108,6 +114,8 @@ def fit(
         raise ElastifyError(f"unknown amp {amp!r}", fix='None, "bf16" or "fp16"')
     if checkpoint_every is not None and (checkpoint is None or checkpoint_every < 1):
         raise ElastifyError(f"checkpoint_every={checkpoint_every} needs checkpoint='folder/' and at least 1 step")
+    if tensorboard and log_dir is None:
+        raise ElastifyError("TensorBoard needs a folder", fix="log_dir='runs/first'")
     if distill is not None and strategy is None:
         raise ElastifyError("there is nobody to distil into", why="fit has no strategy", fix="strategy=Sandwich(model)")
     if checkpoint is not None:
@@ -136,6 +144,10 @@ def fit(
     fewest = min(ranks.gather(-1 if limits.batches is None else limits.batches))
     limits = replace(limits, batches=None if fewest < 0 else fewest)
     made = _optimizer(optimizer, parameters)
+    hooks = [on_step] if callable(on_step) else [*on_step]
+    log = Log(Path(log_dir), made, tensorboard) if log_dir is not None and ranks.rank == 0 else None
+    if log is not None:
+        hooks.insert(0, log)
     run = Run(
         model=model,
         strategy=chosen,
@@ -153,7 +165,7 @@ def fit(
         every=checkpoint_every,
         seed=seed,
         ranks=ranks,
-        hooks=(on_step,) if callable(on_step) else tuple(on_step),
+        hooks=tuple(hooks),
     )
     modes = [(module, module.training) for module in model.modules()]
     outside = random_state()
@@ -165,6 +177,8 @@ def fit(
             model.train()
         run.train(data, progress)
     finally:
+        if log is not None:
+            log.close()
         set_random_state(outside)
         for module, mode in modes:
             module.training = mode

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
+import multiprocessing
+import random
+import sys
+import time
+import types
 from pathlib import Path
 
 import pytest
@@ -148,6 +154,72 @@ def test_a_file_where_the_folder_should_be(tmp_path: Path) -> None:
     said = refused(tmp_path / "file")
     assert "a checkpoint needs a folder" in said
     assert "File exists" in said
+
+
+def long_run(folder: Path, slow: bool = True) -> list[float]:
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    model = elastify(nn.Sequential(nn.Linear(4, 16), nn.Dropout(0.1), nn.Linear(16, 3)), X[:2] * 0 + 1, verify=False)
+    data = [(torch.full((8, 4), n / 5).sin(), torch.arange(8) % 3) for n in range(5)]
+    history = fit(
+        model,
+        data,
+        F.cross_entropy,
+        strategy=Sandwich(model),
+        steps=60,
+        checkpoint=folder,
+        checkpoint_every=2,
+        log_dir=folder,
+        on_step=lambda step, losses: time.sleep(0.01 if slow else 0),
+        progress=False,
+    )
+    return [step.total for step in history.losses]
+
+
+def test_a_run_killed_at_a_random_moment_goes_on_to_the_same_losses(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("forkserver")
+    process = context.Process(target=long_run, args=(tmp_path / "killed",), daemon=True)
+    process.start()
+    end = time.monotonic() + 60
+    while not (tmp_path / "killed" / "checkpoint.json").exists():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    time.sleep(random.uniform(0, 0.3))
+    process.kill()
+    process.join()
+    assert process.exitcode == -9
+    losses = long_run(tmp_path / "killed", slow=False)
+    assert losses == long_run(tmp_path / "whole", slow=False)
+    rows = list(csv.DictReader((tmp_path / "killed" / "losses.csv").open()))
+    assert [int(row["step"]) for row in rows] == list(range(1, 61))
+    assert [float(row["loss"]) for row in rows] == losses
+
+
+def test_tensorboard_is_optional(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    options = {"log_dir": tmp_path / "log", "tensorboard": True}
+    with pytest.raises(ElastifyError, match="there is no TensorBoard here"):
+        run(net(), tmp_path / "a", **options)
+    with pytest.raises(ElastifyError, match="TensorBoard needs a folder"):
+        run(net(), tmp_path / "a", tensorboard=True)
+    said: list[tuple[str, float, int]] = []
+
+    class Writer:
+        def __init__(self, folder: str) -> None:
+            assert folder == str(tmp_path / "log")
+
+        def add_scalar(self, *scalar: object) -> None:
+            said.append(scalar)
+
+        def close(self) -> None:
+            said.append(("closed", 0.0, 0))
+
+    fake = types.ModuleType("torch.utils.tensorboard")
+    fake.SummaryWriter = Writer
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", fake)
+    history = run(net(), tmp_path / "a", **options)
+    assert ("loss/max", history.losses[1].max, 2) in said
+    assert said[-1][0] == "closed"
 
 
 class TestDamage:
