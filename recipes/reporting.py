@@ -73,7 +73,7 @@ def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]
     table = Table(*header, title=title)
     for cells in rows:
         table.add_row(*cells)
-    Console(width=max(100, Console().width)).print(table)
+    Console(width=max(120, Console().width)).print(table)
 
 
 def write_figure(path: Path, data: Sequence[Any], title: str, x: str, y: str, **axes: Any) -> None:

@@ -11,10 +11,10 @@ class Block(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.branch = nn.Sequential(
-            nn.GroupNorm(1, width),
+            nn.GroupNorm(width, width),
             nn.ReLU(),
             nn.Conv2d(width, width, 3, padding=1, bias=False),
-            nn.GroupNorm(1, width),
+            nn.GroupNorm(width, width),
             nn.ReLU(),
             nn.Conv2d(width, width, 3, padding=1, bias=False),
         )
@@ -26,12 +26,14 @@ class Block(nn.Module):
 class ResidualNet(nn.Module):
     """A stem that divides height and width by 4, `depth` blocks, and a head: images to logits [batch, classes].
 
-    Group norms of one group measure each image by itself: a subnet has no statistics of its own to keep.
+    Norms measure each channel of each image by itself (the last one all channels together), so a channel is normed
+    in the same way at every width, and a subnet has no statistics of its own to keep.
     """
 
     def __init__(self, channels: int, width: int, depth: int, classes: int = 10) -> None:
         super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(channels, width, 5, stride=2, padding=2), nn.ReLU(), nn.MaxPool2d(2))
+        first = nn.Conv2d(channels, width, 5, stride=2, padding=2), nn.GroupNorm(width, width)
+        self.stem = nn.Sequential(*first, nn.ReLU(), nn.MaxPool2d(2))
         self.blocks = nn.Sequential(*(Block(width) for _ in range(depth)))
         last = nn.GroupNorm(1, width), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, classes)
         self.head = nn.Sequential(*last)

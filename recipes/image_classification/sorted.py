@@ -39,14 +39,14 @@ class Seed:
         self.strategy = Sorted(self.model, (WIDTHS, DEPTHS), args.draws, seed=seed)
         self.new = {name: value.clone() for name, value in self.model.state_dict().items()}
 
-    def train(self, name: str, model: nn.Module, strategy: Sorted | None = None) -> None:
+    def train(self, name: str, model: nn.Module, strategy: Sorted | None = None, steps: int | None = None) -> None:
         adam = partial(torch.optim.AdamW, lr=self.args.rate, weight_decay=self.args.decay)
         fit(
             model,
             self.task.loader(),
             nn.functional.cross_entropy,
             strategy=strategy,
-            steps=self.args.steps,
+            steps=steps or self.args.steps,
             optimizer=adam,
             scheduler="cosine",
             clip=1.0,
@@ -63,12 +63,19 @@ class Seed:
         self.found.once("switch ms", self.switching)
         self.found.once("bytes", self.sizes)
         plain = [configs[number] for number in alone_sizes(len(configs))]
+        macs = cost(model, list(configs)).macs
         for number, config in enumerate(plain):
             model.load_state_dict(self.new)
             network = extract(model, config)
             if f"alone {number}" not in values or config == plain[-1]:
                 self.train(f"alone{number}", network)
                 self.found.once(f"alone {number}", partial(self.task.score, network))
+            if self.args.equal_compute and f"compute {number}" not in values:
+                model.load_state_dict(self.new)
+                longer = extract(model, config)
+                share = self.args.draws * float(macs.mean()) / cost(model, config).macs
+                self.train(f"compute{number}", longer, steps=max(1, round(share * self.args.steps)))
+                self.found.once(f"compute {number}", partial(self.task.score, longer))
         model.load_state_dict(network.state_dict())  # the plain full network; its slices are the naive baseline
         for number, config in enumerate(plain):
             self.found.once(f"sliced {number}", partial(self.subnet_accuracy, config))
@@ -109,7 +116,10 @@ def summary(results: list[dict[str, Any]], seed: Seed) -> tuple[list[list[str]],
     costs = cost(seed.model, list(seed.strategy.configs))
     rows = []
     for number, place in enumerate(alone_sizes(count)):
-        columns = [[r[kind] for r in results] for kind in (f"subnet {place}", f"alone {number}", f"sliced {number}")]
+        kinds = [f"subnet {place}", f"alone {number}", f"sliced {number}"]
+        if f"compute {number}" in results[0]:
+            kinds.append(f"compute {number}")
+        columns = [[r[kind] for r in results] for kind in kinds]
         config = seed.strategy.configs[place]
         name = f"{config.sizes['width']} x {len(config.depths['blocks'])}"
         rows.append([name, f"{costs.macs[place]:,}", f"{costs.params[place]:,}", *map(spread, columns)])
@@ -135,6 +145,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--draws", type=int, default=4, help="subnets that a step trains (default 4)")
     parser.add_argument("--width", type=int, default=48, help="channels of the full network (default 48)")
     parser.add_argument("--decay", type=float, default=0.0, help="weight decay (default 0)")
+    parser.add_argument("--equal-compute", action="store_true", help="also each alone for the MACs of the elastic one")
     args = parser.parse_args(argv)
     if args.quick:
         args.steps, args.batch, args.width = 30, 32, 24
@@ -144,7 +155,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         seed = Seed(args, number, task)
         results.append(seed.run())
     rows, claim = summary(results, seed)
-    header = ("width x depth", "MACs", "parameters", "one for all", "trained alone", "plain, sliced")
+    header = ["width x depth", "MACs", "parameters", "one for all", "trained alone", "plain, sliced"]
+    header += ["equal MACs"] if args.equal_compute else []
     print_table(f"{task.name} accuracy in %", header, rows)
     reach = ", ".join(map(str, claim["reach"]))
     facts = [

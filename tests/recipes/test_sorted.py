@@ -27,13 +27,14 @@ def test_the_whole_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     for name, value in {"WIDTHS": 3, "DEPTHS": 2, "ALONE": 2}.items():
         monkeypatch.setattr(recipe, name, value)
     folder = write_images(tmp_path / "images", 140, 60)
-    claim = run(folder, tmp_path / "out", "--width", "12", "--seeds", "0", "1")
+    claim = run(folder, tmp_path / "out", "--width", "12", "--seeds", "0", "1", "--equal-compute")
     assert (claim["subnets"], len(claim["reach"]), len(claim["relative"])) == (6, 2, 6)
     assert claim["relative"][-1] == 100
     assert max(claim["macs"]) == claim["macs"][-1]
     assert claim["file size ratio"] <= 1.05
     printed = capsys.readouterr().out
     assert "test accuracy in %" in printed
+    assert "equal MACs" in printed
     assert "all 6 subnets, test, per seed" in printed
     assert (tmp_path / "out/sorted.html").stat().st_size > 0
     values = json.loads((tmp_path / "out/seed0/measurements.json").read_text())["values"]
@@ -43,7 +44,7 @@ def test_the_whole_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
         raise AssertionError
 
     monkeypatch.setattr(recipe.Task, "score", measured_again)
-    assert run(folder, tmp_path / "out", "--width", "12", "--seeds", "0", "1") == claim
+    assert run(folder, tmp_path / "out", "--width", "12", "--seeds", "0", "1", "--equal-compute") == claim
     with pytest.raises(ElastifyError, match="other values of draws"):
         run(folder, tmp_path / "out", "--width", "12", "--draws", "2")
 
