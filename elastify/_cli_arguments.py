@@ -7,10 +7,14 @@ was expected.
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import json
+import pkgutil
 import re
 import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -161,3 +165,53 @@ def _number(option: str, text: str) -> int | float:
         raise ElastifyError(
             f"{option}: {text!r} is not a number", fix="a whole number is a size, a number with a point is a ratio"
         ) from None
+
+
+def find_recipe(name: str) -> str:
+    """The module that a recipe's name means: `NAME.train`, or `NAME.MODULE`, installed or of the current checkout."""
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    homes = [home for home in ("elastify_recipes", "recipes") if importlib.util.find_spec(home) is not None]
+    known = sorted(found.name for home in homes for found in pkgutil.iter_modules(_folders(home)) if found.ispkg)
+    recipe, _, module = name.partition(".")
+    for home in homes:
+        if recipe in known and any(m.name == (module or "train") for m in pkgutil.iter_modules(_folders(home, recipe))):
+            return f"{home}.{recipe}.{module or 'train'}"
+    raise ElastifyError(
+        f"there is no recipe {name!r}",
+        why=f"known are {', '.join(dict.fromkeys(known))}" if known else "no recipes are installed",
+        fix="elastify train RECIPE, or RECIPE.MODULE" if known else "pip install elastify, or run from a checkout",
+    )
+
+
+def _folders(*names: str) -> list[str]:
+    spec = importlib.util.find_spec(names[0])
+    return [str(Path(folder, *names[1:])) for folder in (spec.submodule_search_locations or [])] if spec else []
+
+
+def read_recipe_options(words: Sequence[str]) -> list[str]:
+    """The options of a recipe, with those of `--config FILE.json` in front, where others that are given win.
+
+    >>> read_recipe_options(["--quick", "--epochs", "2"])
+    ['--quick', '--epochs', '2']
+    """
+    rest, given = list(words), [number for number, word in enumerate(words) if word.partition("=")[0] == "--config"]
+    if not given:
+        return rest
+    _, equals, file = rest.pop(given[0]).partition("=")
+    if not equals:
+        file = rest.pop(given[0]) if given[0] < len(rest) else ""
+    try:
+        options = json.loads(Path(file).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ElastifyError("the options cannot be read", where=f"--config {file}", why=str(error)) from None
+    if not isinstance(options, dict):
+        raise ElastifyError("the options are no JSON object", where=file, fix='{"epochs": 2, "quick": true}')
+    flags: list[str] = []
+    for name, value in options.items():
+        flag = f"--{name.replace('_', '-')}"
+        if value is True:
+            flags.append(flag)
+        elif value is not None and value is not False:
+            flags += [flag, *map(str, value if isinstance(value, list) else [value])]
+    return flags + rest

@@ -1,8 +1,8 @@
-"""The command `elastify`: look at the search space of a model, run the demonstration.
+"""The command `elastify`: look at the search space of a model, run a recipe or the demonstration.
 
 `inspect` builds a model from its name (or from a factory in user code), makes it elastic and prints what the library
 prints. Mistakes of the user, which the library raises as ElastifyError, end with one paragraph on standard error and
-exit code 2; anything else is a bug and shows its traceback. `demo` runs a module of the installed recipes by name: the
+exit code 2; anything else is a bug and shows its traceback. `train` and `demo` run modules of the recipes by name: the
 library itself never imports them.
 """
 
@@ -19,7 +19,15 @@ from typing import Annotated
 import typer
 
 from elastify._build import elastify
-from elastify._cli_arguments import build_model, read_choices, read_input, read_pairs, read_ratio
+from elastify._cli_arguments import (
+    build_model,
+    find_recipe,
+    read_choices,
+    read_input,
+    read_pairs,
+    read_ratio,
+    read_recipe_options,
+)
 from elastify._cost import Cost, human
 from elastify._elastic import cost, space
 from elastify._errors import ElastifyError
@@ -182,19 +190,52 @@ def demo(context: typer.Context) -> None:
     elastify demo
     elastify demo --minutes 2
     """
-    arguments = sys.argv
     with _mistakes(bool(context.obj)):
-        try:
-            sys.argv = ["elastify demo", *context.args]
-            runpy.run_module(_DEMO, run_name="__main__")
-        except ModuleNotFoundError as error:
-            raise ElastifyError(
-                "the demonstration cannot run here",
-                why=f"the Python package {error.name!r} is missing",
-                fix='pip install "elastify[music,search,report]" && pip install --no-deps tinysoundfont==0.3.7',
-            ) from error
-        finally:
-            sys.argv = arguments
+        _run(
+            _DEMO,
+            ["elastify demo", *context.args],
+            "the demonstration cannot run here",
+            'pip install "elastify[music,search,report]" && pip install --no-deps tinysoundfont==0.3.7',
+        )
+
+
+@app.command(
+    add_help_option=False,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+)
+def train(
+    context: typer.Context,
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", show_default=False, help="NAME, or NAME.MODULE.")],
+) -> None:
+    """Run a recipe: of the installed ones, or of the checkout that is the current folder.
+
+    All options go to the recipe; [bold]elastify train RECIPE --help[/bold] lists them. They can stand in a JSON file
+    too: [bold]--config FILE.json[/bold]; those on the command line win.
+
+    \b
+    [bold]Examples[/bold]
+    elastify train image_classification --quick
+    elastify train image_classification --config mine.json --epochs 2
+    elastify train music_separation --help
+    """
+    with _mistakes(bool(context.obj)):
+        if recipe.startswith("-"):
+            raise ElastifyError("name a recipe first", why=f"{recipe} is an option", fix="elastify train RECIPE ...")
+        module, options = find_recipe(recipe), read_recipe_options(context.args)
+        fix = 'install it, or pip install "elastify[test]", which has what all recipes need'
+        _run(module, [f"elastify train {recipe}", *options], f"the recipe {recipe} cannot run here", fix)
+
+
+def _run(module: str, arguments: list[str], what: str, fix: str) -> None:
+    """Run a module as the main program, with these as its name and arguments."""
+    before = sys.argv
+    try:
+        sys.argv = arguments
+        runpy.run_module(module, run_name="__main__")
+    except ModuleNotFoundError as error:
+        raise ElastifyError(what, why=f"the Python package {error.name!r} is missing", fix=fix) from error
+    finally:
+        sys.argv = before
 
 
 @contextmanager

@@ -266,3 +266,25 @@ def test_module_can_be_run() -> None:
     )
     assert done.returncode == 2
     assert done.stderr.startswith("Error: 'resnet18' does not name a model")
+
+
+def test_train_runs_a_recipe_with_flags_and_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh: None
+) -> None:
+    recipes(tmp_path, DEMO)
+    (tmp_path / "elastify_recipes" / "music_separation" / "train.py").write_text(DEMO, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert run("train", "music_separation", "--minutes", "2") == "minutes 2.0 __main__\n"
+    assert "minutes 5" in run("train", "music_separation.demo")
+    (tmp_path / "mine.json").write_text('{"minutes": 3}', encoding="utf-8")
+    assert "minutes 3.0" in run("train", "music_separation", "--config", "mine.json")
+    assert "minutes 4.0" in run("train", "music_separation", "--config=mine.json", "--minutes", "4")
+    assert "elastify train music_separation" in run("train", "music_separation", "--help")
+    text = refused("train", "music")
+    assert "there is no recipe 'music'" in text
+    assert "music_separation" in text
+    assert "there is no recipe 'music_separation.game'" in refused("train", "music_separation.game")
+    assert "the options cannot be read" in refused("train", "music_separation", "--config", "theirs.json")
+    (tmp_path / "mine.json").write_text("[1]", encoding="utf-8")
+    assert "the options are no JSON object" in refused("train", "music_separation", "--config", "mine.json")
