@@ -17,7 +17,7 @@ Encode = Callable[[str], list[int]]
 
 
 def tiny_llama(hidden: int = 96, layers: int = 8) -> tuple[nn.Module, Encode]:
-    """A new Llama of a few hundred thousand parameters, whose tokens are the bytes of UTF-8."""
+    """A new Llama of about a million parameters, whose tokens are the bytes of UTF-8."""
     config = LlamaConfig(
         vocab_size=256,
         hidden_size=hidden,
