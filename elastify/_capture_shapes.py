@@ -77,7 +77,7 @@ def _batch_norm(op: str, data: Tensor, *given: Any, **named: Any) -> Tensor | No
     return _like(data) if all(v.dtype == data.dtype for v in vectors) else None
 
 
-def _layer_norm(op: str, data: Tensor, shape: Any, *given: Any, **named: Any) -> Tensor | None:
+def _layer_norm(op: str, data: Tensor, shape: Any = (), *given: Any, **named: Any) -> Tensor | None:
     """`torch.layer_norm(input, normalized_shape, weight, bias, …)`: as it was."""
     vectors = [v for v in (*given[:2], *named.values()) if isinstance(v, Tensor)]
     kept = tuple(data.shape[data.ndim - len(shape) :])
@@ -92,9 +92,11 @@ def _cat(op: str, parts: Any, dim: Any = 0, **other: Any) -> Tensor | None:
     first = parts[0]
     if any(type(p) is not FakeTensor or p.ndim != first.ndim or p.dtype != first.dtype for p in parts):
         return None
-    place = int(dim) % max(first.ndim, 1)
+    if not -first.ndim <= dim < first.ndim:
+        return None  # torch says what is wrong
+    place = int(dim) % first.ndim
     rest = {(*p.shape[:place], *p.shape[place + 1 :]) for p in parts}
-    if len(rest) > 1 or not first.ndim or not all(p.is_contiguous() and p.device == first.device for p in parts):
+    if len(rest) > 1 or not all(p.is_contiguous() and p.device == first.device for p in parts):
         return None
     total = sum(p.shape[place] for p in parts)
     return viewed(first, lambda t: t.new_empty((*first.shape[:place], total, *first.shape[place + 1 :])))

@@ -152,6 +152,10 @@ def test_sizes_that_disagree_are_an_error_every_time() -> None:
             for _ in range(2):
                 with pytest.raises(RuntimeError):
                     memo.run(op_name(func), func, args, {})
+        with pytest.raises(IndexError):
+            memo.run(op_name(torch.cat), torch.cat, ([torch.zeros(2, 3)] * 2, 5), {})
+        named = {"normalized_shape": (3,)}
+        assert memo.run(op_name(torch.layer_norm), torch.layer_norm, (torch.zeros(2, 3),), named).shape == (2, 3)
         wrong = (torch.zeros(2, 4), *[torch.zeros(3)] * 4, False, 0.1, 1e-5, False)
         with pytest.raises(RuntimeError):
             memo.run(op_name(torch.batch_norm), torch.batch_norm, wrong, {})
