@@ -3,7 +3,8 @@
 Tensors in the state become entries of `step-N.safetensors`; everything else, with their names in their places, becomes
 `checkpoint.json`, which also holds the name, size and checksum of the tensor file. The tensor file is written first,
 under a new name; renaming the JSON text over the old one is the moment at which the new checkpoint begins to exist.
-Older tensor files are removed afterwards. Reading runs no code of the file.
+Older ones that stay have been given a JSON file of their own, `step-N.json`, before that; all others are removed
+afterwards. Reading runs no code of the file.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +28,21 @@ from elastify._errors import ElastifyError
 JSON_NAME = "checkpoint.json"
 FORMAT = 1
 _WEIGHTS = re.compile(r"step-\d+\.safetensors")
-_LEFT_OVER = re.compile(r"\.?step-\d+\.safetensors(\.tmp)?")
+_LEFT_OVER = re.compile(r"\.?step-\d+\.(safetensors|json)(\.tmp)?")
 _TAG = "$"
 
 
-def write_checkpoint(folder: Path, step: int, state: Mapping[str, Any]) -> None:
-    """Replace the checkpoint of a folder. ElastifyError for a state that is not numbers, text and tensors."""
+def write_checkpoint(folder: Path, step: int, state: Mapping[str, Any], older: Sequence[int] = ()) -> None:
+    """Replace the checkpoint of a folder; those of the steps `older`, the last of which was it so far, stay beside it.
+
+    Raises ElastifyError for a state that is not numbers, text and tensors.
+    """
     make_folder(folder)
     tensors: dict[str, Tensor] = {}
     packed = pack(state, tensors)
-    name = f"step-{step:08d}.safetensors"
+    name = _name(step)
+    if older:
+        _atomic(folder / _name(older[-1], "json"), lambda path: shutil.copyfile(folder / JSON_NAME, path))
     _atomic(folder / name, lambda path: save_file(tensors, path))
     notes = {
         "elastify_checkpoint": FORMAT,
@@ -47,9 +54,14 @@ def write_checkpoint(folder: Path, step: int, state: Mapping[str, Any]) -> None:
     }
     text = json.dumps(notes)
     _atomic(folder / JSON_NAME, lambda path: path.write_text(text, encoding="utf-8"))
-    for old in folder.iterdir():
-        if _LEFT_OVER.fullmatch(old.name) and old.name != name:
+    stay = {name, *(_name(number, kind) for number in older for kind in ("safetensors", "json"))}
+    for old in sorted(folder.iterdir()):  # of an older one first what names the tensors, then these
+        if _LEFT_OVER.fullmatch(old.name) and old.name not in stay:
             old.unlink(missing_ok=True)
+
+
+def _name(step: int, kind: str = "safetensors") -> str:
+    return f"step-{step:08d}.{kind}"
 
 
 def make_folder(folder: Path) -> None:

@@ -64,6 +64,7 @@ def fit(
     distill: Distill | None = None,
     checkpoint: str | Path | None = None,
     checkpoint_every: int | None = None,
+    checkpoint_keep: int = 0,
     resume: bool = True,
     seed: int = 0,
     log_dir: str | Path | None = None,
@@ -92,9 +93,10 @@ def fit(
 
     `checkpoint` is a folder, written every `checkpoint_every` steps (None: every five minutes), at the end and on
     Ctrl-C; with `resume` a run that finds one there goes on from it, to the same losses (bit-equal on a CPU; a
-    dataset with generators of its own needs `set_epoch(epoch)` for that). A finished one returns at once. `minutes`
-    counts the time before a resume too. The order of the data depends on `seed` and the epoch alone; the global
-    generators are given back.
+    dataset with generators of its own needs `set_epoch(epoch)` for that). A finished one returns at once. Beside the
+    newest, the `checkpoint_keep` ones before it stay; to go back to one, copy its `step-N.json` over
+    `checkpoint.json`. `minutes` counts the time before a resume too. The order of the data depends on `seed` and the
+    epoch alone; the global generators are given back.
 
     `log_dir` gets `losses.csv`, a row per step with the losses of the sizes and the learning rate; with `tensorboard`
     event files too.
@@ -114,6 +116,8 @@ def fit(
         raise ElastifyError(f"unknown amp {amp!r}", fix='None, "bf16" or "fp16"')
     if checkpoint_every is not None and (checkpoint is None or checkpoint_every < 1):
         raise ElastifyError(f"checkpoint_every={checkpoint_every} needs checkpoint='folder/' and at least 1 step")
+    if not isinstance(checkpoint_keep, int) or checkpoint_keep < 0 or (checkpoint_keep and checkpoint is None):
+        raise ElastifyError(f"checkpoint_keep={checkpoint_keep!r} needs checkpoint='folder/' and a number of them")
     if tensorboard and log_dir is None:
         raise ElastifyError("TensorBoard needs a folder", fix="log_dir='runs/first'")
     if distill is not None and strategy is None:
@@ -163,6 +167,7 @@ def fit(
         dtype=None if amp is None else _AMP[amp],
         folder=None if checkpoint is None else Path(checkpoint),
         every=checkpoint_every,
+        keep=checkpoint_keep,
         seed=seed,
         ranks=ranks,
         hooks=tuple(hooks),

@@ -59,6 +59,7 @@ class Run:
     dtype: torch.dtype | None
     folder: Path | None
     every: int | None
+    keep: int
     seed: int
     ranks: Ranks
     hooks: tuple[Callable[[int, Losses], Any], ...]
@@ -72,6 +73,7 @@ class Run:
     _noticed: bool = False
     _random: Mapping[str, Any] | None = None
     _saved: tuple[int, float] = (-1, 0.0)
+    _written: list[int] = field(default_factory=list)  # steps of this run's checkpoints that are on disk
 
     def __post_init__(self) -> None:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype is torch.float16)
@@ -232,6 +234,7 @@ class Run:
         if self.ranks.rank > 0:
             self._seed_anew()
             return
+        self._written = [*self._written[max(0, len(self._written) - self.keep) :], len(self.losses)]
         rows = [[*(math.nan if y is None else y for y in (x.max, x.min)), x.weight, *x.random] for x in self.losses]
         state = {
             **self._small_state(),
@@ -243,8 +246,9 @@ class Run:
             "batch": self.batch,
             "seconds": self.seconds,
             "random": random_state(),
+            "written": self._written,
         }
-        write_checkpoint(self.folder, len(self.losses), state)
+        write_checkpoint(self.folder, len(self.losses), state, self._written[:-1])
 
     def _seed_anew(self) -> None:
         """The generators of a rank that writes no checkpoint, at this one."""
@@ -272,6 +276,7 @@ class Run:
             self.losses = [_losses_of(row.tolist()) for row in rows]
             self.epoch, self.batch, self.seconds = state["epoch"], state["batch"], state["seconds"]
             self._random = state["random"]
+            self._written = state.get("written", [len(self.losses)])
             if self.ranks.rank > 0:
                 self._seed_anew()
                 self._random = random_state()

@@ -6,11 +6,16 @@ import csv
 import json
 import math
 import multiprocessing
+import os
 import random
+import shutil
 import sys
+import tempfile
 import time
 import types
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -156,6 +161,73 @@ def test_a_file_where_the_folder_should_be(tmp_path: Path) -> None:
     assert "File exists" in said
 
 
+def older_steps(folder: Path) -> list[int]:
+    """Steps of the older checkpoints, each of which is read; it does not matter if the newest is there twice."""
+    newest = read_checkpoint(folder)
+    assert newest is not None
+    steps = []
+    for path in sorted(folder.glob("step-*.json")):
+        with tempfile.TemporaryDirectory() as other:
+            shutil.copytree(folder, other, dirs_exist_ok=True)
+            shutil.copy(path, Path(other) / "checkpoint.json")
+            state = read_checkpoint(Path(other))
+        assert state is not None
+        if len(state["losses"]) != len(newest["losses"]):
+            steps.append(int(path.stem.removeprefix("step-")))
+    return steps
+
+
+def test_older_checkpoints_stay_and_can_be_gone_back_to(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    options = {"checkpoint_every": 1, "checkpoint_keep": 2}
+    run(net(), folder, 3, **options)
+    assert older_steps(folder) == [1, 2]
+    straight = run(net(), folder, 6, **options).losses
+    assert older_steps(folder) == [4, 5]
+    shutil.copy(folder / "step-00000004.json", folder / "checkpoint.json")
+    again = run(net(), folder, 7, checkpoint_every=3, checkpoint_keep=2).losses
+    assert again[:6] == straight
+    assert older_steps(folder) == [4], "5 and 6 are not before this 7, for it began at 4"
+    run(net(), folder, 8, checkpoint_every=1)
+    assert older_steps(folder) == []
+    run(net(), folder, 9, **options)
+    run(net(), folder, 2, resume=False, **options)
+    assert older_steps(folder) == [1], "a run that begins anew keeps nothing of another"
+
+
+@pytest.mark.parametrize("moment", range(5))
+def test_a_crash_at_any_moment_keeps_the_newest_and_the_older_ones(
+    moment: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    for step in (1, 2, 3):
+        write_checkpoint(folder, step, {"losses": torch.ones(step)}, older=[1, 2, 3][max(0, step - 3) : step - 1])
+    left = moment
+
+    def crashing(work: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise OSError("power failure")
+            return work(*args, **kwargs)
+
+        return run
+
+    monkeypatch.setattr(os, "replace", crashing(os.replace))
+    monkeypatch.setattr(Path, "unlink", crashing(Path.unlink))
+    with pytest.raises(OSError, match="power failure"):
+        write_checkpoint(folder, 4, {"losses": torch.ones(4)}, older=[2, 3])
+    monkeypatch.undo()
+    state = read_checkpoint(folder)
+    assert state is not None
+    newest = len(state["losses"])
+    assert newest == (3 if moment < 3 else 4)
+    assert set(older_steps(folder)) >= {2, 3} - {newest}
+    write_checkpoint(folder, 5, {"losses": torch.ones(5)}, older=[3, newest] if newest == 4 else [2, 3])
+    assert older_steps(folder) == ([3, 4] if newest == 4 else [2, 3])
+
+
 def long_run(folder: Path, slow: bool = True) -> list[float]:
     torch.manual_seed(0)
     torch.set_num_threads(1)
@@ -169,6 +241,7 @@ def long_run(folder: Path, slow: bool = True) -> list[float]:
         steps=60,
         checkpoint=folder,
         checkpoint_every=2,
+        checkpoint_keep=2,
         log_dir=folder,
         on_step=lambda step, losses: time.sleep(0.01 if slow else 0),
         progress=False,
@@ -188,7 +261,10 @@ def test_a_run_killed_at_a_random_moment_goes_on_to_the_same_losses(tmp_path: Pa
     process.kill()
     process.join()
     assert process.exitcode == -9
+    left = older_steps(tmp_path / "killed")
+    assert len(left) <= 3, "two, and the one that was about to go"
     losses = long_run(tmp_path / "killed", slow=False)
+    assert older_steps(tmp_path / "killed") == [56, 58]
     assert losses == long_run(tmp_path / "whole", slow=False)
     rows = list(csv.DictReader((tmp_path / "killed" / "losses.csv").open()))
     assert [int(row["step"]) for row in rows] == list(range(1, 61))

@@ -322,6 +322,8 @@ class TestRefusals:
         self.refuse("minutes=-1 is no end", minutes=-1)
         self.refuse("unknown amp 'int8'", amp="int8")
         self.refuse("checkpoint_every=5 needs checkpoint=", checkpoint_every=5)
+        self.refuse("checkpoint_keep=2 needs checkpoint=", checkpoint_keep=2)
+        self.refuse("checkpoint_keep=-1 needs checkpoint=", checkpoint_keep=-1)
         self.refuse("optimizer gives a int", optimizer=lambda p: 3)
         self.refuse(
             "the optimizer does not train this model", optimizer=torch.optim.SGD(nn.Linear(2, 2).parameters(), 0.1)
