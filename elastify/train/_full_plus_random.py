@@ -2,15 +2,20 @@
 
 Its authors train separation networks this way and extract subnetworks without any fine-tuning. What the public
 text leaves open, the distribution of the random one, is that of `space(model).sample`: each size and depth evenly from
-its choices.
+its choices; or an even draw from a list, which may tie sizes together, as one width for all layers.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
+from elastify._config import SubnetConfig
+from elastify._elastic import space
+from elastify._errors import ElastifyError
 from elastify.train._strategy import Backward, Distill, Forward, Loss, Losses, Strategy, floats
 
 
@@ -26,7 +31,25 @@ class FullPlusRandom(Strategy):
     >>> losses = FullPlusRandom(model).step(lambda: model(x), lambda outputs: outputs.square().mean())
     >>> len(losses.random), losses.min is None
     (1, True)
+
+    `subnets` are the configurations that are drawn from (as for `activate`); None: all there are.
     """
+
+    subnets: Sequence[Any] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.subnets is not None:
+            if not self.subnets:
+                raise ElastifyError("there is no subnet to draw", where="FullPlusRandom", fix="subnets=None draws any")
+            checked = tuple(space(self.model).config(wishes) for wishes in self.subnets)
+            object.__setattr__(self, "subnets", checked)
+
+    def sample(self) -> SubnetConfig:
+        """A random configuration out of `subnets`, the next of the seeded sequence."""
+        if self.subnets is None:
+            return super().sample()
+        return self.subnets[int(self._generator.integers(len(self.subnets)))]
 
     def step(
         self, forward: Forward, loss: Loss, *, distill: Distill | None = None, backward: Backward = Tensor.backward

@@ -88,19 +88,24 @@ class BandSplit(nn.Module):
 
 
 class ResRNN(nn.Module):
-    """Residual recurrent layer along the last dimension of [B, S, N, L], each of the S sequences by itself."""
+    """Residual recurrent layer along the last dimension of [B, S, N, L], each of the S sequences by itself.
 
-    def __init__(self, width: int) -> None:
+    `hidden` units per direction (None: 2N); with `residual=False` x is not added.
+    """
+
+    def __init__(self, width: int, hidden: int | None = None, *, residual: bool = True) -> None:
         super().__init__()
+        hidden = hidden or 2 * width
+        self.residual = residual
         self.norm = nn.GroupNorm(1, width)
-        self.rnn = nn.LSTM(width, 2 * width, batch_first=True, bidirectional=True)
-        self.project = nn.Linear(4 * width, width)
+        self.rnn = nn.LSTM(width, hidden, batch_first=True, bidirectional=True)
+        self.project = nn.Linear(2 * hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.norm(x.flatten(0, 1)).transpose(1, 2)
         h, _ = self.rnn(h)
-        h = self.project(h).transpose(1, 2)
-        return x + h.reshape(x.shape)
+        h = self.project(h).transpose(1, 2).reshape(x.shape)
+        return x + h if self.residual else h
 
 
 class Block(nn.Module):

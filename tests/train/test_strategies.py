@@ -166,6 +166,14 @@ class TestFullPlusRandom:
         with pytest.raises(ElastifyError, match="learns from labels only"):
             FullPlusRandom(model).step(lambda: model(X.double()), cross_entropy, distill=soft_cross_entropy)
 
+    def test_draws_from_a_list(self, model: nn.Module) -> None:
+        strategy = FullPlusRandom(model, [0.5, {"*": 0.75}])
+        assert {strategy.sample() for _ in range(20)} == {space(model).config(0.5), space(model).config(0.75)}
+        with pytest.raises(ElastifyError, match="no subnet to draw"):
+            FullPlusRandom(model, [])
+        with pytest.raises(ElastifyError, match="absent"):
+            FullPlusRandom(model, [{"absent": 2}])
+
 
 class TestSampling:
     def test_seeded_and_resumable(self, model: nn.Module) -> None:

@@ -1,0 +1,171 @@
+"""Two kinds of width in one separator: parallel branches, as in Subnetwork-to-go, and sliced channels, at equal MACs.
+
+Three elastic networks of about the same size are trained in the same way, `loss(full) + loss(one random subnet)`, with
+one width for all layers (Li & Luo, arXiv 2312.03464): BSRNNs whose recurrent layers are `--branches` small LSTMs side
+by side, with the gate (TAC) and without, and an ordinary one whose LSTMs are sliced. Each depth and number of
+branches is a size; the sliced network has one of about as many MACs for each. `--alone` trains sizes alone, too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from elastify import SubnetConfig, activate, cost, elastify, extract, space
+from elastify.nn import ParallelResidual
+from elastify.train import FullPlusRandom, fit
+
+from ..reporting import Measurements, curve, print_table, settings_of, spread, write_figure
+from .demo import Music, Options, held_out_score, loss_for, on_mixture, open_music
+from .model import BSRNN, ResRNN, small_settings
+from .train import make_loader
+
+KINDS = {"branches, TAC": "tac", "branches, no gate": "none", "sliced channels": None}
+
+
+def separator(args: argparse.Namespace, gate: str | None, sample_rate: int) -> BSRNN:
+    """A small BSRNN; with a gate its recurrent layers are branches side by side."""
+    net = BSRNN(**small_settings(sample_rate, bands=args.bands, width=args.width, depth=args.depth))
+    for block in net.blocks if gate else ():
+        for name in ("time", "band"):
+            branches = [ResRNN(args.width, args.hidden, residual=False) for _ in range(args.branches)]
+            setattr(block, name, ParallelResidual(branches, gate, channels=args.width, dim=2))
+    return net
+
+
+class Kind:
+    """One elastic network, the configuration of every (depth, width), and what has been measured of them."""
+
+    def __init__(self, args: argparse.Namespace, seed: int, music: Music, gate: str | None) -> None:
+        self.args, self.seed, self.music = args, seed, music
+        self.folder = args.out / f"seed{seed}" / (gate or "sliced")
+        self.found = Measurements(self.folder / "measurements.json", settings_of(args))
+        rate = music.train[0].sample_rate
+        torch.manual_seed(seed)
+        self.samples = round(args.seconds * rate)
+        net = separator(args, gate, rate)
+        self.model = elastify(net, torch.zeros(2, self.samples).uniform_(-0.1, 0.1))
+        self.new = {name: value.clone() for name, value in self.model.state_dict().items()}
+        self.sizes = [(d, w) for d in range(1, args.depth + 1) for w in range(1, args.branches + 1)]
+
+    def configs(self, macs: list[int] | None = None) -> list[SubnetConfig]:
+        """One per size: by number of branches, or the sliced one of that depth whose MACs are nearest."""
+        where = space(self.model)
+        if macs is None:
+            return [where.config({"*branches": w, "blocks": d}) for d, w in self.sizes]
+        widest = next(axis.size for axis in where.axes if axis.name == "blocks.0.time.hidden")
+        found = []
+        for (depth, _), wanted in zip(self.sizes, macs, strict=True):
+            several = [where.config({"blocks.*.hidden": h, "blocks": depth}) for h in range(widest // 4, widest + 1)]
+            costs = cost(self.model, several).macs.tolist()
+            found.append(min(zip(several, costs, strict=True), key=lambda pair: abs(pair[1] - wanted))[0])
+        return found
+
+    def train(self, name: str, model: nn.Module, strategy: FullPlusRandom | None = None) -> None:
+        args, music = self.args, self.music
+        loader = make_loader(
+            music.train, music.target, steps=args.steps, batch=args.batch, seconds=args.seconds, seed=self.seed
+        )
+        fit(
+            model,
+            loader,
+            loss_for(model),
+            strategy=strategy,
+            steps=args.steps,
+            forward_fn=on_mixture,
+            clip=5.0,
+            scheduler="cosine",
+            optimizer=partial(torch.optim.Adam, lr=args.rate),
+            checkpoint=self.folder / name,
+            seed=self.seed,
+        )
+
+    def run(self, configs: list[SubnetConfig]) -> dict[str, Any]:
+        """SI-SDR improvements in dB on the held-out songs."""
+        self.train("elastic", self.model, FullPlusRandom(self.model, configs, seed=self.seed))
+        for size, config in zip(self.sizes, configs, strict=True):
+            with activate(self.model, config):
+                self.found.once(f"elastic {size}", partial(held_out_score, self.model, self.music))
+        for size, config in zip(self.sizes, configs, strict=True):
+            if (
+                self.args.alone
+                and size[1] in (1, self.args.branches)
+                and f"alone {size}" not in self.found.content["values"]
+            ):
+                self.model.load_state_dict(self.new)
+                network = extract(self.model, config)
+                self.train(f"alone-{size[0]}-{size[1]}", network)
+                self.found.once(f"alone {size}", partial(held_out_score, network, self.music))
+        return self.found.content["values"]
+
+
+def main(argv: list[str] | None = None) -> list[list[str]]:
+    """Train, measure; print the table, write the plot, return the rows."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--data", default="chorales", help="chorales, games, or a folder in MUSDB18's layout (default chorales)")
+    add("--target", help="the stem (default: the one that suits the data)")
+    add("--seeds", type=int, nargs="+", default=[0], help="one whole run each (default 0)")
+    add("--steps", type=int, default=800, help="steps of each training (default 800)")
+    add("--batch", type=int, default=4, help="chunks per step (default 4)")
+    add("--seconds", type=float, default=1.5, help="length of a chunk (default 1.5)")
+    add("--rate", type=float, default=3e-3, help="learning rate of Adam (default 3e-3)")
+    add("--bands", type=int, default=16, help="of the separator (default 16)")
+    add("--width", type=int, default=16, help="its N (default 16)")
+    add("--depth", type=int, default=2, help="its R (default 2)")
+    add("--branches", type=int, default=4, help="LSTMs side by side (default 4)")
+    add("--hidden", type=int, default=12, help="units of each per direction (default 12: 4 have the MACs of one of 32)")
+    add("--alone", action="store_true", help="also train the narrowest and widest of each depth alone, as many steps")
+    add("--quick", action="store_true", help="shows in a minute that everything works")
+    add("--out", type=Path, default=Path("runs/parallel"), help="folder of checkpoints and results")
+    args = parser.parse_args(argv)
+    if args.quick:
+        args.steps, args.batch, args.seconds, args.bands, args.width, args.hidden = 4, 2, 0.5, 6, 8, 6
+    music = open_music(Options(data=args.data, target=args.target), None)
+    results: dict[str, list[dict[str, Any]]] = {name: [] for name in KINDS}
+    macs: dict[str, list[int]] = {}
+    for seed in args.seeds:
+        wanted: list[int] | None = None
+        for name, gate in KINDS.items():
+            kind = Kind(args, seed, music, gate)
+            configs = kind.configs(None if gate else wanted)
+            macs[name] = cost(kind.model, configs).macs.tolist()
+            wanted = wanted or macs[name]
+            results[name].append(kind.run(configs))
+    rows = []
+    for number, size in enumerate(kind.sizes):
+        row = [f"{size[0]} x {size[1]}"]
+        for name, runs in results.items():
+            row += [f"{macs[name][number] / 1e6:.1f}", spread(values[f"elastic {size}"] for values in runs)]
+            if args.alone:
+                alone = [values[f"alone {size}"] for values in runs if f"alone {size}" in values]
+                row.append(spread(alone) if alone else "")
+        rows.append(row)
+    header = ["blocks x branches"]
+    for name in KINDS:
+        header += ["M MACs", name, *(["alone"] if args.alone else [])]
+    print_table(f"SI-SDR improvement, dB ({music.target}, {len(music.test)} held-out songs)", header, rows)
+    lines = []
+    for name, runs in results.items():
+        lines.append(
+            curve(
+                name,
+                sorted(zip(macs[name], (runs[0][f"elastic {size}"] for size in kind.sizes), strict=True)),
+                "markers",
+            )
+        )
+    write_figure(
+        args.out / "parallel.html", lines, "two kinds of width", f"MACs of {args.seconds:g} s", "SI-SDR improvement, dB"
+    )
+    (args.out / "parallel.json").write_text(json.dumps({"header": header, "rows": rows}, indent=1))
+    return rows
+
+
+if __name__ == "__main__":
+    main()
