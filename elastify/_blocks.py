@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from elastify._attributes import get_in, holder, put_in, resolve
 from elastify._errors import ElastifyError
 from elastify._ints import Attr
+from elastify._record import Record
 
 _PLACE = re.compile(r"^(layer|block|depth)_?(idx|index|id|number)$")
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
@@ -88,8 +89,9 @@ def shortened(
 ) -> Iterator[tuple[Attr, Any]]:
     """New values of these numbers and lists where some children are gone; `before` has those that are changed already.
 
-    A list has the entries of what is left (in an extracted model: with `before`); where blocks are only left out for a
-    while these come first, and the others stay behind, so that forward makes all that it made for each kind of layer.
+    A number counts those that are left of so many. A list has the entries of what is left (in an extracted model: with
+    `before`); where blocks are only left out for a while these come first, and the others stay behind, so that forward
+    makes all that it made for each kind of layer.
     """
     for attr, containers in counts.items():
         children = {path: list(resolve(model, path)._modules) for path in containers}
@@ -97,7 +99,7 @@ def shortened(
         longest = max(kept, key=len)
         old = before[attr] if before and attr in before else read(model, attr)
         if type(old) is int:
-            new: Any = len(longest)
+            new: Any = sum(place < old for place in longest)
         else:
             rest = [] if before is not None else [item for i, item in enumerate(old) if i not in longest]
             new = [*(old[i] for i in longest), *rest]
@@ -117,15 +119,24 @@ def write(model: nn.Module, attr: Attr, value: Any) -> None:
 
 
 @contextmanager
-def identities(model: nn.Module, paths: Collection[str]) -> Iterator[None]:
-    """Blocks that step aside replaced by `nn.Identity`, as they are in an extracted model, inside the block."""
+def as_extracted(model: nn.Module, entry: Record, *, lists: bool) -> Iterator[None]:
+    """The active subnet as it is when it is extracted, inside the block: `nn.Identity` in the place of blocks that
+    step aside, and, with `lists`, those with one entry per block cut down to what is left."""
+    active = entry.active
+    paths = active.aside if active else frozenset()
     parents = {path: resolve(model, path.rpartition(".")[0])._modules for path in paths}
     blocks = {path: parents[path][path.rpartition(".")[2]] for path in paths}
+    cut = list(shortened(model, entry.plan.counts, active.hidden, entry.moved)) if active and lists else []
+    before = [(attr, read(model, attr)) for attr, _ in cut]
     try:
         for path in paths:
             parents[path][path.rpartition(".")[2]] = nn.Identity()
+        for attr, value in cut:
+            write(model, attr, value)
         yield
     finally:
+        for attr, value in before:
+            write(model, attr, value)
         for path in paths:
             parents[path][path.rpartition(".")[2]] = blocks[path]
 

@@ -18,24 +18,21 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from elastify import _adapters
 from elastify._analysis import Analysis, analyse
-from elastify._blocks import identities
 from elastify._caches import emptied
-from elastify._capture import Run, capture, capture_all, prepare_inputs
-from elastify._config import SubnetConfig
+from elastify._capture import capture, capture_all, prepare_inputs
 from elastify._cost import CostModel
 from elastify._elastic import STATE, State, ids_of
 from elastify._errors import ElastifyError
 from elastify._graph import Graph, Value
 from elastify._layout import Layout, active_size
 from elastify._options import Options, check_patterns
-from elastify._plan import Plan, Stage
+from elastify._plan import Plan
 from elastify._planner import Planner, attribute_value
+from elastify._proofs import prove_sizes, prove_units
 from elastify._quiet import uncollected
-from elastify._recapture import failing
-from elastify._rewrite import install, is_elastic, remove, set_active, stepped_aside
+from elastify._rewrite import install, is_elastic, remove, set_active
 from elastify._space import SearchSpace
 from elastify._terms import Terms
-from elastify._verify import failing_axes
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -158,11 +155,11 @@ def _build(
     verified = verify and units and not on_meta
     if verified:
         moving = (lambda _: []) if keep_outputs else (lambda training: _output_layouts(analysis, training, hidden))
-        plan = _prove_units(model, planner, plan, args, kwargs, outputs, moving)
+        plan = prove_units(model, planner, plan, args, kwargs, outputs, moving)
     install(model, plan)
     try:
         if verify:
-            plan = _prove_sizes(model, planner, plan, analysis, args, kwargs, writing)
+            plan = prove_sizes(model, planner, plan, analysis, args, kwargs, writing)
         _check_something_moves(model, plan, analysis, planner)
         plan = _measure(model, plan, args, kwargs)
         given = {**{f.name: getattr(options, f.name) for f in fields(options)}, "keep_outputs": keep_outputs}
@@ -221,90 +218,10 @@ def _check_something_moves(model: nn.Module, plan: Plan, analysis: Analysis, pla
     )
 
 
-def _prove_units(
-    model: nn.Module,
-    planner: Planner,
-    plan: Plan,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    outputs: Callable[[Any], list[Tensor]],
-    moving: Callable[[bool], list[tuple[Layout, ...]]],
-) -> Plan:
-    """Demote axes in which the network is not symmetric; in train mode too where only that uses some parameters."""
-    modes = (False, True) if _only_in_training(model, planner.analysis) else (False,)
-    failed = failing_axes(model, plan, args, kwargs, outputs, modes=modes, layouts=moving)
-    if failed:
-        _warn([f"{a.name}: {failed[a.id]}" for a in plan.axes if a.id in failed])
-        planner.excluded = {**planner.excluded, **failed}
-        plan = planner.plan()
-    return plan
-
-
 def _output_layouts(analysis: Analysis, training: bool, hidden: frozenset[str]) -> list[tuple[Layout, ...]]:
     index = next(i for i, graph in enumerate(analysis.graphs) if graph.training is training)
     found = _interface(analysis.graphs[index], hidden)
     return [tuple(map(analysis.terms.resolve, analysis.dims[index][value.id])) for value in found]
-
-
-def _only_in_training(model: nn.Module, analysis: Analysis) -> bool:
-    """Whether some parameter is used in training mode alone (a counter of batches is no parameter)."""
-    parameters = [name for name, _ in model.named_parameters(remove_duplicate=False)]
-
-    def used(graph: Graph) -> set[str]:
-        seen = {value.id for call in graph.calls for value in call.inputs()}
-        return {name for name in parameters if graph.tensors[name].id in seen}
-
-    return any(used(graph) - used(analysis.graphs[0]) for graph in analysis.graphs if graph.training)
-
-
-def _prove_sizes(
-    model: nn.Module,
-    planner: Planner,
-    plan: Plan,
-    analysis: Analysis,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    writing: Run | None,
-) -> Plan:
-    """Demote axes and stages whose reduced networks are not what the plan says, until none is left.
-
-    Stages are told by this test alone whether the code around the blocks allows that they go, so it is no surprise
-    that some do not: they are listed in the space. An axis that fails is a mistake of the analysis: it is warned of.
-    """
-
-    def run(sizes: Mapping[int, int], blocks: Mapping[str, tuple[int, ...]], index: int) -> Graph:
-        set_active(model, sizes, blocks)
-        try:
-            with identities(model, stepped_aside(model)):  # as in an extracted model
-                return capture(
-                    model, args, kwargs, fake=not analysis.graphs[index].real, run=writing if index else None
-                )
-        finally:
-            set_active(model, {}, {})
-
-    last = len(analysis.graphs) - 1
-    runs = [0, *([last] if writing is not None and last and not analysis.graphs[last].training else [])]
-    for _ in range(4):
-        where = SearchSpace(plan)
-        chosen = (where.min, _every_other(where), where.sample(0), where.sample(1))
-        configurations = [ids_of(where, config) for config in chosen]
-        configurations.insert(0, ({}, {stage.name: _first_and_last(stage) for stage in plan.stages}))
-        axes, stages = failing(analysis, plan, run, configurations)
-        for index in runs[1:]:
-            if not axes and not stages:
-                axes, stages = failing(analysis, plan, run, configurations[1:3], index)
-        if not axes and not stages:
-            return plan
-        if axes:
-            names = {axis.id: axis.name for axis in plan.axes}
-            _warn([f"{names[i]}: {text}" for i, text in axes.items()])
-        blocks = {stage.name: stage.blocks for stage in plan.stages}
-        planner.excluded = {**planner.excluded, **axes}
-        planner.depth.give_up({blocks[name]: text for name, text in stages.items()})
-        remove(model)
-        plan = planner.plan()
-        install(model, plan)
-    raise ElastifyError("the sizes of this model cannot be proven", fix="pass freeze=[...] for the modules named above")
 
 
 def _measure(model: nn.Module, plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Plan:
@@ -335,21 +252,6 @@ def _measure(model: nn.Module, plan: Plan, args: tuple[Any, ...], kwargs: dict[s
     )
     install(model, plan)
     return plan
-
-
-def _every_other(where: SearchSpace) -> SubnetConfig:
-    """Every other axis as small as it gets: sizes that were equal are not, so that none can stand for another."""
-    return where.repair({axis.name: axis.choices[0] if i % 2 else axis.size for i, axis in enumerate(where.axes)})
-
-
-def _first_and_last(stage: Stage) -> tuple[int, ...]:
-    """Blocks that are no prefix, where there are enough."""
-    return (0, len(stage.blocks) - 1) if len(stage.blocks) > 2 else (0,)
-
-
-def _warn(lines: Sequence[str]) -> None:
-    shown = "\n  ".join(lines[:8]) + (f"\n  … and {len(lines) - 8} more" if len(lines) > 8 else "")
-    warnings.warn(f"verification took {len(lines)} axes out of the search space:\n  {shown}", stacklevel=4)
 
 
 def _reasons(plan: Plan, terms: Terms) -> dict[str, tuple[str, ...]]:

@@ -23,7 +23,7 @@ from torch import nn
 from elastify._analysis import Analysis
 from elastify._attributes import nn_sources, resolve
 from elastify._graph import Value, values
-from elastify._ints import Attr, Expr, exprs, leaves
+from elastify._ints import Attr, Expr, Guard, exprs, leaves
 from elastify._layout import Axis, Concat, Layout, Product, axes_of
 from elastify._plan import Stage
 
@@ -319,11 +319,15 @@ class Metadata:
         return layouts
 
 
-def counts(described: Described, stages: Sequence[Stage], known: Iterable[Attr]) -> dict[Attr, tuple[str, ...]]:
+def counts(
+    described: Described, stages: Sequence[Stage], known: Iterable[Attr], guards: Iterable[Guard] = ()
+) -> dict[Attr, tuple[str, ...]]:
     """Numbers of layers, and lists in shared objects with one entry per layer, with the containers that they follow.
 
     The closest elastic container of that many modules is meant, of several in one place the one that the name mentions
     (`decoder_layers`). A plain number of a shared object follows all that are left, which the longest of them decides.
+    A number of a module that forward compares with every place in a container of its own, one after the other, is the
+    place of a block, and counts those before it.
     """
     length = {s.container: len(resolve(described.model, s.container)._modules) for s in stages if not s.aside}
     words = {path: set(path.split(".")) for path in length}
@@ -343,6 +347,16 @@ def counts(described: Described, stages: Sequence[Stage], known: Iterable[Attr])
             containers = fitting(number.path, number.name, number.value)
             if len(containers) == 1 or (containers and whole):
                 found[number.attr] = containers
+    compared: dict[Attr, set[int]] = {}
+    for guard in guards if length else ():
+        attr, place = guard.args if len(guard.args) == 2 else (None, None)
+        if isinstance(attr, Attr) and not attr.index and type(place) is int:
+            compared.setdefault(attr, set()).add(place)
+    for attr, places in compared.items():
+        own = [container for container in length if container.rpartition(".")[0] == attr.owner]
+        own = [container for container in own if places.issuperset(range(length[container]))]
+        if len(own) == 1:
+            found.setdefault(attr, tuple(own))
     for path, owner, name, value in described.attributes if length else ():
         if owner != path and type(value) is list and not _OTHERS.search(name):
             containers = fitting(path, name, len(value))

@@ -7,7 +7,7 @@ block indices per stage.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from elastify._ints import Attr, Op
@@ -74,7 +74,8 @@ class Stage:
 
     `container` is the path of the module that holds them. `choices` are legal numbers of blocks. Blocks that step
     `aside` stay in their place and hand on their input; others leave their container. `skips` tells of every block
-    but the first what leaving it out does to the recorded run.
+    but the first what leaving it out does to the recorded run. `prefix` says why no others than the first blocks can
+    be kept, in numbers that are all proven ("": any selection can be).
     """
 
     name: str
@@ -83,6 +84,12 @@ class Stage:
     choices: tuple[int, ...]
     aside: bool = False
     skips: Mapping[str, Skip] = field(default_factory=dict, compare=False)
+    prefix: str = ""
+
+    def allows(self, kept: Sequence[int]) -> bool:
+        """Whether these blocks, by their indices, may be the ones that are kept."""
+        ordered = list(kept) == sorted(set(kept)) and list(kept[:1]) == [0] and kept[-1] < len(self.blocks)
+        return ordered and len(kept) in self.choices and not (self.prefix and kept[-1] >= len(kept))
 
 
 @dataclass(frozen=True, slots=True)

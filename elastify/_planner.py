@@ -88,7 +88,7 @@ class Planner:
             matched=frozenset(metadata.sizes),
             unclear=metadata.unclear,
             summed=self.analysis.summed,
-            counts=counts(self.described, stages, read),
+            counts=counts(self.described, stages, read, self.graph.guards),
         )
 
     # -- tensors -----------------------------------------------------------------------------------------

@@ -192,6 +192,16 @@ def _by_module(calls: Sequence[Call]) -> dict[str, list[Call]]:
     return found
 
 
+def difference(analysis: Analysis, plan: Plan, capture: Capture, sizes: Sizes, blocks: Blocks, index: int = 0) -> str:
+    """What is wrong with one reduced network, captured as graph number `index`; "" if nothing is."""
+    try:
+        found = compare(analysis, plan, capture(sizes, blocks, index), sizes, blocks, index)
+    except ElastifyError as error:
+        place = f" ({error.where})" if error.where else ""
+        return f"the smaller network does not run: {error.why or error.what}{place}"
+    return found.text if found else ""
+
+
 def failing(
     analysis: Analysis, plan: Plan, capture: Capture, configurations: Sequence[tuple[Sizes, Blocks]], index: int = 0
 ) -> tuple[dict[int, str], dict[str, str]]:
@@ -208,22 +218,14 @@ def failing(
         else:
             stages[item] = text
 
-    def wrong(sizes: Sizes, blocks: Blocks) -> str:
-        try:
-            found = compare(analysis, plan, capture(sizes, blocks, index), sizes, blocks, index)
-        except ElastifyError as error:
-            return f"the smaller network does not run: {error.why or error.what}"
-        return found.text if found else ""
-
     def narrow(items: list[int | str], sizes: Sizes, blocks: Blocks, text: str) -> None:
         if len(items) == 1:
             return blame(items[0], text)
         half = len(items) // 2
         blamed = False
         for part in (items[:half], items[half:]):
-            some = wrong(
-                {i: sizes[i] for i in part if isinstance(i, int)}, {n: blocks[n] for n in part if isinstance(n, str)}
-            )
+            fewer = {i: sizes[i] for i in part if isinstance(i, int)}
+            some = difference(analysis, plan, capture, fewer, {n: blocks[n] for n in part if isinstance(n, str)}, index)
             if some:
                 blamed = True
                 narrow(part, sizes, blocks, some)
@@ -237,7 +239,7 @@ def failing(
             blocks = {n: b for n, b in blocks.items() if n not in stages}
             if not sizes and not blocks:
                 break
-            text = wrong(sizes, blocks)
+            text = difference(analysis, plan, capture, sizes, blocks, index)
             if not text:
                 break
             before = len(axes) + len(stages)

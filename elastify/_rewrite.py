@@ -193,12 +193,6 @@ def set_active(model: nn.Module, sizes: Mapping[int, int], blocks: Mapping[str, 
         entry.moved = close_gaps(model, active.hidden, entry.plan.counts)
 
 
-def stepped_aside(model: nn.Module) -> frozenset[str]:
-    """Paths of the blocks that are left out now and stay in their places."""
-    active = record(model).active
-    return active.aside if active is not None else frozenset()
-
-
 def _active(entry: Record, sizes: Mapping[int, int], blocks: Mapping[str, tuple[int, ...]]) -> Active | None:
     sizes, blocks = normalised(entry, sizes, blocks)
     if not sizes and not blocks and not entry.plan.paths:

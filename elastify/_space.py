@@ -173,8 +173,7 @@ class SearchSpace:
         depths = config.depths
         for stage in self.stages:
             kept = depths[stage.name]
-            ordered = list(kept) == sorted(set(kept)) and kept[:1] == (0,) and kept[-1] < len(stage.blocks)
-            if not ordered or len(kept) not in stage.choices:
+            if not stage.allows(kept):
                 raise cannot_keep(kept, stage)
         self._check_row(self._row(config))
         return config

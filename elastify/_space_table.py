@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +55,7 @@ def explain(space: SearchSpace, name: str) -> str:
             lines = [
                 f"{stage.name}: keeps {ladder(stage.choices)} of the {len(stage.blocks)} blocks of {stage.container}"
             ]
+            lines += [f"  the first blocks only: {stage.prefix}"] if stage.prefix else []
         else:
             axis = space.axes[column]
             lines = [f"{axis.name}: {axis.role}, {axis.size} units, choices {ladder(space.rows.choices[column])}"]
@@ -101,10 +103,20 @@ def _stages(space: SearchSpace) -> list[str]:
         rows: list[tuple[str, ...]] = [("stage", "blocks", "keep", "")]
         rows += [(s.name, str(len(s.blocks)), ladder(s.choices), _span(s.blocks)) for s in space.stages]
         lines = ["", *_aligned(rows, right={1})]
+    limited = [stage for stage in space.stages if stage.prefix]
+    if limited:
+        lines += ["", f"stages that keep first blocks only, in numbers that were tried ({len(limited)})"]
+        lines += _wrapped(f"{stage.name}: {stage.prefix}" for stage in limited)
     if space.plan.rigid:
         lines += ["", f"rows of blocks that stay whole ({len(space.plan.rigid)})"]
-        lines += [f"  {_span(rigid.blocks)}: {rigid.reason}" for rigid in space.plan.rigid]
+        lines += _wrapped(f"{_span(rigid.blocks)}: {rigid.reason}" for rigid in space.plan.rigid)
     return lines
+
+
+def _wrapped(texts: Iterable[str]) -> list[str]:
+    """Texts on as many lines as they need: they end with file and line."""
+    options: Any = {"initial_indent": "  ", "subsequent_indent": "      ", "break_on_hyphens": False}
+    return [line for text in texts for line in textwrap.wrap(text, _WIDTH, **options)]
 
 
 def _frozen(space: SearchSpace) -> list[str]:

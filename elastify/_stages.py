@@ -8,7 +8,7 @@ froze them or nothing smaller is legal, stand in nobody's way; `rigid_blocks` na
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -39,11 +39,23 @@ class Stages:
         self.described, self.analysis, self.options = described, analysis, options
         self.model = described.model
         self.rigid: dict[tuple[str, ...], str] = {}
+        self.limits: dict[tuple[str, ...], tuple[frozenset[int], str]] = {}
         self._found: dict[frozenset[int] | None, list[Run]] = {}
 
-    def give_up(self, refuted: Mapping[tuple[str, ...], str]) -> None:
-        """Rows (by their blocks) that verification found to be needed, with the reasons."""
-        self.rigid.update(refuted)
+    def give_up(self, blocks: tuple[str, ...], reason: str) -> None:
+        """Verification found that a row is needed: it is cut at its gaps, or stays whole."""
+        self.rigid[blocks] = reason
+
+    def may_be_limited(self, blocks: tuple[str, ...]) -> bool:
+        """Whether it is worth a try to keep the first blocks of a row only: not again, and not where it can be cut."""
+        gaps = (run.gaps for runs in self._found.values() for run in runs if run.blocks == blocks)
+        return blocks not in self.limits and not any(gaps)
+
+    def limit(self, blocks: tuple[str, ...], counts: Collection[int], reason: str) -> None:
+        """Only these numbers of first blocks are offered; the row stays whole where there are none."""
+        self.limits[blocks] = frozenset(counts), reason
+        if not counts:
+            self.give_up(blocks, reason)
 
     def runs(self, moving: frozenset[int] | None) -> list[Run]:
         """The rows that can be shortened."""
@@ -62,8 +74,10 @@ class Stages:
         for run in self.runs(moving):
             name = names[run.blocks]
             choices = self.options.sizes(name, len(run.blocks), "depth")
+            counts, reason = self.limits.get(run.blocks, (frozenset(choices), ""))
+            choices = tuple(n for n in choices if n in counts or n == len(run.blocks))
             skips = {path: skips[0] for path, skips in run.skips.items()}
-            stages.append(Stage(name, run.container, run.blocks, choices, run.aside, skips))
+            stages.append(Stage(name, run.container, run.blocks, choices, run.aside, skips, reason))
         return tuple(stages)
 
     def rigid_blocks(self, moving: frozenset[int], names: Mapping[int, str]) -> tuple[RigidBlocks, ...]:

@@ -117,8 +117,9 @@ def ladder(choices: Iterable[int]) -> str:
 
 def cannot_keep(kept: Iterable[Any], stage: Stage) -> ElastifyError:
     """The error for blocks of a stage that are not a legal selection."""
-    legal = f"ascending, begin with 0, below {len(stage.blocks)}; number of blocks {legal_choices(stage.choices)}"
-    return ElastifyError(f"blocks {list(kept)} cannot be kept", where=stage.name, fix=legal)
+    order = "the first blocks" if stage.prefix else f"ascending, begin with 0, below {len(stage.blocks)}"
+    legal = f"{order}; number of blocks {legal_choices(stage.choices)}"
+    return ElastifyError(f"blocks {list(kept)} cannot be kept", where=stage.name, why=stage.prefix, fix=legal)
 
 
 def conflict(rows: Rows, read: Wishes) -> ElastifyError:
@@ -159,10 +160,7 @@ def _blocks(rows: Rows, column: int, value: Any, name: str) -> frozenset[int]:
     stage = rows.plan.stages[column - rows.n_axes]
     if isinstance(value, (tuple, list, range)):
         kept = [int(block) for block in value if _is_int(block)]
-        legal = (
-            len(kept) == len(value) and kept == sorted(set(kept)) and kept[:1] == [0] and kept[-1] < len(stage.blocks)
-        )
-        if not legal or len(kept) not in stage.choices:
+        if len(kept) < len(value) or not stage.allows(kept):
             raise cannot_keep(value, stage)
         return frozenset(kept)
     return frozenset(range(_target(rows.choices[column], value, name, stage.choices[-1])))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,10 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from elastify import activate, elastify, extract, space
+from elastify import ElastifyError, SubnetConfig, _proofs, activate, elastify, extract, space
 from elastify._analysis import analyse
-from elastify._capture import capture_all
+from elastify._capture import capture, capture_all
 from elastify._depth import Run, find_runs
+from elastify._ints import Attr
 from elastify._planner import attribute_value
 from elastify._stages import children
 from elastify.testing import check_model
@@ -315,7 +317,7 @@ def proven(model: nn.Module) -> list[tuple[str, ...]]:
     elastify(model, X, min_ratio=1 / 8)
     found = [stage for stage in space(model).stages if len(stage.blocks) > 1]
     for stage in found:
-        for wish in (1, range(0, len(stage.blocks), 2)):
+        for wish in (1, range(0, len(stage.blocks), 2)) if not stage.prefix else stage.choices:
             config = space(model).config({stage.name: wish})
             with activate(model, config), torch.no_grad():
                 expected = model(X)
@@ -467,7 +469,7 @@ FOUND: dict[str, tuple[Callable[[], nn.Module], list[tuple[str, ...]]]] = {
     ),
     "the result of a certain block": (
         lambda: looped(lambda m, x: [x := b(x) for b in m.blocks][1], many(residual, 4)),
-        [],
+        [named(3)],
     ),
     "branches side by side": (
         lambda: looped(
@@ -480,7 +482,14 @@ FOUND: dict[str, tuple[Callable[[], nn.Module], list[tuple[str, ...]]]] = {
             lambda m, x: [x := b(x) + g(x) for b, g in zip(m.blocks, m.gates, strict=False)][-1],
             many(residual), gates=many(fc),
         ),
-        [],
+        [tuple(f"gates.{i}" for i in range(3))],
+    ),
+    "the number of a block": (
+        lambda: looped(
+            lambda m, x: [x := b(m.extra(x)) if i == m.at else b(x) for i, b in enumerate(m.blocks)][-1],
+            many(residual, 5), extra=residual(), at=2,
+        ),
+        [named(2), named(5, 2)],
     ),
     "weights that another block uses": (
         lambda: looped(lambda m, x: m.blocks[1].fc(every(m, x, lambda b, x: b(x))), many(residual)),
@@ -498,3 +507,80 @@ FOUND: dict[str, tuple[Callable[[], nn.Module], list[tuple[str, ...]]]] = {
 def test_what_is_found_and_proven(case: str) -> None:
     make, expected = FOUND[case]
     assert proven(make()) == expected
+
+
+# -- rows that do not work with every selection --------------------------------------------------------------
+
+
+def collecting(count: int, place: int = 2) -> nn.Module:
+    """A head that also sees the result of a block that is chosen by its number."""
+
+    def forward(m: Any, x: Tensor) -> Tensor:
+        found = [x := block(x) for block in m.blocks]
+        return x + torch.tanh(found[place])
+
+    return looped(forward, many(residual, count))
+
+
+def test_the_minimum_is_raised_to_what_works_and_the_space_says_why() -> None:
+    model = elastify(collecting(6), X, min_ratio=1 / 8)
+    (stage,) = space(model).stages
+    assert stage.choices == (3, 4, 5, 6)
+    assert stage.prefix.startswith("not the first 2: the smaller network does not run: IndexError")
+    assert "test_depth.py:" in stage.prefix
+    told = " ".join(str(space(model)).split())
+    assert f"stages that keep first blocks only, in numbers that were tried (1) blocks: {stage.prefix}" in told
+    assert f"the first blocks only: {stage.prefix}" in space(model).why("blocks")
+    assert space(model).min.depths["blocks"] == (0, 1, 2)
+    assert space(model).plan.rigid == ()
+
+
+def test_other_blocks_than_the_first_are_then_refused_with_the_reason() -> None:
+    model = elastify(collecting(6), X, min_ratio=1 / 8)
+    for kept in ((0, 1, 2, 4), (0, 1)):
+        with pytest.raises(ElastifyError, match=re.escape("the first blocks; number of blocks legal: 3..6")) as caught:
+            space(model).config({"blocks": kept})
+        assert caught.value.why == space(model).stages[0].prefix
+    config = SubnetConfig.of(space(model).max.sizes, {"blocks": (0, 1, 2, 4)}, space(model).fingerprint)
+    with pytest.raises(ElastifyError, match="cannot be kept"):
+        activate(model, config)
+
+
+def test_of_many_blocks_only_some_numbers_are_tried() -> None:
+    model = elastify(collecting(41, 20), X, min_ratio=1 / 8)
+    assert space(model).stages[0].choices == (22, 25, 28, 31, 34, 37, 40, 41)
+
+
+def test_only_numbers_that_were_asked_for_are_tried() -> None:
+    model = elastify(collecting(6), X, choices={"blocks": [2, 4]})
+    assert space(model).stages[0].choices == (4, 6)
+    whole = elastify(collecting(6), X, choices={"blocks": [2]})
+    assert space(whole).stages == ()
+    assert "IndexError" in space(whole).plan.rigid[0].reason
+
+
+def test_rows_in_which_any_selection_works_cost_no_trials(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs: list[Any] = []
+    monkeypatch.setattr(_proofs, "capture", lambda *args, **kwargs: runs.append(1) or capture(*args, **kwargs))
+    elastify(looped(lambda m, x: every(m, x, lambda b, x: b(x)), many(residual, 8)), X)
+    assert len(runs) == 5  # widths and depths together, in five configurations
+
+
+@pytest.mark.parametrize(("make", "stages"), [(lambda: collecting(5), 1), (FOUND["the number of a block"][0], 2)])
+def test_what_is_left_of_such_rows_passes_every_check(make: Callable[[], nn.Module], stages: int) -> None:
+    report = check_model(make(), X)
+    assert report.stages == stages
+    assert report.failures == []
+
+
+def test_a_number_that_is_compared_with_every_place_counts_the_blocks_before() -> None:
+    model = elastify(FOUND["the number of a block"][0](), X, min_ratio=1 / 8)
+    assert space(model).plan.counts == {Attr("", "at"): ("blocks",)}
+    for first, rest in ((1, (0, 1, 2)), (2, (0,)), (1, (0, 2))):
+        config = space(model).config({"blocks.0-1": first, "blocks.2-4": rest})
+        small: Any = extract(model, config)
+        assert small.at == first
+        with activate(model, config):
+            assert model.at == first
+            torch.testing.assert_close(model(X), small(X))
+    assert model.at == 2

@@ -175,7 +175,7 @@ def test_an_error_of_the_library_itself_also_leaves_the_model_as_it_was(monkeypa
     def broken(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("elastify._build._prove_sizes", broken)
+    monkeypatch.setattr("elastify._build.prove_sizes", broken)
     model = Net()
     before = snapshot(model)
     with pytest.raises(KeyboardInterrupt):

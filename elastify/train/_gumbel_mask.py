@@ -39,7 +39,8 @@ class GumbelMask(Masked):
     True
 
     `granularity`: "weight" (the paper: with `weights="kaiming"` or "signed", and a learnt scale per tensor, `rescale`),
-    "unit" for units of axes, channels and heads, or "block" for the blocks of stages but the first. `select`: globs of
+    "unit" for units of axes, channels and heads, or "block" for the blocks of stages but the first
+    (not of stages that keep first blocks only). `select`: globs of
     the names of weights, axes or stages (None: all of them; axes of roles hidden and heads). `start` is their logit,
     `tau` the temperature. With `budget_macs` (units and blocks) `penalty` times the excess of expected MACs over the
     budget, relative to it, is added to the loss. Added parameters end in `_elastic`.
@@ -78,7 +79,8 @@ class GumbelMask(Masked):
             axes = [axis for axis in where.axes if chosen(axis.name) and (roles is None or axis.role in roles)]
             gate_units(self.model, axes, self.start, tau=self.tau)
         else:
-            gate_blocks(self.model, [stage for stage in where.stages if chosen(stage.name)], self.start, tau=self.tau)
+            stages = [stage for stage in where.stages if chosen(stage.name) and not stage.prefix]
+            gate_blocks(self.model, stages, self.start, tau=self.tau)
         if not gates_of(self.model):
             raise ElastifyError(f"there is no {self.granularity} to gate", why=f"select={self.select}")
 

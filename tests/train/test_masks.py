@@ -188,6 +188,17 @@ class TestUnits:
         assert torch.equal(model(TOKENS[:, 0]), before)
         assert model.training
 
+    def test_blocks_that_cannot_go_alone_have_no_gates(self) -> None:
+        class Collecting(nn.ModuleList):
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                found = [x := x + block(x) for block in self]
+                return x + found[1]
+
+        model = elastify(Collecting(nn.Linear(6, 6) for _ in range(4)), torch.randn(2, 6))
+        assert space(model).stages[0].choices == (2, 3, 4)
+        with pytest.raises(ElastifyError, match="there is no block to gate"):
+            GumbelMask(model, "block").prepare()
+
     def test_sorting_keeps_gates_with_their_units(self) -> None:
         model = elastic_net()
         GumbelMask(model, "unit").prepare()

@@ -9,6 +9,8 @@ from hf_shrink import small_config
 from suite_hf import HF, LEFT_OUT, class_names, tiny
 from torch import nn
 
+from elastify import elastify, space
+
 
 def test_there_is_an_entry_or_a_reason_for_every_model_type() -> None:
     names = [entry.name for entry in HF]
@@ -30,6 +32,16 @@ def test_small_configurations_keep_what_belongs_together(kind: str) -> None:
 def test_subnets_write_what_extracted_models_write() -> None:
     model, args, kwargs = tiny("gpt2")
     assert check_generation(model, args, kwargs, draws=1) == []
+
+
+def test_a_hybrid_keeps_a_layer_that_its_cache_asks() -> None:
+    """A cache is as long as that of its attention: extracted, a model without such a layer could not write."""
+    model, args, kwargs = tiny("nemotron_h")
+    assert model.config.layers_block_type == ["linear_attention", "moe", "full_attention", "mlp"]
+    (stage,) = space(elastify(model, args, example_kwargs=kwargs, min_ratio=0.25)).stages
+    assert stage.choices == (3, 4)
+    assert "`get_seq_length` can only be called on Attention layers" in stage.prefix
+    assert "(model, transformers/cache_utils.py:" in stage.prefix
 
 
 def test_a_model_that_cannot_write_is_not_asked() -> None:
