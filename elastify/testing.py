@@ -136,11 +136,14 @@ def _identical(a: Tensor, b: Tensor) -> bool:
 
 
 def _take_buffers(model: nn.Module, other: nn.Module) -> None:
-    """What a `state_dict` leaves out."""
+    """What a `state_dict` leaves out; forward may have made a buffer of another shape."""
     theirs = dict(other.named_buffers())
-    with torch.no_grad():
-        for name, buffer in model.named_buffers():
-            if not torch.equal(buffer, theirs[name]):
+    for name, buffer in list(model.named_buffers()):
+        if buffer.shape != theirs[name].shape:
+            path, _, local = name.rpartition(".")
+            model.get_submodule(path)._buffers[local] = theirs[name].detach().clone()
+        elif not torch.equal(buffer, theirs[name]):
+            with torch.no_grad():
                 buffer.copy_(theirs[name])
 
 

@@ -54,3 +54,23 @@ def test_another_gradient_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(testing, "extract", stiff)
     report = check_model(Net(), torch.randn(2, 5, 4), configurations=1)
     assert [text.partition(" by ")[0] for text in report.failures] == ["gradients differ"]
+
+
+class Fills(nn.Module):
+    """A buffer that has another shape after the first run, and that no `state_dict` has."""
+
+    places: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 8), nn.Linear(8, 3)
+        self.register_buffer("places", torch.zeros(1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(self.places) != x.shape[1]:
+            self.places = torch.arange(x.shape[1], dtype=x.dtype, device=x.device)
+        return self.last(torch.relu(self.first(x))) * self.places[:, None]
+
+
+def test_buffers_may_get_another_shape() -> None:
+    check_model(Fills(), torch.randn(2, 5, 4), configurations=2).assert_passed()

@@ -10,6 +10,7 @@ is not asked of its subnets. A subnet is `right`, `wrong`, or raises (which is l
 from __future__ import annotations
 
 import copy
+import gc
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -145,6 +146,7 @@ def main(names: list[str]) -> None:
     for (family, *_), entry in zip(ROWS, TIMM, strict=True):
         if names and family not in names:
             continue
+        gc.collect()  # models of the family before
         full, args, _ = entry.make()
         model = elastify(copy.deepcopy(full), args, verify=False)
         where = space(model)
