@@ -27,11 +27,11 @@ _MAX_DEPTH = 4
 def remembering(model: nn.Module) -> list[Any]:
     """Functions under `lru_cache` in the Python modules of the model's classes, also inside another decorator."""
     homes = {cls.__module__ for module in model.modules() for cls in type(module).__mro__}
-    return [cached for home in sorted(homes) for cached in _cached_in(home)]
+    looks = {home: _search if home == "__main__" else _found for home in sorted(homes)}  # a notebook defines more later
+    return [cached for home, look in looks.items() for cached in look(home)]
 
 
-@functools.cache
-def _cached_in(home: str) -> tuple[Any, ...]:
+def _search(home: str) -> tuple[Any, ...]:
     if home.partition(".")[0] in ("torch", "builtins"):
         return ()
     spaces = [vars(sys.modules[home])] if home in sys.modules else []
@@ -42,6 +42,9 @@ def _cached_in(home: str) -> tuple[Any, ...]:
         inner = [item, *(cell.cell_contents for cell in cells if cell != types.CellType())]
         found += [function for function in inner if isinstance(function, _LRU)]
     return tuple({id(function): function for function in found}.values())
+
+
+_found = functools.cache(_search)
 
 
 def forget_frames(error: BaseException | None) -> None:

@@ -4,6 +4,7 @@
 import contextlib
 import functools
 import random
+import sys
 
 import numpy as np
 import pytest
@@ -115,6 +116,19 @@ def test_what_functions_outside_the_model_remember_is_recorded_all_the_same():
     model(X)
     runs = [[call.op for call in capture(model, (X,), {}).calls] for _ in range(2)]
     assert runs[0] == runs[1] == ["linear", "arange", "mul", "add"]
+
+
+def test_a_function_that_a_notebook_defines_later_forgets_as_well(monkeypatch):
+    main = sys.modules["__main__"]
+    cell = type("Cell", (Net,), {"__module__": "__main__"})
+    model = cell(lambda s, x: s.linear(x) + main.table(x.shape[1])[0])
+    for factor in (2, 3):  # a second run of the cell puts another function in the place of the first
+        monkeypatch.setattr(
+            main, "table", functools.lru_cache(lambda n, factor=factor: (torch.arange(n) * factor,)), raising=False
+        )
+        model(X)
+        assert main.table.cache_info().currsize == 1
+        assert ops(capture(model, (X,), {})) == ["linear", "arange", "mul", "add"]
 
 
 def test_caches_filled_before_an_error_do_not_keep_fake_tensors():
