@@ -164,6 +164,7 @@ def _build(
         plan = _measure(model, plan, args, kwargs)
         given = {**{f.name: getattr(options, f.name) for f in fields(options)}, "keep_outputs": keep_outputs}
         model.__dict__[STATE] = _state(model, plan, analysis, verified, given)
+        _adapters.guard(model)
     except BaseException:
         remove(model)
         model.__dict__.pop(STATE, None)

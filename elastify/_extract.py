@@ -66,7 +66,7 @@ def materialise(model: nn.Module, sizes: Mapping[int, int], blocks: Mapping[str,
 def marked(small: nn.Module, spec: dict[str, Any]) -> nn.Module:
     """An extracted model with what `save` needs, and what its library needs to know of it."""
     small.__dict__[SPEC] = spec
-    _adapters.mark_extracted(small)
+    _adapters.guard(small)
     return small
 
 

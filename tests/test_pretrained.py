@@ -114,10 +114,27 @@ def test_a_config_that_its_class_refuses(llama: Any, tmp_path: Path) -> None:
     assert "not a multiple of the number of attention heads" in why
 
 
-def test_an_elastic_copy_of_an_extracted_model_is_refused(llama: Any, tmp_path: Path) -> None:
-    small: Any = elastify(extract(llama, {"*.hidden": 0.5}), IDS, verify=False)
-    with activate(small, space(small).min), pytest.raises(ElastifyError, match="extract a subnet first"):
-        small.save_pretrained(tmp_path)
+def test_an_elastic_model_is_saved_whole(llama: Any, tmp_path: Path) -> None:
+    llama.save_pretrained(tmp_path)
+    again, told = type(llama).from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(told.values())
+    assert torch.equal(again(IDS).logits, llama(IDS).logits)
+    inputs = {"input_ids": IDS, "use_cache": False}
+    assert space(elastify(again.eval(), example_kwargs=inputs, verify=False)).fingerprint == space(llama).fingerprint
+
+
+@pytest.mark.parametrize("make", [lambda llama: llama, copy.deepcopy, lambda llama: extract(llama, {"*.hidden": 0.5})])
+def test_but_not_while_a_subnet_is_active(llama: Any, make: Any, tmp_path: Path) -> None:
+    model: Any = make(llama)
+    if model is not llama and not hasattr(model, "_elastify"):
+        elastify(model, IDS, verify=False)
+    for config in (space(model).min, {"*layers": 2}):
+        for saved in (model, model.model):  # the network without its head is one of the library's models, too
+            with activate(model, config), pytest.raises(ElastifyError, match="makes a model of the subnet") as caught:
+                saved.save_pretrained(tmp_path / "no")
+            assert caught.value.why.startswith("a subnet is active")
+    assert not (tmp_path / "no").exists()
+    model.save_pretrained(tmp_path / "yes")
 
 
 def test_copies_ask_for_themselves(llama: Any, tmp_path: Path) -> None:

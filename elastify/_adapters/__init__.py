@@ -79,8 +79,8 @@ def measured(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any])
         return {}
 
 
-def mark_extracted(model: nn.Module) -> None:
-    """Give an extracted model what its library needs to treat it as one of its own."""
+def guard(model: nn.Module) -> None:
+    """Let the library of an elastic or extracted model save it in its own way only where that is right."""
     if any(library_of(module) == "transformers" for module in model.modules()):
         pretrained.guard(model)
 

@@ -3,7 +3,9 @@
 Where the config cannot say what a subnet is, that is another network: layers of different widths do not fit, and
 rotary frequencies, which a class computes from the size of a head, are silently others than those that were kept. An
 extracted model therefore carries a `save_pretrained` of its own. It rebuilds the model from the config in memory,
-compares, and then either calls the method of the class or refuses with the reason.
+compares, and then either calls the method of the class or refuses with the reason. An elastic model is saved whole, as
+a trainer does for its checkpoints, and refused while a subnet is active: its weights are then all there, and its
+config is the subnet's.
 """
 
 from __future__ import annotations
@@ -31,14 +33,15 @@ def guard(model: nn.Module) -> None:
 
 def save_pretrained(self: Any, save_directory: Any, *args: Any, **kwargs: Any) -> Any:
     """The method of the class, for a model that its config describes; else an ElastifyError."""
-    elastic = "_elastify" in self.__dict__
-    why = "it has the weights of all its subnets" if elastic else difference(self)
+    record = next((m.__dict__["_elastify"] for m in self.modules() if "_elastify" in m.__dict__), None)
+    if record is None:
+        why, fix = difference(self), "elastify.save(model, directory); elastify.load reads it"
+    else:
+        subnet = record.active is not None and any(record.active.key)
+        why = "a subnet is active: the config describes it, the weights are those of the full network" if subnet else ""
+        fix = "extract(model) makes a model of the subnet; activate(model, None) saves the full network"
     if why:
-        raise ElastifyError(
-            f"save_pretrained cannot save this {type(self).__name__}",
-            why=why,
-            fix="extract a subnet first" if elastic else "elastify.save(model, directory); elastify.load reads it",
-        )
+        raise ElastifyError(f"save_pretrained cannot save this {type(self).__name__}", why=why, fix=fix)
     return type(self).save_pretrained(self, save_directory, *args, **kwargs)
 
 
