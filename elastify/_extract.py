@@ -9,6 +9,7 @@ given back, and what was done is written down as plain data, for `save` and `loa
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -116,7 +117,7 @@ def own(value: Tensor, like: Tensor) -> Tensor:
 
 def plain_copy(model: nn.Module, pairs: Collection[tuple[Tensor, Tensor]], skip: Collection[str]) -> nn.Module:
     """A deep copy with other tensors and without elastify; blocks at the paths in `skip` become placeholders."""
-    memo: dict[int, Any] = {**computed(model), **{id(old): new for old, new in pairs}}
+    memo: dict[int, Any] = {**computed(model), **_at_hand(model), **{id(old): new for old, new in pairs}}
     entry = model.__dict__.get("_elastify")
     extras = entry.extras if entry is not None else {}
     if entry is not None:
@@ -133,6 +134,13 @@ def plain_copy(model: nn.Module, pairs: Collection[tuple[Tensor, Tensor]], skip:
         if not any(f"{path}.".startswith(f"{gone}.") for gone in skip):
             del resolve(small, path)._parameters[local]
     return small
+
+
+def _at_hand(model: nn.Module) -> dict[int, Any]:
+    """A memo with what deepcopy need not go into: a module's many empty tables, and what elastify keeps in it."""
+    items = [item for module in model.modules() for item in vars(module).items()]
+    empty = {id(value): type(value)() for _, value in items if type(value) in (dict, OrderedDict) and not value}
+    return {**empty, **{id(value): value for name, value in items if name.startswith("_elastify")}}
 
 
 def drop_blocks(model: nn.Module, removed: Collection[str]) -> None:
