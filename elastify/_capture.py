@@ -29,8 +29,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from elastify._adapters import auxiliary_outputs
 from elastify._capture_leaks import forget_frames, release, remembering
 from elastify._capture_memo import Memo
-from elastify._capture_mode import mode_readers
-from elastify._capture_record import Recorder, is_python, short_path
+from elastify._capture_mode import mode_reads, same_in_training
+from elastify._capture_record import Recorder, is_python, short_path, tensors
 from elastify._capture_state import Convert, prepared
 from elastify._errors import ElastifyError
 from elastify._graph import Graph
@@ -66,14 +66,14 @@ def capture(
 
 
 def capture_all(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], run: Run | None = None) -> list[Graph]:
-    """Records of an evaluation run, of a training run where the model asks for its mode, and of `run`.
+    """Records of an evaluation run, of a training run where that does something else, and of `run`.
 
     Some parameters are used in one of them only.
     """
     session = _Session(model, args, kwargs)
-    with _lock, mode_readers(model) as readers:
+    with _lock, mode_reads(model, session.ask):
         graphs = [session.run(training=False)]
-    if readers:
+    if session.has_modes:
         graphs += _unless_it_fails(session, "training mode", training=True)
     if run is not None:
         graphs += _unless_it_fails(session, "a run with caches", training=False, call=run)
@@ -105,7 +105,7 @@ def prepare_inputs(args: Any, kwargs: dict[str, Any] | None = None) -> tuple[tup
     if not isinstance(args, (tuple, list)) or not isinstance(kwargs or {}, dict):
         raise ElastifyError(f"example inputs are a {type(args).__name__}", where="example_inputs", fix=_INPUTS)
     args, kwargs = tuple(args), dict(kwargs or {})
-    found = list(_tensors((args, kwargs)))
+    found = list(tensors((args, kwargs)))
     batched = next((t for t in found if t.ndim > 1), found[0] if found else None)
     if batched is not None and batched.ndim and batched.size(0) == 1:
         return _map((args, kwargs), lambda t: t.repeat(2, *[1] * (t.ndim - 1)) if t.ndim and t.size(0) == 1 else t)
@@ -124,11 +124,13 @@ class _Session:
         self.call: Run | None = None
         self.remembering = remembering(model)
         self.exchanged: str | None = None
+        self.recorder: Recorder | None = None
+        self.has_modes = False
         owned = [*model.parameters(), *model.buffers()]
         mode = next((t.fake_mode for t in owned if isinstance(t, FakeTensor)), None)
         self.mode = mode or FakeTensorMode(allow_non_fake_inputs=True)
         self.memo = Memo(self.mode)
-        self.real = not any(t.is_meta or isinstance(t, FakeTensor) for t in [*owned, *_tensors((args, kwargs))])
+        self.real = not any(t.is_meta or isinstance(t, FakeTensor) for t in [*owned, *tensors((args, kwargs))])
         self.fakes: dict[int, tuple[Tensor, Tensor]] = {}
         lazy = next((n for n, p in model.named_parameters() if nn.parameter.is_lazy(p)), None)
         if lazy is not None:
@@ -149,6 +151,13 @@ class _Session:
         """The example in words."""
         described = [_describe(x) for x in self.args] + [f"{k}={_describe(x)}" for k, x in self.kwargs.items()]
         return f"({', '.join(described)})"
+
+    def ask(self) -> None:
+        """Note that the mode of a module is read, by code other than that of torch.nn."""
+        if self.recorder is None:
+            self.has_modes = True  # told of before anything runs
+        else:
+            self.recorder.ask()
 
     def run(self, *, training: bool, fake: bool = True, call: Run | None = None) -> Graph:
         self.call = call
@@ -191,7 +200,7 @@ class _Session:
 
     def record(self, training: bool, fake: bool) -> Graph:
         graph = Graph(training=training, real=not fake)
-        recorder = Recorder(graph, self.paths, self.memo if fake else None)
+        recorder = self.recorder = Recorder(graph, self.paths, self.memo if fake else None)
         convert = self.fake if fake else _clone
         for function in self.remembering:
             function.cache_clear()
@@ -211,8 +220,11 @@ class _Session:
                 self.exchanged = next(swap.exchanged(), None)
                 with torch._C.DisableTorchFunction():
                     graph.caches = list(swap.caches())
+                if recorder.asking and not training and not self.has_modes:
+                    self.has_modes = not (fake and same_in_training(recorder, self.model))
         finally:
             args = kwargs = None
+            recorder.askers.clear()
             if fake:
                 self.made = self.made_by(recorder)
                 recorder.known.clear()
@@ -361,14 +373,6 @@ def _map(tree: Any, convert: Convert) -> Any:
     if isinstance(tree, dict):
         return {key: _map(x, convert) for key, x in tree.items()}
     return tree
-
-
-def _tensors(tree: Any) -> Any:
-    if isinstance(tree, Tensor):
-        yield tree
-    elif isinstance(tree, (tuple, list, dict)):
-        for item in tree.values() if isinstance(tree, dict) else tree:
-            yield from _tensors(item)
 
 
 def _named(arguments: dict[Any, Any], signature: inspect.Signature | None = None, prefix: str = "") -> Any:

@@ -1,36 +1,48 @@
-"""Who asks a module whether it is in training mode.
+"""Whether a run in training mode would tell anything new.
 
-A run in training mode can only differ from one in evaluation mode from the first line on that reads `module.training`.
-Layers of torch.nn read it, too, but whatever they do then (dropout, statistics of the batch) has the dimensions that it
-has otherwise. Where nobody else reads it, the second run would tell nothing new, and it is left out.
+It can only differ from one in evaluation mode from the first line on that reads `module.training`. Layers of torch.nn
+read it, too, but whatever they do then (dropout, statistics of the batch) has the dimensions that it has otherwise.
+Modules by others that read it run once more, alone, in training mode, right after the run in evaluation mode and on
+the same tensors. Where each does again what it did, but for what the layers of torch.nn may do, the run is left out.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import count
+from types import FrameType
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+
+from elastify._capture_record import Asker, Recorder
+from elastify._graph import Call, Graph, Value
+from elastify._ints import Attr, Dim, Expr, Guard, Int, Op, guard_log
 
 _LAYERS = os.path.dirname(nn.modules.__file__) + os.sep
+_TORCH = os.path.dirname(torch.__file__) + os.sep
+_DROPOUT = frozenset("dropout alpha_dropout feature_dropout feature_alpha_dropout".split())
+_ATOMS = frozenset({bool, int, float, str, type(None), torch.dtype, torch.device})
+_TABLES = frozenset({dict, OrderedDict, set})
+_MODES = {"batch_norm": bool, "instance_norm": bool, "scaled_dot_product_attention": float}  # arguments that are a mode
 
 
 @contextmanager
-def mode_readers(model: nn.Module) -> Iterator[set[str]]:
-    """Files outside torch.nn in which `module.training` is read inside the block, by whatever thread.
+def mode_reads(model: nn.Module, tell: Callable[[], None]) -> Iterator[None]:
+    """Call `tell` whenever code outside torch.nn reads `module.training` inside the block, in whatever thread.
 
     Meanwhile `training` is a property of nn.Module; the flags stay in the instances. A class that has a `training` of
-    its own hides the property, so its name is among the answers from the start.
+    its own hides the property, so it is told of at the start.
     """
-    seen: set[str] = set()
 
     def read(module: nn.Module) -> bool:
-        file = sys._getframe(1).f_code.co_filename
-        if not file.startswith(_LAYERS):
-            seen.add(file)
+        if not sys._getframe(1).f_code.co_filename.startswith(_LAYERS):
+            tell()
         try:
             return module.__dict__["training"]
         except KeyError:
@@ -39,11 +51,158 @@ def mode_readers(model: nn.Module) -> Iterator[set[str]]:
     def write(module: nn.Module, value: Any) -> None:
         module.__dict__["training"] = value
 
-    seen.update(
-        cls.__name__ for cls in {c for m in model.modules() for c in type(m).__mro__} if "training" in vars(cls)
-    )
+    if any("training" in vars(cls) for cls in {c for m in model.modules() for c in type(m).__mro__}):
+        tell()
     nn.Module.training = property(read, write)  # type: ignore[assignment,method-assign]
     try:
-        yield seen
+        yield
     finally:
         del nn.Module.training
+
+
+def same_in_training(recorder: Recorder, model: nn.Module) -> bool:
+    """Whether all modules that asked for their mode do in training mode what they did; asked inside the recorded run.
+
+    The model is left in training mode, and the record as it was.
+    """
+    graph, guards = recorder.graph, dict(recorder.guards)
+    if not recorder.asking.isdisjoint((None, *graph.roots)):
+        return False
+    for module in model.modules():
+        if "training" in vars(module):
+            vars(module)["training"] = True
+    with torch._C.DisableTorchFunction():
+        kinds = {_likeness(graph, asker): asker for asker in recorder.askers}
+    lists = (graph.calls, graph.values, graph.modules, graph.constants)
+    ends = [len(items) for items in lists]
+    try:
+        return all(_same(recorder, asker) for asker in kinds.values())
+    except Exception:  # noqa: BLE001 - whatever it is, the whole run in training mode will meet it
+        return False
+    finally:
+        for items, end in zip(lists, ends, strict=True):
+            del items[end:]
+        recorder.guards = guards
+
+
+def _same(recorder: Recorder, asker: Asker) -> bool:
+    """Whether one module does what it did, compares what it did, and leaves everything in its place."""
+    graph, parts = recorder.graph, list(asker.module.modules())
+    begun, known, before = len(graph.calls), len(recorder.guards), [_owned(part) for part in parts]
+    with guard_log(lambda *fact: None if _by_torch() else recorder.guard(*fact)):
+        out = asker.module(*asker.args, **asker.kwargs)
+    if not all(map(_identical, map(_owned, parts), before)):
+        return False
+    with torch._C.DisableTorchFunction():
+        again = recorder.tree(out)
+    first, second = _Trace(recorder.before), _Trace(recorder.before)
+    if first.calls(graph.calls[asker.call.start : asker.call.stop]) != second.calls(graph.calls[begun:]):
+        return False
+    guards = list(recorder.guards)
+    new = [second.guard(guard) for guard in guards[known:]]
+    old = [first.guard(guard) for guard in guards[:known]] if new else []
+    return first.of(asker.call.out) == second.of(again) and all(guard in old for guard in new)
+
+
+def _likeness(graph: Graph, asker: Asker) -> Any:
+    """What is equal of modules of which one tells how the others differ in training mode: their classes and those of
+    their parts, all that they hold and were given but for the numbers in tensors, and what they did."""
+    parts = tuple((type(part), *_held(vars(part))) for part in asker.module.modules())
+    given = _plain((asker.args, tuple(asker.kwargs.items())))
+    return parts, given, _Trace(None, asker.call.path).calls(graph.calls[asker.call.start : asker.call.stop])
+
+
+def _held(space: dict[str, Any]) -> tuple[Any, ...]:
+    children = space.get("_modules", ())
+    full = (item for item in space.values() if item is not children and not (type(item) in _TABLES and not item))
+    return tuple(space), tuple(children), tuple(map(_plain, full))
+
+
+def _plain(item: Any) -> Any:
+    """A value that can be compared: of tensors their shapes, of unknown objects which they are."""
+    kind = type(item)
+    if isinstance(item, Tensor):
+        return item.shape, item.dtype
+    if kind in (tuple, list):
+        return kind, *map(_plain, item)
+    if kind in _TABLES:
+        return kind, *map(_plain, item.items())
+    return (kind, item.real) if kind is Int else (kind, item) if kind in _ATOMS else id(item)
+
+
+def _by_torch() -> bool:
+    """Whether torch itself compares two sizes (a batch norm that learns wants more than one value per channel)."""
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None and frame.f_globals.get("__name__") == Int.__module__:
+        frame = frame.f_back
+    return frame is not None and frame.f_code.co_filename.startswith(_TORCH)
+
+
+def _owned(module: nn.Module) -> dict[str, Any]:
+    return {**vars(module), **module._parameters, **module._buffers}
+
+
+def _identical(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    return one.keys() == other.keys() and all(one[name] is item for name, item in other.items())
+
+
+class _Trace:
+    """What calls do. Values that they make are told by their order, others by what they were at first."""
+
+    def __init__(self, before: dict[int, Value] | None, path: str = "") -> None:
+        self.before = before  # what a value was before a change in place; None: others are told by their order, too
+        self.path = path  # of the module from which attributes are told
+        self.names: dict[int, Any] = {}
+        self.numbers = count()
+
+    def calls(self, calls: Iterable[Call]) -> tuple[Any, ...]:
+        return tuple(done for call in calls if (done := self.call(call)) is not None)
+
+    def call(self, call: Call) -> Any:
+        """One call; None for what says nothing of dimensions: dropout, and work on single numbers."""
+        results = call.outputs()
+        if call.op in _DROPOUT and call.args and isinstance(call.args[0], Value):
+            self.names.update((value.id, self.name(call.args[0].id)) for value in results)
+            return None
+        if not any(value.shape for value in (*call.inputs(), *results)):
+            return None
+        mode = _MODES.get(call.op)
+        args, kwargs = call.args, call.kwargs
+        if mode:
+            args = tuple(None if type(item) is mode else item for item in args)
+            kwargs = {name: None if type(item) is mode else item for name, item in kwargs.items()}
+        given = self.of(args), self.of(kwargs)
+        self.names.update((value.id, ("made", next(self.numbers))) for value in results)
+        return call.op, call.inplace, given, self.of(call.out)
+
+    def name(self, ident: int) -> Any:
+        if ident in self.names:
+            return self.names[ident]
+        if self.before is None:
+            return self.names.setdefault(ident, ("given", next(self.numbers)))
+        while ident in self.before:
+            ident = self.before[ident].id
+        return ident
+
+    def of(self, item: Any) -> Any:
+        """An argument or result in a form that can be compared with others."""
+        kind = type(item)
+        if kind is Value:
+            return self.name(item.id), item.shape, item.dtype
+        if kind is Int:
+            return item.real, self.expr(item.expr)
+        if isinstance(item, (tuple, list)):
+            return kind, *map(self.of, item)
+        if kind is dict:
+            return kind, *map(self.of, item.items())
+        return (kind, *map(self.of, (item.start, item.stop, item.step))) if kind is slice else (kind, item)
+
+    def expr(self, expr: Expr) -> Any:
+        if isinstance(expr, Dim):
+            return self.name(expr.value), expr.dim
+        if isinstance(expr, Attr):
+            return f"{expr.owner}.".removeprefix(f"{self.path}."), expr.name, expr.index
+        return (expr.fn, *map(self.expr, expr.args)) if isinstance(expr, Op) else (type(expr), expr)
+
+    def guard(self, guard: Guard) -> Any:
+        return guard.fn, *map(self.expr, guard.args), guard.result

@@ -14,7 +14,7 @@ import sys
 import sysconfig
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 import torch
@@ -34,6 +34,16 @@ _vmap_level = torch._C._functorch.maybe_current_level  # type: ignore[attr-defin
 _dtype_names: dict[torch.dtype, str] = {}
 
 
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """A module call in which the mode of a module was read, with what went in."""
+
+    call: ModuleCall
+    module: nn.Module
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
 class Recorder(TorchFunctionMode):
     """Fills `graph` while it is the active mode."""
 
@@ -48,6 +58,8 @@ class Recorder(TorchFunctionMode):
         self.dims: dict[int, Dim] = {}
         self.stack: list[tuple[nn.Module, str, ModuleCall | None, int]] = []  # the last: number of values on entry
         self.guards: dict[Guard, None] = {}
+        self.asking: set[ModuleCall | None] = set()  # calls in which the mode of a module was read; None outside any
+        self.askers: list[Asker] = []
 
     # -- values ------------------------------------------------------------------------------------------------
 
@@ -239,9 +251,15 @@ class Recorder(TorchFunctionMode):
         if call is not None:
             call.stop = len(self.graph.calls)
             if len(rest) == 2:  # one only where forward raised
+                if call in self.asking and self.asking.isdisjoint(outer for _, _, outer, _ in self.stack):
+                    self.askers.append(Asker(call, module, args, rest[0]))
                 with _NO_FUNCTION():
                     call.kwargs = self.tree(rest[0], lambda tensor: self.on_entry(tensor, first))
                     call.out = self.tree(rest[1])
+
+    def ask(self) -> None:
+        """Note that the mode of a module is read."""
+        self.asking.add(next((call for _, _, call, _ in reversed(self.stack) if call is not None), None))
 
     def on_entry(self, tensor: Tensor, first: int) -> Value:
         """What the tensor was when `first` values existed: forward may have changed it in place."""
