@@ -27,6 +27,7 @@ from elastify._plan import Plan, Stage
 from elastify._planner import Planner
 from elastify._recapture import Blocks, Capture, Sizes, difference, failing
 from elastify._rewrite import install, record, remove, set_active
+from elastify._samples import first_of_lists
 from elastify._space import SearchSpace
 from elastify._verify import failing_axes
 
@@ -45,12 +46,31 @@ def prove_units(
 ) -> Plan:
     """Demote axes in which the network is not symmetric; in train mode too where only that uses some parameters."""
     modes = (False, True) if _only_in_training(model, planner.analysis) else (False,)
-    failed = failing_axes(model, plan, args, kwargs, outputs, modes=modes, layouts=moving)
+    fewer = _one_of_the_list(model, planner.analysis, args, kwargs)
+    failed = failing_axes(model, plan, args, kwargs, outputs, modes=modes, layouts=moving, fewer=fewer)
     if failed:
         _warn([f"{a.name}: {failed[a.id]}" for a in plan.axes if a.id in failed])
         planner.excluded = {**planner.excluded, **failed}
         plan = planner.plan()
     return plan
+
+
+def _one_of_the_list(model: nn.Module, analysis: Analysis, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The arguments with one sample of a list of them (pictures, for a detector) that meets the same weights as all."""
+    graph = analysis.graphs[0]
+    if analysis.samples < 2 or analysis.batch:
+        return None
+    fewer = first_of_lists((args, kwargs))
+    try:
+        found = capture(model, *fewer, fake=not graph.real)
+    except ElastifyError:
+        return None
+
+    def used(graph: Graph) -> set[str]:
+        met = {value.id for call in graph.calls for value in call.inputs()}
+        return {name for name, value in graph.tensors.items() if value.id in met}
+
+    return fewer if used(found) == used(graph) else None
 
 
 def _only_in_training(model: nn.Module, analysis: Analysis) -> bool:

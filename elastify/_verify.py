@@ -29,6 +29,7 @@ from elastify._capture_state import generators
 from elastify._errors import ElastifyError
 from elastify._layout import Layout, axes_of, indices
 from elastify._plan import ElasticAxis, Plan
+from elastify._samples import cast, filled, first_sample
 
 _TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-3}  # a float64 model may compute a norm in float32
 _DRAWS = 4  # of all weights, as long as an axis seems not to matter
@@ -44,13 +45,14 @@ def failing_axes(
     *,
     modes: Sequence[bool] = (False,),
     layouts: Callable[[bool], Sequence[tuple[Layout, ...]]] = lambda _: (),
+    fewer: tuple[tuple[Any, ...], dict[str, Any]] | None = None,
     seed: int = 0,
 ) -> dict[int, str]:
     """Axes (by id) in which the model is not symmetric, with what was measured; empty when all are proven.
 
     `pick` takes the outputs to compare out of what forward returns; `modes` are the training flags to test under, and
-    `layouts` gives those of the outputs' dimensions in a mode where they may move with the axes. The model is not
-    changed.
+    `layouts` gives those of the outputs' dimensions in a mode where they may move with the axes. `fewer` are arguments
+    with fewer samples that show as much, if it is not for a batch of one that they do. The model is not changed.
     """
     check_finite(model)
     found: dict[int, str] = {}
@@ -58,7 +60,7 @@ def failing_axes(
     for draw in range(_DRAWS):  # with other weights and the whole batch, units may wake
         for training in modes if silent else ():
             test = _Symmetry(
-                model, plan, args, kwargs, pick, seed + draw, training, layouts(training), training or draw > 0
+                model, plan, args, kwargs, pick, seed + draw, training, layouts(training), training or draw > 0, fewer
             )
             found.update(test.failures())
             silent = test.unmoved([axis for axis in silent if axis.id not in found])
@@ -93,6 +95,7 @@ class _Symmetry:
         training: bool,
         layouts: Sequence[tuple[Layout, ...]],
         whole: bool = False,
+        fewer: Any = None,
     ) -> None:
         self.plan, self.pick, self.seed, self.layouts = plan, pick, seed, layouts
         self.members: dict[int, list[str]] = {}
@@ -101,14 +104,14 @@ class _Symmetry:
                 self.members.setdefault(ident, []).append(name)
         self.parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
         # one sample in float64 where the model allows it; some insist on a batch, or on float32 somewhere
-        samples = ((args, kwargs),) if whole else (first_sample((args, kwargs)), (args, kwargs))
+        samples = ((args, kwargs),) if whole else (fewer or first_sample((args, kwargs)), (args, kwargs))
         precisions = ((torch.float64, True), (torch.float64, False), (torch.float32, False))
         trials = [(dtype, wide, inputs) for dtype, wide in precisions for inputs in samples]
         for number, (dtype, wide, inputs) in enumerate(trials, 1):
             self.exact = _Exact(wide)
             self.model = copied(model).train(training)
             quiet(self.model)
-            self.args, self.kwargs = _cast(_filled(inputs, seed), dtype)
+            self.args, self.kwargs = cast(filled(inputs, seed), dtype)
             self.tolerance = _TOLERANCE[dtype]
             try:
                 self.model.to(dtype)
@@ -148,22 +151,32 @@ class _Symmetry:
 
     @torch.no_grad()
     def measure(
-        self, axes: Iterable[ElasticAxis], draw: int, only: Callable[[ElasticAxis], Sequence[str]] | None = None
+        self,
+        axes: Iterable[ElasticAxis],
+        draw: int,
+        only: Callable[[ElasticAxis], Sequence[str]] | None = None,
+        *,
+        apart: bool = False,
     ) -> float:
-        """Error after permuting some axes (in the tensors that `only` names) by derangement number `draw`."""
+        """Error after permuting some axes (in the tensors that `only` names) by derangement number `draw`, in each
+        tensor by another one if `apart`."""
         axes = list(axes)
-        orders = {axis.id: derangement(axis.size, self.seed + 7919 * draw + axis.id) for axis in axes}
-        touched = {name for axis in axes for name in (only(axis) if only else self.members.get(axis.id, ()))}
-        for name in touched:
-            self._permute(name, orders)
+        touched = sorted({name for axis in axes for name in (only(axis) if only else self.members.get(axis.id, ()))})
+
+        def orders(number: int) -> dict[int, np.ndarray]:
+            seed = self.seed + 7919 * (draw + apart * number)
+            return {axis.id: derangement(axis.size, seed + axis.id) for axis in axes}
+
+        for number, name in enumerate(touched):
+            self._permute(name, orders(number))
         try:
-            return self.error(orders)
+            return self.error(orders(0))
         finally:
-            for name in touched:
+            for number, name in enumerate(touched):
                 if name in self.buffers:
                     self.tensors[name].copy_(self.buffers[name])
                 else:
-                    self._permute(name, orders, back=True)
+                    self._permute(name, orders(number), back=True)
 
     def _permute(self, name: str, orders: Mapping[int, np.ndarray], *, back: bool = False) -> None:
         value = self.tensors[name]
@@ -201,6 +214,9 @@ class _Symmetry:
         """Axes with no tensor that the output depends on."""
         moving = self._with_gradient({name for axis in axes for name in self.members[axis.id]})
         silent = [axis for axis in axes if moving.isdisjoint(self.members[axis.id])]
+        large = bool(silent) and all(axis.size > _SMALL for axis in silent)
+        if large and self.measure(silent, 0, apart=True) <= self.tolerance:
+            return silent  # torn apart all at once, they matter to nothing
         return [axis for axis in silent if not any(self._moves(axis, name) for name in self.members[axis.id])]
 
     def _with_gradient(self, names: set[str]) -> set[str]:
@@ -323,63 +339,6 @@ _WIDER = {torch.float32: torch.float64, torch.complex64: torch.complex128}
 _DROPOUT = frozenset(
     "dropout dropout1d dropout2d dropout3d alpha_dropout feature_dropout feature_alpha_dropout".split()
 )
-
-
-def first_sample(tree: Any, batch: int | None = None) -> Any:
-    """The inputs cut down to a batch of one; `batch` is the first size of the first tensor if it is not given.
-
-    >>> [tuple(x.shape) for x in first_sample((torch.zeros(4, 9), torch.zeros(1, 4, 7), torch.zeros(9, 9)))]
-    [(1, 9), (1, 1, 7), (9, 9)]
-    """
-    if batch is None:
-        batch = next((t.size(0) for t in _leaves(tree) if t.dim()), 1)
-    if isinstance(tree, Tensor):
-        where = next((dim for dim, size in enumerate(tree.shape) if size == batch), None)
-        return tree if where is None else tree.narrow(where, 0, 1)
-    if isinstance(tree, (tuple, list)):
-        items = [first_sample(item, batch) for item in tree]
-        return type(tree)(*items) if hasattr(tree, "_fields") else type(tree)(items)
-    if isinstance(tree, dict):
-        return {key: first_sample(item, batch) for key, item in tree.items()}
-    return tree
-
-
-def _leaves(tree: Any) -> Iterator[Tensor]:
-    if isinstance(tree, Tensor):
-        yield tree
-    elif isinstance(tree, (tuple, list, dict)):
-        for item in tree.values() if isinstance(tree, dict) else tree:
-            yield from _leaves(item)
-
-
-def _filled(tree: Any, seed: int) -> Any:
-    """Inputs of zeros, which would silence the first layer, are replaced by noise."""
-    if isinstance(tree, Tensor):
-        if not tree.is_floating_point() or bool(tree.any()):
-            return tree
-        generator = torch.Generator().manual_seed(seed)
-        return torch.randn(tree.shape, generator=generator).to(tree.device, tree.dtype)
-    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
-        return type(tree)(*(_filled(x, seed) for x in tree))
-    if isinstance(tree, (tuple, list)):
-        return type(tree)(_filled(x, seed) for x in tree)
-    if isinstance(tree, dict):
-        return {key: _filled(x, seed) for key, x in tree.items()}
-    return tree
-
-
-def _cast(tree: Any, dtype: torch.dtype) -> Any:
-    if isinstance(tree, Tensor):
-        if tree.is_complex():
-            return tree.to(torch.complex128 if dtype is torch.float64 else torch.complex64)
-        return tree.to(dtype) if tree.is_floating_point() else tree
-    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
-        return type(tree)(*(_cast(x, dtype) for x in tree))
-    if isinstance(tree, (tuple, list)):
-        return type(tree)(_cast(x, dtype) for x in tree)
-    if isinstance(tree, dict):
-        return {key: _cast(x, dtype) for key, x in tree.items()}
-    return tree
 
 
 @contextmanager

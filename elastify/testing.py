@@ -25,8 +25,9 @@ from elastify._elastic import activate, cost, extract, ids_of, space
 from elastify._errors import ElastifyError
 from elastify._oracle import oracle_macs
 from elastify._recapture import compare
+from elastify._samples import first_sample
 from elastify._space import SearchSpace
-from elastify._verify import copied, first_sample, quiet, redraw, seeded
+from elastify._verify import copied, quiet, redraw, seeded
 
 __all__ = ["Report", "check_model", "check_sizes", "oracle_macs"]
 

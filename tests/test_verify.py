@@ -7,7 +7,7 @@ import random
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ from elastify._graph import Graph
 from elastify._layout import Axis, Concat, Layout, Product
 from elastify._plan import ElasticAxis, Plan, Skip, Stage
 from elastify._recapture import compare, failing
-from elastify._verify import _Exact, check_finite, derangement, failing_axes, quiet, redraw
+from elastify._verify import _Exact, _Symmetry, check_finite, derangement, failing_axes, quiet, redraw
 
 X = torch.randn(2, 6, generator=torch.Generator().manual_seed(0))
 IN, OUT = Axis(90, 6), Axis(91, 3)
@@ -120,6 +120,44 @@ def test_inputs_of_zero_hide_nothing() -> None:
 def test_an_axis_that_the_output_does_not_depend_on_is_not_proven() -> None:
     model = Net(lambda m, x: m.b(m.a(x)) * 0 + x[:, :3], a=nn.Linear(6, 4), b=nn.Linear(4, 3))
     assert "nothing is proven" in failures(model, RIGHT[0])[0]
+
+
+def test_axes_that_matter_to_nothing_are_told_by_one_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs: list[int] = []
+    monkeypatch.setattr(_Symmetry, "error", lambda self, orders: runs.append(len(orders)) or 0.0)
+    model = Net(lambda m, x: m.b(m.a(x)) * 0 + x[:, :3], a=nn.Linear(6, 8), b=nn.Linear(8, 3))
+    wide = Axis(0, 8)
+    plan = Plan(
+        (ElasticAxis(0, "hidden", 8, (2, 8)),),
+        tensors={"a.weight": (wide, IN), "a.bias": (wide,), "b.weight": (OUT, wide)},
+    )
+    assert "nothing is proven" in failures(model, plan)[0]
+    assert len(runs) == 4 * 3  # in each draw two of all axes together, and one of these, each tensor by itself
+
+
+class Pictures(nn.Module):
+    """Takes a list of pictures, as detectors do; with two encoders each has its own."""
+
+    seen: ClassVar[list[int]] = []
+
+    def __init__(self, encoders: int) -> None:
+        super().__init__()
+        self.encoders = nn.ModuleList(nn.Conv2d(3, 8, 3) for _ in range(encoders))
+        self.head = nn.Linear(8, 2)
+
+    def forward(self, pictures: list[Tensor]) -> list[Tensor]:
+        if self.head.weight.dtype is torch.float64:
+            self.seen.append(len(pictures))
+        found = [conv(x[None]) for conv, x in zip([*self.encoders] * len(pictures), pictures, strict=False)]
+        return [self.head(torch.tanh(y).mean((2, 3))) for y in found]
+
+
+@pytest.mark.parametrize(("encoders", "seen"), [(1, {1}), (2, {2})])
+def test_one_of_a_list_of_samples_is_enough_where_it_meets_all_weights(encoders: int, seen: set[int]) -> None:
+    Pictures.seen.clear()
+    model = elastify(Pictures(encoders), ([torch.randn(3, 6, 6), torch.randn(3, 5, 7)],))
+    assert space(model).verified
+    assert set(Pictures.seen) == seen
 
 
 @pytest.mark.parametrize("seed", range(6))
