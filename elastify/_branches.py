@@ -12,7 +12,7 @@ depth; axes that do not move (see `moving`) are as good as numbers.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
-from itertools import chain
+from itertools import accumulate, chain
 
 from elastify._analysis import Analysis
 from elastify._graph import Call, Graph, Value
@@ -26,7 +26,8 @@ _KEEPS = frozenset(
     unflatten squeeze unsqueeze getitem select narrow chunk split unbind to float type_as clamp where sub div""".split()
 )  # what may stand between an addition and the end of a branch: these follow their first tensor
 _LONGEST_SECOND = 24  # calls of a second loop, per round
-_JOINS = frozenset("add cat mul lerp".split())  # and these all that are not smaller than their result
+_SUMS = frozenset({"add", "lerp"})
+_JOINS = _SUMS | {"cat", "mul"}  # and these all that are not smaller than their result
 
 
 class Links:
@@ -46,6 +47,7 @@ class Links:
                 self.first.setdefault(value.id, number)
                 self.last[value.id] = number
                 self.uses.setdefault(value.id, []).append(number)
+        self.sums = [0, *accumulate(call.op in _SUMS for call in graph.calls)]  # how many there are before each call
         self.owned: dict[int, list[str]] = {}
         for name, value in graph.tensors.items():
             self.owned.setdefault(value.id, []).append(name)
@@ -98,6 +100,8 @@ class Branches:
         `before` is the stretch before it where there is one: then all that takes over must have been made in that.
         Other stretches may need the block's weights if they are `shared`.
         """
+        if not (before or self.links.sums[start] < self.links.sums[stop]):
+            return None  # neither a repetition nor a branch
         if not shared and self.needed_outside(path, start, stop):
             return None
         since = before[0] if before else -1
@@ -197,7 +201,7 @@ class Branches:
             given = self.links.ins[number]
             if call.op in _JOINS:
                 large = [v for v in given if _count(v) * 2 >= _count(value) or call.op == "cat"]
-                joined = call.op in ("add", "lerp") and sum(v.id in self.links.fed for v in given) > 1
+                joined = call.op in _SUMS and sum(v.id in self.links.fed for v in given) > 1
                 waiting += [(v, added or joined) for v in large]
             elif call.op in _KEEPS:
                 waiting += [(v, added) for v in given[:1]]

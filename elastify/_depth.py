@@ -98,6 +98,7 @@ class _Finder:
         self.runs: list[Run] = []
         self.blocks: set[str] = set()
         self.after_gap: set[str] = set()
+        self.known: dict[str, tuple[Skip, ...] | None] = {}  # what `alone` has found
 
     def add(self, run: Run) -> None:
         self.runs.append(run)
@@ -219,11 +220,11 @@ class _Finder:
 
     def alone(self, path: str) -> tuple[Skip, ...] | None:
         """How a block goes of which nothing around it goes, if it is a residual branch."""
-        span = self.spans(path)
-        if span is None:
-            return None
-        found = [branches.without(path, *place) for branches, place in zip(self.branches, span, strict=True)]
-        return tuple(skip for skip in found if skip) if all(found) else None
+        if path not in self.known:
+            places = self.spans(path) or [None] * len(self.branches)
+            found = [one.without(path, *place) for one, place in zip(self.branches, places, strict=True) if place]
+            self.known[path] = tuple(skip for skip in found if skip) if found and all(found) else None
+        return self.known[path]
 
     def steps_aside(self, path: str) -> tuple[Skip, ...] | None:
         """How a block with one tensor in and one out goes that stays in its place and hands on what it gets."""

@@ -46,12 +46,18 @@ class Call:
     where: str = ""
     source: str = ""
     inplace: bool = False
+    _given: list[Value] | None = None  # both read once, when a record is complete
+    _made: list[Value] | None = None
 
     def inputs(self) -> list[Value]:
-        return [*values(self.args), *values(self.kwargs)]
+        if self._given is None:
+            self._given = [*values(self.args), *values(self.kwargs)]
+        return self._given
 
     def outputs(self) -> list[Value]:
-        return list(values(self.out))
+        if self._made is None:
+            self._made = list(values(self.out))
+        return self._made
 
     def __repr__(self) -> str:
         return f"{self.out} = {self.op}{self.args}{self.kwargs or ''} @{self.where} {self.source}"
@@ -107,13 +113,20 @@ class Graph:
 
 def values(tree: Any) -> Iterator[Value]:
     """Every value inside nested tuples, lists, dicts and dataclass-like objects, in order."""
-    if isinstance(tree, Value):
-        yield tree
+    found: list[Value] = []
+    _collect(tree, found)
+    return iter(found)
+
+
+def _collect(tree: Any, found: list[Value]) -> None:
+    kind = type(tree)
+    if kind is Value:
+        found.append(tree)
     elif isinstance(tree, (tuple, list)):
         for item in tree:
-            yield from values(item)
+            _collect(item, found)
     elif isinstance(tree, dict):
         for item in tree.values():
-            yield from values(item)
-    elif isinstance(tree, slice):
-        yield from values((tree.start, tree.stop, tree.step))
+            _collect(item, found)
+    elif kind is slice:
+        _collect((tree.start, tree.stop, tree.step), found)

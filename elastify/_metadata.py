@@ -45,6 +45,7 @@ _STREAM = re.compile(r"hidden_size|embd|embed|d_model")
 _COUNTS = re.compile(r"(^|_)(depths?|layers?|blocks?)(_|$)")
 _OWN = frozenset(nn.Module().__dict__)
 _FOREIGN = frozenset({"torch", "numpy", "logging", "threading", "functools", "builtins"})
+_TEXTS = frozenset({bool, float, str, type(None)})  # what holds no number
 _MAX_DEPTH, _MAX_ITEMS = 3, 256
 
 
@@ -74,7 +75,7 @@ class Described:
 
     @cached_property
     def numbers(self) -> list[Number]:
-        """Every integer, also in lists, dictionaries and plain objects; what is shared comes once."""
+        """Every integer that may be a size or a count, also in lists, dictionaries and objects; what is shared once."""
         seen: set[int] = set()
         return [
             n for path, owner, name, value in self.attributes for n in _inside(value, path, owner, name, (), (), seen)
@@ -92,15 +93,18 @@ def _held(model: nn.Module) -> Iterator[tuple[str, str, str, Any]]:
     level = []
     for path, module in model.named_modules():
         if not isinstance(module, torch.jit.ScriptModule):
-            told = {*_OWN, *nn_sources(module)}
-            level += [(path, path, name, value) for name, value in vars(module).items() if name not in told]
-    level = [item for item in level if not item[2].startswith("_elastify")]
+            told = nn_sources(module)
+            level += [
+                (path, path, name, value)
+                for name, value in vars(module).items()
+                if not (type(value) in _TEXTS or name in _OWN or name in told or name.startswith("_elastify"))
+            ]
     seen: set[int] = set()
     while level:
         yield from level
         inner: list[tuple[str, str, str, Any]] = []
         for path, owner, name, value in level:
-            own = getattr(value, "__dict__", None) if _is_plain_object(value) else None
+            own = getattr(value, "__dict__", None) if type(value) is not int and _is_plain_object(value) else None
             if type(own) is dict and id(value) not in seen:
                 seen.add(id(value))
                 where = f"{owner}.{name}" if owner else name
@@ -122,7 +126,8 @@ def _inside(
         words = [name, *(step for step in index if isinstance(step, str))][::-1]
         words = words[:1] if beside else words  # the fields of a record are told by their own names
         telling = next((word for word in words if _SIZES.search(word)), words[0])
-        yield Number(Attr(owner, name, index), path, telling, value, beside)
+        if beside or _SIZES.search(telling) or _COUNTS.search(telling):
+            yield Number(Attr(owner, name, index), path, telling, value, beside)
     elif isinstance(value, (tuple, list, dict)) and len(index) <= _MAX_DEPTH and len(value) <= _MAX_ITEMS:
         items = list(value.items() if isinstance(value, dict) else enumerate(value)) if id(value) not in seen else []
         seen.add(id(value))
@@ -233,11 +238,16 @@ class Metadata:
         )
 
     @cached_property
+    def used(self) -> frozenset[Attr]:
+        """Attributes that operations were given or that forward compares."""
+        guards = (guard for graph in self.analysis.graphs for guard in graph.guards)
+        return frozenset(self.arguments | _attributes(expr for guard in guards for expr in guard.args))
+
+    @cached_property
     def read(self) -> set[tuple[int, str, tuple[int | str, ...]]]:
         """Attributes that forward computes with or compares, by the objects that hold them."""
-        compared = _attributes(expr for graph in self.analysis.graphs for guard in graph.guards for expr in guard.args)
-        attrs = {*self.known, *self.arguments, *compared}
-        return {(id(resolve(self.described.model, attr.owner)), attr.name, attr.index) for attr in attrs}
+        owners = ((resolve(self.described.model, attr.owner), attr) for attr in {*self.known, *self.used})
+        return {(id(owner), attr.name, attr.index) for owner, attr in owners}
 
     @cached_property
     def calls(self) -> dict[str, list[Any]]:

@@ -7,7 +7,7 @@ size, blocks that may be left out, comparisons that must keep their answer.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -19,7 +19,7 @@ from elastify._attributes import get_in, resolve
 from elastify._depth import Run, enclosing
 from elastify._equations import constraints
 from elastify._graph import Graph
-from elastify._ints import Attr, Dim, exprs, leaves
+from elastify._ints import Attr, Dim
 from elastify._layout import Axis, Layout, Product, axes_of
 from elastify._metadata import Described, Metadata, counts
 from elastify._naming import Draft, name_axes
@@ -71,18 +71,18 @@ class Planner:
             if any(axis.id in elastic for axis in axes_of(layout))
         }
         moving = frozenset(elastic.union(self.excluded))
-        stages = self.depth.stages(moving)
+        stages, tensors = self.depth.stages(moving), self.tensors(elastic)
         return Plan(
             axes=axes,
             stages=stages,
-            tensors=self.tensors(elastic),
-            aliases=self.aliases(elastic),
+            tensors=tensors,
+            aliases=self.aliases(tensors),
             attributes=attributes,
             scales=self.scales({a: layout for a, layout in attributes.items() if a in read}, elastic),
             constraints=self.constraints(axes, metadata.sizes),
             caches=tuple(dict.fromkeys(attr for graph in self.analysis.graphs for attr in graph.caches)),
             statistics=self.statistics(),
-            used=frozenset(self.used()),
+            used=metadata.used,
             frozen=self.frozen(elastic),
             rigid=self.depth.rigid_blocks(moving, {axis.id: axis.name for axis in axes}),
             matched=frozenset(metadata.sizes),
@@ -97,6 +97,7 @@ class Planner:
     def graph(self) -> Graph:
         return self.analysis.graphs[0]
 
+    @cached_property
     def canonical(self) -> dict[int, str]:
         """The first name of every parameter and buffer, by value."""
         names: dict[int, str] = {}
@@ -109,25 +110,18 @@ class Planner:
 
     def tensors(self, elastic: set[int]) -> dict[str, tuple[Layout, ...]]:
         found = {}
-        for name in self.canonical().values():
+        for name in self.canonical.values():
             layouts = self.layouts(name)
             if any(axis.id in elastic for layout in layouts for axis in axes_of(layout)):
                 found[name] = layouts
         return found
 
-    def aliases(self, elastic: set[int]) -> dict[str, str]:
-        canonical, affected = self.canonical(), self.tensors(elastic)
-        pairs = ((name, canonical[value.id]) for name, value in self.graph.tensors.items())
+    def aliases(self, affected: Collection[str]) -> dict[str, str]:
+        pairs = ((name, self.canonical[value.id]) for name, value in self.graph.tensors.items())
         return {name: first for name, first in pairs if name != first and first in affected}
 
     def statistics(self) -> frozenset[str]:
         return frozenset(n for n, _ in self.model.named_buffers() if n.rpartition(".")[2] in STATISTICS)
-
-    def used(self) -> Iterator[Attr]:
-        for graph in self.analysis.graphs:
-            numbers = [expr for guard in graph.guards for expr in guard.args]
-            numbers += [expr for call in graph.calls for expr in exprs((call.args, call.kwargs))]
-            yield from (leaf for expr in numbers for leaf in leaves(expr) if isinstance(leaf, Attr))
 
     # -- axes --------------------------------------------------------------------------------------------
 
@@ -137,7 +131,7 @@ class Planner:
         parameters = {name for name, _ in self.model.named_parameters(remove_duplicate=False)}
         drafts: dict[int, Draft] = {}
         real: set[int] = set()
-        for name in self.canonical().values():
+        for name in self.canonical.values():
             for dim, term in enumerate(self.analysis.tensor(name)):
                 place = name, dim  # one for all axes: a dense network has a hundred through each tensor
                 for leaf in dict.fromkeys(terms.leaves(term)):
@@ -172,7 +166,7 @@ class Planner:
             draft.between = draft.id not in others and len(draft.members) == 2 and len(draft.made) == 1
 
     def _mark(self, drafts: dict[int, Draft], runs: Sequence[Run]) -> None:
-        for name in self.canonical().values():
+        for name in self.canonical.values():
             for layout in self.layouts(name):
                 for part in _products(layout):
                     moving = [f for f in part.parts if any(axis.id in drafts for axis in axes_of(f))]
@@ -271,7 +265,7 @@ class Planner:
 
     def frozen(self, elastic: set[int]) -> tuple[FrozenDim, ...]:
         result = []
-        for name in self.canonical().values():
+        for name in self.canonical.values():
             for dim, term in enumerate(self.analysis.tensor(name)):
                 inside = list(self.analysis.terms.leaves(term))
                 if term.size > 1 and inside and not any(leaf.id in elastic for leaf in inside):
