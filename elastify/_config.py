@@ -24,7 +24,7 @@ from typing import Any
 from elastify._errors import ElastifyError
 from elastify._plan import Plan
 
-_FINE_ROLES = frozenset({"heads", "depth"})
+_FINE_ROLES = frozenset({"heads", "groups", "depth"})
 _COARSE_FROM = 64
 _COARSE_STEP = 8
 _FORMAT = 1

@@ -163,7 +163,8 @@ class Planner:
                 if call.where not in drafts[ident].made:
                     drafts[ident].made.append(call.where)
         for draft in drafts.values():
-            draft.between = draft.id not in others and len(draft.members) == 2 and len(draft.made) == 1
+            owners = {tensor.rpartition(".")[0] for tensor, _ in draft.members}
+            draft.between = draft.id not in others and len(draft.members) == len(owners) == 2 and len(draft.made) == 1
 
     def _mark(self, drafts: dict[int, Draft], runs: Sequence[Run]) -> None:
         for name in self.canonical.values():

@@ -58,7 +58,7 @@ class Stages:
             self.give_up(blocks, reason)
 
     def runs(self, moving: frozenset[int] | None) -> list[Run]:
-        """The rows that can be shortened."""
+        """The rows that can be shortened; names of axes depend on them, whether depth is asked for or not."""
         names, left = self._names(moving), []
         for run in self._candidates(moving):
             asked = self.options.frozen_by(names.get(run.blocks, ""), run.container, *run.blocks)
@@ -71,7 +71,7 @@ class Stages:
     def stages(self, moving: frozenset[int]) -> tuple[Stage, ...]:
         """The stages of a plan."""
         stages, names = [], self._names(moving)
-        for run in self.runs(moving):
+        for run in self.runs(moving) if self.options.depth else ():
             name = names[run.blocks]
             choices = self.options.sizes(name, len(run.blocks), "depth")
             counts, reason = self.limits.get(run.blocks, (frozenset(choices), ""))
@@ -82,6 +82,8 @@ class Stages:
 
     def rigid_blocks(self, moving: frozenset[int], names: Mapping[int, str]) -> tuple[RigidBlocks, ...]:
         """Rows that stay whole, with the reasons; `names` are those of the axes."""
+        if not self.options.depth:
+            return ()
         refused = [
             RigidBlocks(run.container, run.blocks, self.rigid[run.blocks])
             for run in self._candidates(moving)
@@ -119,8 +121,6 @@ class Stages:
         return name_runs([(run.container, run.blocks) for run in shown])
 
     def _find(self, moving: frozenset[int] | None) -> list[Run]:
-        if not self.options.depth:
-            return []
         if None not in self._found:
             self._found[None] = self._search(self._strict)
         if not any(one.parted for one in self._strict):

@@ -10,7 +10,7 @@ import torch
 
 from elastify import elastify, space
 
-from . import attention, code, convolutions, experts, integers, norms, positions, recurrent, shapes, sharing
+from . import attention, code, convolutions, depth, experts, integers, norms, positions, recurrent, shapes, sharing
 from .construct import Construct, axes_at, check
 
 CONSTRUCTS = [
@@ -23,6 +23,7 @@ CONSTRUCTS = [
     *sharing.CONSTRUCTS,
     *experts.CONSTRUCTS,
     *code.CONSTRUCTS,
+    *depth.CONSTRUCTS,
     *integers.CONSTRUCTS,
 ]
 
