@@ -38,6 +38,7 @@ def _search(home: str) -> tuple[Any, ...]:
     spaces += [vars(item) for space in spaces for item in space.values() if getattr(item, "__module__", "") == home]
     found = []
     for item in [item for space in spaces for item in space.values()]:
+        item = getattr(item, "__func__", item)  # of a static method
         cells = getattr(item, "__closure__", None) or ()
         inner = [item, *(cell.cell_contents for cell in cells if cell != types.CellType())]
         found += [function for function in inner if isinstance(function, _LRU)]

@@ -15,7 +15,7 @@ from torch import nn
 
 from elastify import _adapters
 from elastify._analysis import Analysis
-from elastify._attributes import get_in, resolve
+from elastify._attributes import get_in, holder, resolve
 from elastify._depth import Run, enclosing
 from elastify._equations import constraints
 from elastify._graph import Graph
@@ -35,7 +35,7 @@ STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 def attribute_value(model: nn.Module, attr: Attr) -> int:
     """The integer that an attribute holds in the full model."""
-    return int(get_in(getattr(resolve(model, attr.owner), attr.name), attr.index))
+    return int(get_in(holder(resolve(model, attr.owner), attr.name)[attr.name], attr.index))
 
 
 @dataclass

@@ -181,7 +181,7 @@ def set_active(model: nn.Module, sizes: Mapping[int, int], blocks: Mapping[str, 
     if setters is None:  # a copy: its modules are others
         setters = entry.setters = compile_setters(model, entry.plan, entry.tables.ruler, entry.originals)
     active = _active(entry, sizes, blocks)
-    for attr, old in entry.moved.items():
+    for attr, old in reversed(entry.moved.items()):
         write(model, attr, old)
     setters.apply(active.sizes if active else {}, entry.tables.gone(active.left | active.aside) if active else ())
     reset(model, entry.plan.caches, entry.caches)

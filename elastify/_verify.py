@@ -229,8 +229,8 @@ class _Symmetry:
                 outputs = [t for t in self.pick(self.model(*self.args, **self.kwargs)) if t.requires_grad]
                 total = sum((t.abs() * torch.rand(t.shape, device=t.device)).nansum() for t in outputs)
                 found = torch.autograd.grad(total, [self.tensors[n] for n in chosen], allow_unused=True)  # type: ignore[arg-type]
-        except (RuntimeError, TypeError):
-            return set()
+        except (RuntimeError, TypeError, ValueError, LookupError, AttributeError, AssertionError):
+            return set()  # a backward of the model's own may ask for what it likes
         return {n for n, gradient in zip(chosen, found, strict=True) if gradient is not None and bool(gradient.any())}
 
     def _moves(self, axis: ElasticAxis, name: str) -> bool:

@@ -213,7 +213,15 @@ class _Check:
                 self.count(small, config)
             if gradients:
                 self.gradients(extract(self.elastic, config), config)
-        except (ElastifyError, RuntimeError, ValueError, TypeError, AttributeError, IndexError) as error:
+        except (
+            ElastifyError,
+            RuntimeError,
+            ValueError,
+            TypeError,
+            AttributeError,
+            IndexError,
+            AssertionError,
+        ) as error:
             self.fail(f"{type(error).__name__} for {config!r}: {error}")
             activate(self.elastic, None)
 
@@ -231,17 +239,22 @@ class _Check:
         if params != said.params:
             self.fail(f"cost says {said.params} parameters, the model has {params} for {config!r}")
 
-    def gradients(self, small: nn.Module, config: Any) -> None:
+    def gradients(self, small: nn.Module, config: Any, *, training: bool = False) -> None:
         """Gradients of the active entries are the extracted model's; the others are zero or None."""
         elastic = copied(self.elastic)
         for model in (elastic, small):
-            model.eval()
+            model.train(training)
             quiet(model)
             model.zero_grad(set_to_none=True)
+        try:
+            _scalar(self.run(small)).backward()
+        except AssertionError:  # reversible layers go back in training mode only
+            if training:
+                raise
+            return self.gradients(small, config, training=True)
         with activate(elastic, config):
             _scalar(self.run(elastic)).backward()
             ours = self.active_gradients(elastic, config)
-        _scalar(self.run(small)).backward()
         theirs = [p.grad for p in small.parameters()]
         if len(ours) != len(theirs):
             return self.fail(f"{len(ours)} parameters are active, {len(theirs)} extracted for {config!r}")
