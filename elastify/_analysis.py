@@ -41,10 +41,9 @@ class Analysis:
         """Terms of the dimensions of a parameter or buffer."""
         return self.dims[0][self.graphs[0].tensors[name].id]
 
-    def counted(self, term: Term) -> bool:
-        """Whether the data decide the size of a dimension."""
-        ids = {self.terms.find(one).id for one in self.facts.counted}
-        return any(leaf.id in ids for leaf in self.terms.leaves(term))
+    def counted(self) -> frozenset[int]:
+        """Ids of the axes whose sizes the data decide."""
+        return frozenset(leaf.id for term in self.facts.counted for leaf in self.terms.leaves(term))
 
     def enter(self, index: int) -> Facts:
         """The facts with graph `index` current, so that `Dim` expressions mean its values."""

@@ -272,8 +272,8 @@ def _state(model: nn.Module, plan: Plan, analysis: Analysis, verified: bool, ask
     graph, terms = analysis.graphs[0], analysis.terms
     layouts = {ident: tuple(map(terms.resolve, dims)) for ident, dims in analysis.dims[0].items()}
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
-    batch = {"batch": analysis.batch, "samples": analysis.samples}
-    costs = CostModel(graph, layouts, plan, **batch, parameters=parameters)
+    rows = {"batch": analysis.batch, "counted": analysis.counted(), "samples": analysis.samples}
+    costs = CostModel(graph, layouts, plan, **rows, parameters=parameters)
     found = SearchSpace(
         plan,
         verified=verified,

@@ -32,6 +32,7 @@ _PYTHON = sysconfig.get_path("stdlib") + os.sep
 _NO_FUNCTION = torch._C.DisableTorchFunction
 _vmap_level = torch._C._functorch.maybe_current_level  # type: ignore[attr-defined]
 _dtype_names: dict[torch.dtype, str] = {}
+_MAX_NUMBERS = 1024  # longer lists are data, not sizes
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +136,8 @@ class Recorder(TorchFunctionMode):
                 out = self.memo.run(name, func, args, kwargs)
             if name.kind == "size":
                 return self.measured(name.op, out, *args, **kwargs)
+            if self.memo is None and name.op in ("item", "tolist"):
+                return self.told(name.op, args[0], out)
             if name.inplace or "out" in kwargs or any(True for _ in tensors(out)):
                 self.record(name, args, kwargs, out)
         finally:
@@ -150,6 +153,27 @@ class Recorder(TorchFunctionMode):
                 total = size * total if isinstance(total, Int) else size
             return total
         return out if not len(shape) else shape if isinstance(out, tuple) else shape[int(dim)]  # type: ignore[arg-type]
+
+    def told(self, op: str, tensor: Tensor, out: Any) -> Any:
+        """Whole numbers read out of a tensor: each is the length of a value that the data decide, as of a `nonzero`."""
+        made: list[Value] = []
+
+        def count(item: Any) -> Any:
+            if type(item) is list:
+                return [count(x) for x in item]
+            if type(item) is not int or item < 0:
+                return item
+            value, dim = Value(len(self.graph.values), (item,), "int64"), Dim(len(self.graph.values), 0)
+            self.graph.values.append(value)
+            self.dims[id(dim)] = dim
+            made.append(value)
+            return Int(item, dim)
+
+        if tensor.numel() > _MAX_NUMBERS or not (found := count(out)):
+            return out
+        if made:
+            self.graph.calls.append(Call(op, (self.value(tensor),), {}, made, self.where(), source_line()))
+        return found
 
     def record(self, name: OpName, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
         changed = list(tensors(args[:1])) if name.inplace else []

@@ -35,6 +35,7 @@ from elastify._quiet import uncollected
 
 Convert = Callable[[Tensor], Tensor]
 _BASE = frozenset(nn.Module().__dict__)
+_HOOKS = frozenset(name for name in _BASE if "hooks" in name and isinstance(vars(nn.Module())[name], dict))
 _PLAIN = (type, types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.ModuleType, enum.Enum, nn.Module)
 _MAX_DEPTH = 4
 _MAX_ITEMS = 4096  # longer lists and dicts are data, not architecture
@@ -149,7 +150,7 @@ class _Swap:
             for name, value in list(space.items()):
                 if name in ("_parameters", "_buffers"):
                     space[name] = type(value)((k, v if v is None else self.tensor(v)) for k, v in value.items())
-                elif name == "_modules":
+                elif name == "_modules" or name in _HOOKS:  # some libraries register hooks on a first run
                     space[name] = value.copy()
                 elif name not in _BASE:
                     tag, self.tag = self.tag, as_it_is

@@ -25,7 +25,7 @@ import numpy as np
 from elastify._config import SubnetConfig
 from elastify._errors import ElastifyError
 from elastify._graph import Call, Graph, Value
-from elastify._layout import Axis, Layout, Product, axes_of
+from elastify._layout import Axis, Layout, Product
 from elastify._macs import Dims, Term, from_inputs, products
 from elastify._plan import Plan
 
@@ -64,9 +64,9 @@ class Cost:
 class CostModel:
     """The cost of every configuration of a plan, compiled once.
 
-    `layouts` gives the layout of each dimension of each value (by id) of the graph; values that it lacks have their
-    recorded shape. Axes in `batch` count as one; calls on all `samples` that show none of these count for their share.
-    `parameters` names those of `graph.tensors` that are parameters (None: all of them); others only count as bytes.
+    `layouts` gives the layouts of each value (by id) of the graph; others have their recorded shape. Axes in `batch`
+    count as one; calls without, on what was made of inputs or `counted` in them, are on all `samples` and count for
+    their share. `parameters` names those of `graph.tensors` that are (None: all of them); others only count as bytes.
     Columns of an encoded configuration: the axes of the plan, then its stages.
     """
 
@@ -77,6 +77,7 @@ class CostModel:
         plan: Plan,
         *,
         batch: Iterable[int] = (),
+        counted: Iterable[int] = (),
         samples: int = 1,
         parameters: Iterable[str] | None = None,
     ) -> None:
@@ -91,14 +92,15 @@ class CostModel:
             known = layouts.get(value.id)
             return known if known is not None else tuple(Axis(-1, size) for size in value.shape)
 
-        mixed = from_inputs(graph) if samples > 1 else set()
+        mixed, counted = (from_inputs(graph), frozenset(counted)) if samples > 1 else (set(), frozenset())
         around = plan.blocks_around()
         for number, call in enumerate(graph.calls):
             terms = products(call, Dims(dims))
             if terms:
                 switches = self._variables.switches(call.where, blocks, around.get(number, ()))
                 macs, made = (self._variables.poly(part, switches) for part in (terms, [_output_size(call, dims)]))
-                mixes = not mixed.isdisjoint(v.id for v in call.inputs()) and not self._variables.batched(terms)
+                mixes = any(t.shows(counted) for t in terms) or not mixed.isdisjoint(v.id for v in call.inputs())
+                mixes = mixes and not any(t.shows(self._variables.batch) for t in terms)
                 for metric, part in (("macs", macs), ("activations", made)):
                     _add((shared if mixes else polys)[metric], part)
                 self._calls.append((call.where, call.op, _share(macs, samples) if mixes else macs))
@@ -180,11 +182,6 @@ class _Variables:
 
     def _make(self, *recipe: Any) -> int:
         return self._made.setdefault(recipe, self._width + len(self._made))
-
-    def batched(self, terms: Iterable[Term]) -> bool:
-        """Whether the batch is to be seen in one of the terms."""
-        seen = (axis.id for term in terms for part in (*term.layouts, *term.contracted) for axis in axes_of(part))
-        return not self.batch.isdisjoint(seen)
 
     def switches(
         self, path: str, blocks: list[tuple[str, int, int]], others: Iterable[tuple[int, int]] = ()

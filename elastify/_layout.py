@@ -16,7 +16,7 @@ The mutable terms from which layouts are inferred live in `_terms`. No torch her
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
@@ -55,6 +55,11 @@ class Concat:
 
 
 Layout = Axis | Product | Concat
+
+
+def mentions(layout: Layout, ids: Container[int]) -> bool:
+    """Whether one of some axes is part of a layout."""
+    return any(axis.id in ids for axis in axes_of(layout))
 
 
 def axes_of(layout: Layout) -> Iterator[Axis]:

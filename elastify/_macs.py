@@ -8,13 +8,13 @@ recurrent layers as their cells.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from elastify._errors import ElastifyError
 from elastify._graph import Call, Graph, Value
-from elastify._layout import Layout
+from elastify._layout import Layout, mentions
 
 Labels = list[Any]
 
@@ -26,6 +26,10 @@ class Term:
     count: int
     layouts: tuple[Layout, ...]
     contracted: tuple[Layout, ...] = ()
+
+    def shows(self, axes: Container[int]) -> bool:
+        """Whether one of some axes is in it."""
+        return any(mentions(part, axes) for part in (*self.layouts, *self.contracted))
 
 
 @dataclass(frozen=True, slots=True)

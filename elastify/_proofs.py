@@ -1,7 +1,8 @@
 """The two proofs of a plan, and what they take out of it.
 
 An axis in which the network is not symmetric, or whose reduced network is not the predicted one, is a mistake of the
-analysis: it stays whole, and there is a warning. Whether blocks can go is told by the proof of sizes alone, for the
+analysis: it stays whole, and there is a warning. (One that the example does not use stays whole, too, but there is
+nothing wrong with it.) Whether blocks can go is told by the proof of sizes alone, for the
 code around them may count them, choose them by number, or collect what some of them give. A row that fails is cut
 where something runs between its blocks. What cannot be cut is tried by its first blocks, one fewer each time, down to
 the first number that fails: what was proven is offered, of the first blocks only, and the reason is kept.
@@ -29,7 +30,7 @@ from elastify._recapture import Blocks, Capture, Sizes, difference, failing
 from elastify._rewrite import install, record, remove, set_active
 from elastify._samples import first_of_lists
 from elastify._space import SearchSpace
-from elastify._verify import failing_axes
+from elastify._verify import UNPROVEN, failing_axes
 
 _ROUNDS = 6  # each takes something out of the plan
 _TRIALS = 16  # numbers of blocks that are tried of one row
@@ -49,7 +50,12 @@ def prove_units(
     fewer = _one_of_the_list(model, planner.analysis, args, kwargs)
     failed = failing_axes(model, plan, args, kwargs, outputs, modes=modes, layouts=moving, fewer=fewer)
     if failed:
-        _warn([f"{a.name}: {failed[a.id]}" for a in plan.axes if a.id in failed])
+        _warn([f"{a.name}: {failed[a.id]}" for a in plan.axes if failed.get(a.id, UNPROVEN) != UNPROVEN])
+        idle = [axis.name for axis in plan.axes if failed.get(axis.id) == UNPROVEN]
+        if idle:
+            text = f"does not depend on {len(idle)} axes ({_few(idle, ', ')}): they are not proven and stay whole"
+            fix = "give example inputs that use them"
+            warnings.warn(f"what the model returns for the example {text}; {fix}", stacklevel=4)
         planner.excluded = {**planner.excluded, **failed}
         plan = planner.plan()
     return plan
@@ -169,5 +175,11 @@ def _fewest(stage: Stage) -> tuple[int, ...]:
 
 
 def _warn(lines: Sequence[str]) -> None:
-    shown = "\n  ".join(lines[:8]) + (f"\n  … and {len(lines) - 8} more" if len(lines) > 8 else "")
-    warnings.warn(f"verification took {len(lines)} axes out of the search space:\n  {shown}", stacklevel=4)
+    if lines:
+        text = f"verification took {len(lines)} axes out of the search space:\n  {_few(lines, chr(10) + '  ')}"
+        warnings.warn(text, stacklevel=4)
+
+
+def _few(items: Sequence[str], between: str) -> str:
+    more = [f"… and {len(items) - 8} more"] if len(items) > 8 else []
+    return between.join([*items[:8], *more])

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from elastify._analysis import Analysis
 from elastify._errors import ElastifyError
 from elastify._graph import Call, Graph, Value
-from elastify._layout import Layout, active_size, axes_of
+from elastify._layout import Layout, active_size, mentions
 from elastify._plan import Plan
 from elastify._terms import Term
 
@@ -53,7 +53,7 @@ def compare(
     gone = {number for skip in skips for number in skip.calls()}
     full = [call for number, call in enumerate(graph.calls) if number not in gone and _effective(call)]
     now = [call for call in reduced.calls if _effective(call)]
-    sizer = _Sizer(analysis, sizes, frozenset(axis.id for axis in plan.axes), index)
+    sizer = _Sizer(analysis, sizes, frozenset(axis.id for axis in plan.axes), analysis.counted(), index)
     if index and skips:
         found = sizer.values(graph.outputs, reduced.outputs)
         return Mismatch(f"{found} from the whole model") if found else None
@@ -135,6 +135,7 @@ class _Sizer:
     analysis: Analysis
     sizes: Sizes
     moving: frozenset[int]
+    counted: frozenset[int]
     index: int
 
     @property
@@ -146,10 +147,10 @@ class _Sizer:
 
     def counts(self, call: Call) -> bool:
         """Whether the data decide how many results a call gives."""
-        return any(self.analysis.counted(term) for value in call.outputs() for term in self.dims.get(value.id, ()))
+        return any(mentions(layout, self.counted) for value in call.outputs() for layout in self.layouts(value))
 
     def moves(self, layout: Layout) -> bool:
-        return any(axis.id in self.moving for axis in axes_of(layout))
+        return mentions(layout, self.moving)
 
     def values(self, full: Sequence[Value], reduced: Sequence[Value], *, counted: bool = False) -> str:
         """The first result that does not have the size of its layout; numbers of places may differ if `counted`."""
@@ -158,10 +159,10 @@ class _Sizer:
         for a, b in zip(full, reduced, strict=False):
             if a.id not in self.dims:
                 continue
-            terms, layouts = self.dims[a.id], self.layouts(a)
+            layouts = self.layouts(a)
             expected = [active_size(layout, self.sizes) for layout in layouts]
             for i, size in enumerate(b.shape) if len(expected) == len(b.shape) else ():
-                if self.analysis.counted(terms[i]) or (counted and not self.moves(layouts[i])):
+                if mentions(layouts[i], self.counted) or (counted and not self.moves(layouts[i])):
                     expected[i] = size  # by the data, not by us
             if expected != list(b.shape):
                 return f"{list(b.shape)} and not {expected}"
@@ -177,8 +178,24 @@ class _Sizer:
                 for a, b in zip(one, two, strict=True):
                     if found := self.values(a.outputs(), b.outputs(), counted=True):
                         return f"{found} from {a.op} {where} ({a.source})"
-            elif not one or any(map(self.touches, one)):
-                return f"other operations than before run {where}"
+            elif found := self.lines(one, two):
+                return f"{found} {where}"
+        return ""
+
+    def lines(self, full: Sequence[Call], reduced: Sequence[Call]) -> str:
+        """The first difference between rounds of a loop that runs more often or less: every line of the code must do in
+        one round what it did in another, and all that touch moving axes must run."""
+        known = _by_line(full)
+        for (op, source), calls in _by_line(reduced).items():
+            for b in calls:
+                differences = [self.values(a.outputs(), b.outputs(), counted=True) for a in known.get((op, source), ())]
+                if all(differences):
+                    return (
+                        f"{differences[0]} from {op} ({source})" if differences else "other operations than before run"
+                    )
+        missing = known.keys() - _by_line(reduced).keys()
+        if not full or any(self.touches(call) for line in missing for call in known[line]):
+            return "other operations than before run"
         return ""
 
     def touches(self, call: Call) -> bool:
@@ -189,6 +206,13 @@ def _by_module(calls: Sequence[Call]) -> dict[str, list[Call]]:
     found: dict[str, list[Call]] = {}
     for call in calls:
         found.setdefault(call.where, []).append(call)
+    return found
+
+
+def _by_line(calls: Sequence[Call]) -> dict[tuple[str, str], list[Call]]:
+    found: dict[tuple[str, str], list[Call]] = {}
+    for call in calls:
+        found.setdefault((call.op, call.source), []).append(call)
     return found
 
 

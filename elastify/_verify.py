@@ -32,8 +32,12 @@ from elastify._plan import ElasticAxis, Plan
 from elastify._samples import cast, filled, first_sample
 
 _TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-3}  # a float64 model may compute a norm in float32
-_DRAWS = 4  # of all weights, as long as an axis seems not to matter
+_GAINS = (1.0, 1.0, 4.0, 0.25)  # of the weights, drawn again as long as an axis seems not to matter
 _SMALL = 4  # up to so many units, two axes may be given the same permutation by chance
+
+
+UNPROVEN = "permuting one of its tensors alone does not change the output: nothing is proven"
+"""The reason to keep an axis that the outputs for the example do not depend on: nothing is wrong with it."""
 
 
 def failing_axes(
@@ -57,16 +61,24 @@ def failing_axes(
     check_finite(model)
     found: dict[int, str] = {}
     silent = list(plan.axes)  # axes that no mode and draw has shown to matter
-    for draw in range(_DRAWS):  # with other weights and the whole batch, units may wake
+    for draw, gain in enumerate(_GAINS):  # with other weights and the whole batch, units may wake
         for training in modes if silent else ():
             test = _Symmetry(
-                model, plan, args, kwargs, pick, seed + draw, training, layouts(training), training or draw > 0, fewer
+                model,
+                plan,
+                args,
+                kwargs,
+                pick,
+                seed + draw,
+                training,
+                layouts(training),
+                training or draw > 0,
+                fewer,
+                gain,
             )
-            found.update(test.failures())
+            found.update(test.failures(plan.axes if gain == 1.0 else silent))
             silent = test.unmoved([axis for axis in silent if axis.id not in found])
-    for axis in silent:
-        found[axis.id] = "permuting one of its tensors alone does not change the output: nothing is proven"
-    return found
+    return found | {axis.id: UNPROVEN for axis in silent}
 
 
 def check_finite(model: nn.Module) -> None:
@@ -96,6 +108,7 @@ class _Symmetry:
         layouts: Sequence[tuple[Layout, ...]],
         whole: bool = False,
         fewer: Any = None,
+        gain: float = 1.0,
     ) -> None:
         self.plan, self.pick, self.seed, self.layouts = plan, pick, seed, layouts
         self.members: dict[int, list[str]] = {}
@@ -117,7 +130,7 @@ class _Symmetry:
                 self.model.to(dtype)
                 self.tensors = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
                 self.caches = remember(self.model, plan.caches)
-                redraw(self.model, seed)
+                redraw(self.model, seed, gain)
                 # forward may change buffers; parameters, which can be large, are permuted back instead
                 kept = [name for name in plan.tensors if name not in self.parameters]
                 self.buffers = {name: self.tensors[name].detach().clone() for name in kept}
@@ -184,10 +197,10 @@ class _Symmetry:
             value = _permuted(value, dim, layout, orders, back=back)
         self.tensors[name].copy_(value)
 
-    def failures(self) -> dict[int, str]:
-        """Axes in which the model is not symmetric, until those that are left hold together."""
+    def failures(self, axes: Iterable[ElasticAxis]) -> dict[int, str]:
+        """Which of these axes the model is not symmetric in, until those that are left hold together."""
         found: dict[int, str] = {}
-        proven = list(self.plan.axes)
+        proven = list(axes)
         while True:  # an axis that failed stays as it is from then on, which its partners must survive
             for draw, group in enumerate(_groups(proven)):
                 self._narrow([axis for axis in group if axis.id not in found], draw, found)
@@ -271,8 +284,9 @@ def derangement(size: int, seed: int) -> np.ndarray:
 
 
 @torch.no_grad()
-def redraw(model: nn.Module, seed: int) -> None:
-    """Draw all parameters anew so that every one matters: matrices keep the scale, vectors lie around one."""
+def redraw(model: nn.Module, seed: int, gain: float = 1.0) -> None:
+    """Draw all parameters anew so that every one matters: matrices keep the scale (times `gain`), vectors lie around
+    one."""
     generator = torch.Generator().manual_seed(seed)
     for parameter in model.parameters():
         if not (parameter.is_floating_point() or parameter.is_complex()):
@@ -280,7 +294,7 @@ def redraw(model: nn.Module, seed: int) -> None:
         shape = parameter.shape
         draw = torch.randn(shape, generator=generator, dtype=torch.float64)
         if parameter.dim() >= 2 and parameter[0].numel() > 1:
-            draw = draw / math.sqrt(parameter[0].numel())
+            draw = draw * (gain / math.sqrt(parameter[0].numel()))
         else:
             draw = 1 + 0.3 * draw.clamp(-2, 2)
         parameter.copy_(draw.to(parameter.device, parameter.dtype))

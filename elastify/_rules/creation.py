@@ -28,7 +28,7 @@ def filled(f: Facts, out: Value, *args: Any, **kwargs: Any) -> None:
         raise TypeError("sizes that do not match the result")
     for number, term in zip(sizes, dims, strict=True):
         if isinstance(number, Value):
-            f.freeze(term, "the data decide its size")
+            f.same(term, f.count(term.size))
         else:
             f.require(number, term)
 
@@ -38,6 +38,8 @@ def arange(f: Facts, out: Value, *args: Any, **kwargs: Any) -> None:
     """Counting gives every unit a number of its own: the dimension is fixed."""
     (term,) = f.dims(out)
     f.freeze(term, "units are numbered")
+    if any(True for _ in values((args, kwargs))):
+        f.same(term, f.count(term.size))
     start, end, step = (*((0,) if len(args) == 1 else ()), *args, *((1,) if len(args) < 3 else ()))[:3]
     if all(isinstance(number, int) for number in (start, end, step)):
         span = end - start

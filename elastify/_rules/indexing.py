@@ -316,6 +316,15 @@ def by_position(f: Facts, out: Any, *args: Any, **kwargs: Any) -> None:
             f.freeze(term, "the result depends on the position of each unit")
 
 
+@rule("item tolist")
+def read_out(f: Facts, out: Any, input: Value) -> None:
+    """Numbers that Python code goes on with; what they size is of as many entries as the data say."""
+    for term in f.dims(input):
+        f.freeze(term, "its units are read one by one")
+    for value in values(out):
+        f.give(value, [f.count(value.shape[0])])
+
+
 _COUNTING = frozenset("masked_select nonzero argwhere _unique2 unique_consecutive where nms".split())
 
 

@@ -114,6 +114,8 @@ SAMPLES = [
     Sample("nonzero", lambda m, x: torch.nonzero(x > 9), (X,), (), exact=False),
     Sample("_unique2", lambda m, i: torch.unique(i), (T((7,), below=3),), (), exact=False),
     Sample("unique_consecutive", lambda m, i: torch.unique_consecutive(i), (T((7,), below=3),), (), exact=False),
+    Sample("item", lambda m, i: torch.zeros(i.amax().item()), (T((7,), below=3),), (), exact=False),
+    Sample("tolist", lambda m, i: torch.zeros(i.tolist()), (T((3,), below=5),), (), exact=False),
     Sample("argwhere", lambda m, x: torch.argwhere(x > 9), (X,), (), exact=False),
     Sample("histogram", lambda m, x: torch.histogram(x, 4), (X,), ()),
     Sample("cartesian_prod", lambda m, x, y: torch.cartesian_prod(x, y), (T((3,)), T((5,))), (3, 5)),

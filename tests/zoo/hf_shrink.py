@@ -245,6 +245,10 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "d_fine": _DETECTOR,
     "dbrx": {"attn_config.rope_theta": 10000.0, "attn_config.clip_qkv": 8},
     "deepseek_v2": {"n_routed_experts": 4, "num_experts_per_tok": 2},
+    "deepseek_v4": {
+        "compress_rates": {"compressed_sparse_attention": 4, "heavily_compressed_attention": 8},
+        "index_topk": 4,
+    },
     "deepseek_vl": {"image_token_id": 990},
     "deimv2": _DETECTOR,
     "dots1": {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_shared_experts": 1},
