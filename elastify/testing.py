@@ -233,7 +233,8 @@ class _Check:
         Where the values of tensors decide what runs (the tokens of an expert, the rounds of a loop), they may decide
         otherwise here than in the run that was captured: then a record of this very run must say what is counted.
         """
-        given, analysis = (self.built.args, self.built.kwargs), self.built.analysis
+        given: Any = (self.built.args, self.built.kwargs)
+        analysis = self.built.analysis
         samples = 1 if analysis.batch else analysis.samples  # else a list of samples, perhaps of different sizes
         given = first_sample(given) if analysis.batch else given
         counted = oracle_macs(small, *given)

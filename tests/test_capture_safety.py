@@ -131,6 +131,22 @@ def test_a_function_that_a_notebook_defines_later_forgets_as_well(monkeypatch):
         assert ops(capture(model, (X,), {})) == ["linear", "arange", "mul", "add"]
 
 
+def test_hooks_that_a_first_run_registers_are_not_left_behind():
+    seen = []
+
+    def body(s, x):
+        if not s.hooked:
+            s.linear.register_forward_hook(lambda *_: seen.append(1))
+            s.hooked = True
+        return s.linear(x)
+
+    model = Net(body, hooked=False)
+    capture(model, (X,), {})
+    assert (len(model.linear._forward_hooks), len(seen)) == (0, 1)
+    model(X)
+    assert (len(model.linear._forward_hooks), len(seen)) == (1, 2)
+
+
 def test_caches_filled_before_an_error_do_not_keep_fake_tensors():
     def body(s, x):
         y = s.linear(x) + _table(x.shape[1], 3)["positions"][0]

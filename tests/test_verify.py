@@ -165,6 +165,10 @@ def test_units_below_a_threshold_get_other_weights(seed: int) -> None:
     assert failures(mlp(lambda h: torch.relu(h - 2.5)), RIGHT[0], seed=seed) == {}
 
 
+def test_units_that_only_large_weights_wake_are_proven() -> None:
+    assert failures(mlp(lambda h: torch.relu(h - 5)), RIGHT[0]) == {}
+
+
 def test_outputs_that_are_whole_numbers_prove_nothing_by_staying_the_same() -> None:
     model = Net(lambda m, x: (m.b(m.a(x)) > 1e9).long(), a=nn.Linear(6, 4), b=nn.Linear(4, 3))
     assert "nothing is proven" in failures(model, RIGHT[0])[0]
@@ -399,6 +403,17 @@ def test_what_a_proof_rejects_is_reported_and_stays_whole() -> None:
     assert "9 operations instead of 8" in str(space(model))
 
 
+def test_what_the_example_does_not_use_stays_whole_and_is_named() -> None:
+    def masked(m: Net, x: Tensor) -> Tensor:
+        return m.b(torch.tanh(m.a(x))) + m.d(torch.tanh(m.c(x))) * (x[:, :1] > 1e9)
+
+    model = Net(masked, a=nn.Linear(6, 4), b=nn.Linear(4, 3), c=nn.Linear(6, 5), d=nn.Linear(5, 3))
+    with pytest.warns(UserWarning, match=r"does not depend on 1 axes \(c.hidden\).*give example inputs"):
+        elastify(model, X)
+    assert [axis.size for axis in space(model).axes] == [4]
+    assert "nothing is proven" in str(space(model))
+
+
 def test_a_slice_that_an_operation_hands_back_is_still_a_parameter() -> None:
     """`weight.float()` is the weight itself, whatever part of it is active."""
 
@@ -439,9 +454,19 @@ def test_numbers_of_places_may_differ() -> None:
     assert [(axis.name, axis.size) for axis in space(model).axes] == [("a.hidden", 16), ("b.hidden", 16)]
 
 
-def test_what_runs_otherwise_proves_nothing() -> None:
-    with pytest.warns(UserWarning, match="other operations than before run"):
+def test_rounds_of_a_loop_may_be_more_or_fewer() -> None:
+    with pytest.warns(UserWarning, match="depends on the values") as caught:
         model = elastify(picking(lambda m, rows: torch.stack([torch.tanh(m.b(row)) for row in rows])), MANY)
+    assert not any("verification" in str(warning.message) for warning in caught)
+    assert [axis.size for axis in space(model).axes] == [16, 16]
+
+
+def test_what_runs_otherwise_proves_nothing() -> None:
+    def even(m: Net, rows: Tensor) -> Tensor:
+        return torch.tanh(m.b(rows)) if len(rows.tolist()) % 2 else torch.relu(m.b(rows.flip(0)))
+
+    with pytest.warns(UserWarning, match="other operations than before run"):
+        model = elastify(picking(even), MANY)
     assert [axis.name for axis in space(model).axes] == ["hidden"]  # which does not change what is picked
 
 

@@ -69,6 +69,26 @@ def listed(m: Fn, xs: list[Tensor]) -> list[Tensor]:
     return [m.down(hidden(m, x)) for x in xs]
 
 
+def stretched(m: Fn, x: Tensor) -> Tensor:
+    """Every row as often as a layer says, in a table of zeros as long as the longest."""
+    h = hidden(m, x)
+    times = m.often(h).abs().long().squeeze(-1) + 1
+    longest = times.max()
+    table = torch.zeros((h.shape[0], longest, h.shape[1]), dtype=h.dtype)
+    for row, n in zip(table, times, strict=True):
+        row[: int(n)] = 1
+    steps = torch.arange(longest, dtype=h.dtype)
+    return m.down(h[:, None] * table * steps[:, None]).sum(1)
+
+
+def rounds(m: Fn, x: Tensor) -> Tensor:
+    """A loop whose number of rounds is read out of a tensor."""
+    h = hidden(m, x)
+    for _ in range(int(m.often(h).abs().sum().long().clamp(1, 5).item())):
+        h = h + torch.tanh(m.mid(h))
+    return m.down(h)
+
+
 class Residual(nn.Module):
     def __init__(self, width: int = 12, hidden: int = 20) -> None:
         super().__init__()
@@ -396,6 +416,13 @@ CONSTRUCTS = [
         (2, 5, 6),
         CORE,
         stages=("core.layers",),
+    ),
+    Construct("as many rows as the data say", ends(stretched, often=lambda: nn.Linear(12, 1)), X, MLP),
+    Construct(
+        "as many rounds as the data say",
+        ends(rounds, often=lambda: nn.Linear(12, 1), mid=lambda: nn.Linear(12, 12)),
+        X,
+        {"mid.weight[0]": "12"},
     ),
     Construct("a head for training only", auxiliary, X, {"more.weight[0]": "8", **MLP}),
     Construct("a layer that is never used", unused, X, MLP, {"spare.weight[0]": "no captured run used"}),

@@ -112,6 +112,23 @@ class Masked(nn.Module):
         return (out * scores[:, None]).view_as(x)
 
 
+class Listed(nn.Module):
+    """Tokens sorted by expert and cut into pieces of lengths that Python reads out of a tensor."""
+
+    def __init__(self, experts: int = 3) -> None:
+        super().__init__()
+        self.gate, self.up, self.down = nn.Linear(12, experts), param(experts, 12, 8), param(experts, 8, 12)
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = x.flatten(0, 1)
+        scores, index = self.gate(flat).softmax(-1).max(-1)
+        order = index.argsort(stable=True)
+        lengths = torch.bincount(index, minlength=len(self.up)).tolist()
+        pieces = flat[order].split(lengths)
+        made = [torch.relu(piece @ up) @ down for piece, up, down in zip(pieces, self.up, self.down, strict=True)]
+        return (torch.cat(made)[order.argsort()] * scores[:, None]).view_as(x)
+
+
 class Picked(nn.Module):
     """Weights of the chosen expert gathered per token (fast feed-forward)."""
 
@@ -172,16 +189,15 @@ CONSTRUCTS = [
         (4, 9, 6),
         LOOPED,
         {"moe.gate.weight[0]": "ranks units"},
-        options={"costs": 0},
-    ),  # how many tokens an expert gets, the data say
+    ),
     Construct(
         "experts by masks",
         through(lambda m, x: m.moe(x), moe=Masked),
         (4, 9, 6),
         LOOPED,
         {"moe.gate.weight[0]": "positions"},
-        options={"costs": 0},
     ),
+    Construct("experts on lists of tokens", through(lambda m, x: m.moe(x), moe=Listed), (4, 9, 6), INSIDE),
     Construct(
         "experts gathered per token",
         through(lambda m, x: m.moe(x), moe=Picked),
