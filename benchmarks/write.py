@@ -22,6 +22,7 @@ SECTIONS = {
     "making": "Making a model elastic",
     "subnets": "Choosing and running a subnet",
     "spaces": "Costs and memory",
+    "training": "A step of training",
     "scale": "Large models",
     "pruning": "Against Torch-Pruning",
 }

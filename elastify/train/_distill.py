@@ -67,16 +67,16 @@ class TeacherLabels:
 
     def __init__(self, loss: Callable[[Any], Tensor]) -> None:
         self._loss = loss
-        self._logits: list[Tensor] = []
+        self._labels: list[Tensor] = []
 
     @property
     def teaches(self) -> bool:
         """Whether the loss of the teacher had cross-entropies to learn from."""
-        return bool(self._logits)
+        return bool(self._labels)
 
     def teacher(self, outputs: Any) -> Tensor:
-        """The loss itself; the logits of its cross-entropies are kept."""
-        self._logits.clear()
+        """The loss itself; the probabilities in its cross-entropies are kept."""
+        self._labels.clear()
         with _Cross(lambda number, call: self._keep(call)):
             return self._loss(outputs)
 
@@ -84,22 +84,24 @@ class TeacherLabels:
         """The loss against the teacher."""
         with _Cross(self._against_teacher) as mode:
             value = self._loss(outputs)
-        if mode.calls != len(self._logits):
+        if mode.calls != len(self._labels):
             raise ElastifyError(
                 "the loss cannot be distilled",
-                why=f"it computes {len(self._logits)} cross-entropies for the full network, {mode.calls} for a subnet",
+                why=f"it computes {len(self._labels)} cross-entropies for the full network, {mode.calls} for a subnet",
                 fix="pass distill=lambda outputs, teacher_outputs: ..., or Sandwich(model, distill=False)",
             )
         return value
 
     def _keep(self, call: inspect.BoundArguments) -> Tensor:
-        self._logits.append(call.arguments["input"].detach())
+        logits = call.arguments["input"].detach()
+        binary = call.signature is _SIGNATURES[F.binary_cross_entropy_with_logits]
+        self._labels.append(logits.sigmoid() if binary else logits.softmax(1 if logits.dim() > 1 else 0))
         return _plain(call)
 
     def _against_teacher(self, number: int, call: inspect.BoundArguments) -> Tensor:
-        if number >= len(self._logits):
+        if number >= len(self._labels):
             return _plain(call)
-        logits, teacher = call.arguments["input"], self._logits[number]
+        logits, teacher = call.arguments["input"], self._labels[number]
         if logits.shape != teacher.shape:
             raise ElastifyError(
                 f"logits of shape {tuple(logits.shape)} cannot learn from {tuple(teacher.shape)}",
@@ -107,15 +109,14 @@ class TeacherLabels:
                 fix="elastify(model, keep_outputs=True), or pass distill=...",
             )
         if call.signature is _SIGNATURES[F.binary_cross_entropy_with_logits]:
-            call.arguments["target"] = teacher.sigmoid()
+            call.arguments["target"] = teacher
             return F.binary_cross_entropy_with_logits(*call.args, **call.kwargs)
         return _soft(call.arguments, teacher)
 
 
-def _soft(call: Mapping[str, Any], teacher: Tensor) -> Tensor:
+def _soft(call: Mapping[str, Any], probabilities: Tensor) -> Tensor:
     """`cross_entropy` with the teacher's probabilities, where the labels are not to be ignored."""
     logits, target = call["input"], call["target"]
-    probabilities = teacher.softmax(1 if teacher.dim() > 1 else 0)
     value = F.cross_entropy(logits, probabilities, weight=call["weight"], reduction="none")
     counted: Tensor | float = float(value.numel())
     if not target.is_floating_point():

@@ -56,7 +56,7 @@ class Gate:
         if self.forced is not None:
             return self.forced.to(logits)
         if self.kind == "top":
-            chosen = logits.detach().flatten().topk(max(1, round(self.top * logits.numel()))).indices
+            chosen = logits.detach().flatten().topk(max(1, round(self.top * logits.numel())), sorted=False).indices
             hard = torch.zeros_like(logits).view(-1).index_fill_(0, chosen, 1).view_as(logits)
             return hard + (logits - logits.detach())
         if self.noise is None:

@@ -90,7 +90,7 @@ def sparse(weight: Tensor, kept: float) -> Tensor:
     count = max(1, round(max(kept, LEAST["sparsity"]) * weight.numel()))
     if count >= weight.numel():
         return weight
-    largest = weight.detach().abs().flatten().topk(count).indices
+    largest = weight.detach().abs().flatten().topk(count, sorted=False).indices
     mask = torch.zeros_like(weight, memory_format=torch.contiguous_format).view(-1)
     return weight * mask.index_fill_(0, largest, 1).view_as(weight)
 
