@@ -86,14 +86,13 @@ class GatedUnits(Transform):
 
     def __init__(self, owner: nn.Module, local: str, *, dims: Sequence[tuple[int, Gate, np.ndarray]]) -> None:
         super().__init__(owner, local)
-        self.dims = tuple(dims)
+        self.dims = [(dim, gate, torch.from_numpy(units)) for dim, gate, units in dims]
         self.gates = tuple(gate for _, gate, _ in dims)
 
     def __call__(self, full: Tensor) -> Tensor:
         for dim, gate, units in self.dims:
             value = gate.value().to(full.dtype)
-            index = torch.tensor(units, device=full.device)
-            line = torch.cat([value, value.new_ones(1)])[index]  # -1 is the last one, always open
+            line = torch.cat([value, value.new_ones(1)])[units.to(full.device)]  # -1 is the last one, always open
             full = full * line.view([-1 if d == dim else 1 for d in range(full.dim())])
         return full
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 import torch
@@ -23,16 +22,20 @@ from elastify._transforms import Transform, attach
 LEAST = {"width": 0.0, "sparsity": 0.025, "bits": 1 / 6}
 
 
-@dataclass
 class Level:
-    """The place on the line, and the share of weights that are kept."""
+    """The place on the line, the share of weights that are kept, the steps of the grid that they are rounded to.
 
-    alpha: float = 1.0
-    kept: float = 1.0
+    These are tensors: where they were numbers, a compiled model would be compiled anew for each.
+    """
+
+    def __init__(self) -> None:
+        self.set(1.0, 1.0)
 
     def set(self, alpha: float, kept: float) -> None:
         """Move to another level."""
-        self.alpha, self.kept = alpha, kept
+        kept, whole = max(kept, LEAST["sparsity"]), kept >= 1
+        self.alpha, self.kept = (torch.tensor(value, dtype=torch.float64) for value in (alpha, kept))
+        self.steps, self.whole = torch.tensor(2.0 ** bits_of(alpha) - 1), whole
 
 
 def narrowed(where: SearchSpace, share: float) -> SubnetConfig:
@@ -58,10 +61,11 @@ class Compressed(Transform):
         self.level, self.line, self.how = level, line, how
 
     def __call__(self, full: Tensor) -> Tensor:
-        value = torch.lerp(self.own(), full, self.level.alpha) if self.line else full
-        if self.how == "sparsity":
-            return sparse(value, self.level.kept)
-        return quantised(value, bits_of(self.level.alpha)) if self.how == "bits" else value
+        level = self.level
+        value = torch.lerp(self.own(), full, level.alpha.to(full)) if self.line else full
+        if self.how == "sparsity" and not level.whole:
+            return value * largest(value.detach(), level.kept)
+        return quantised(value, level.steps.to(full)) if self.how == "bits" else value
 
     def ends(self) -> tuple[Tensor, Tensor]:
         """Both ends of the line."""
@@ -81,18 +85,22 @@ def set_level(model: nn.Module, alpha: float, kept: float) -> None:
         transform.level.set(alpha, kept)
 
 
-def sparse(weight: Tensor, kept: float) -> Tensor:
-    """The largest share of the entries; the others are 0.
+@torch.library.custom_op("elastify::largest", mutates_args=())
+def largest(weight: Tensor, share: Tensor) -> Tensor:
+    """1 for this share of the entries, the largest, at least one; 0 for the others. Opaque to `torch.compile`.
 
-    >>> sparse(torch.tensor([3.0, -4.0, 1.0, 2.0]), 0.5)
-    tensor([ 3., -4.,  0.,  0.])
+    >>> largest(torch.tensor([3.0, -4.0, 1.0, 2.0]), torch.tensor(0.5))
+    tensor([1., 1., 0., 0.])
     """
-    count = max(1, round(max(kept, LEAST["sparsity"]) * weight.numel()))
-    if count >= weight.numel():
-        return weight
-    largest = weight.detach().abs().flatten().topk(count, sorted=False).indices
+    count = max(1, round(float(share) * weight.numel()))
+    chosen = weight.abs().flatten().topk(count, sorted=False).indices
     mask = torch.zeros_like(weight, memory_format=torch.contiguous_format).view(-1)
-    return weight * mask.index_fill_(0, largest, 1).view_as(weight)
+    return mask.index_fill_(0, chosen, 1).view_as(weight)
+
+
+@largest.register_fake
+def _(weight: Tensor, share: Tensor) -> Tensor:
+    return torch.empty_like(weight, memory_format=torch.contiguous_format)
 
 
 def bits_of(alpha: float) -> int:
@@ -104,15 +112,15 @@ def bits_of(alpha: float) -> int:
     return max(3, 2 + round(6 * alpha))
 
 
-def quantised(weight: Tensor, bits: int) -> Tensor:
-    """The entries on an even grid of 2^bits points between the smallest and the largest one; straight-through.
+def quantised(weight: Tensor, steps: Tensor) -> Tensor:
+    """The entries on an even grid of so many steps from the smallest to the largest one; straight-through.
 
-    >>> quantised(torch.tensor([0.0, 0.4, 0.6, 3.0]), 2)
+    >>> quantised(torch.tensor([0.0, 0.4, 0.6, 3.0]), torch.tensor(3.0))
     tensor([0., 0., 1., 3.])
     """
     with torch.no_grad():
         low, high = weight.aminmax()
-        step = ((high - low) / (2**bits - 1)).clamp_min(torch.finfo(weight.dtype).tiny)
+        step = ((high - low) / steps).clamp_min(torch.finfo(weight.dtype).tiny)
         error = ((weight - low) / step).round() * step + low - weight
     return weight + error
 

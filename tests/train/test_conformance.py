@@ -31,6 +31,7 @@ from elastify.train import (
     Sorted,
     Strategy,
     Supermask,
+    active_only,
     soft_cross_entropy,
 )
 from elastify.train._checkpoint import pack, unpack
@@ -243,6 +244,32 @@ class TestEveryStrategy:
             step(scaled, torch.float32, backward=lambda value: (value * 256).backward())
         for name, gradient in gradients(model).items():
             torch.testing.assert_close(gradient / 256, expected[name], rtol=1e-2, atol=1e-4)
+
+    def test_half_precision_with_a_scaler_and_active_only(self, model: nn.Module, case: Case) -> None:
+        model.float()
+        strategy, precise = case.make(model), case.make(model)
+        strategy.prepare()
+        precise.load_state_dict(strategy.state_dict())
+        step(precise, torch.float32)
+        expected = torch.cat([gradient.flatten() for gradient in gradients(model).values()])
+        optimizer = active_only(torch.optim.AdamW(model.parameters(), 1e-3))
+        scaler = torch.amp.GradScaler("cpu", init_scale=256.0)
+        for number in range(3):
+            optimizer.zero_grad()
+            with torch.autocast("cpu", torch.float16):
+                losses = step(strategy, torch.float32, backward=lambda value: scaler.scale(value).backward())
+            scaler.unscale_(optimizer)
+            if number == 0:
+                found = torch.cat([gradient.flatten() for gradient in gradients(model).values()])
+                assert found.shape == expected.shape
+                assert (found - expected).norm() < 0.1 * expected.norm()  # a ReLU may fall on its other side
+            before = {name: p.detach().clone() for name, p in model.named_parameters()}
+            scaler.step(optimizer)
+            scaler.update()
+            moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+            assert moved == set(gradients(model))
+            assert losses.total < 20
+        assert scaler.get_scale() == 256.0
 
     def test_gradient_checkpointing(self, model: nn.Module, case: Case) -> None:
         strategy, again = case.make(model), case.make(model)

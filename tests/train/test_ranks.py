@@ -23,7 +23,18 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from elastify import ElastifyError, elastify
-from elastify.train import AllExits, FullPlusRandom, Sandwich, Sorted, Strategy, fit, one_reduction
+from elastify.train import (
+    AllExits,
+    Compressible,
+    FullPlusRandom,
+    GumbelMask,
+    Sandwich,
+    Sorted,
+    Strategy,
+    fit,
+    one_reduction,
+)
+from elastify.train._ranks import _others
 from tests.small_nets import Net
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -93,6 +104,8 @@ MADE: dict[str, Made] = {
     "Sandwich": lambda model: Sandwich(model, n_random=1),
     "Sorted": lambda model: Sorted(model, (2, 3), draws=1),
     "AllExits": AllExits,
+    "Compressible": lambda model: Compressible(model, "sparsity"),
+    "GumbelMask": GumbelMask,
 }
 
 
@@ -138,21 +151,27 @@ def mean_of(value: float) -> float:
 
 def looped(rank: int, folder: Path, kind: str) -> Any:
     model = net()
-    strategy = Sandwich(model, n_random=2)
-    if kind == "ddp":
-        return steps(model, DistributedDataParallel(model), strategy, HALVES[rank], mean_of)
+    strategy = MADE[kind](model)
+    strategy.prepare()
+    return steps(model, DistributedDataParallel(model), strategy, HALVES[rank], mean_of)
+
+
+def sharded(rank: int, folder: Path) -> Any:
+    model = net()
     for block in model.blocks:
         fully_shard(block, mesh=dist.init_device_mesh("cpu", (2,)))
     fully_shard(model, mesh=dist.init_device_mesh("cpu", (2,)))
-    return steps(model, model, strategy, HALVES[rank], mean_of)
+    return steps(model, model, MADE["Sandwich"](model), HALVES[rank], mean_of)
 
 
-@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+@pytest.mark.parametrize("kind", ["Sandwich", "Compressible", "GumbelMask", "fsdp"])
 def test_loops_of_ones_own(kind: str, tmp_path: Path) -> None:
-    first, second = on_two(partial(looped, kind=kind), tmp_path / "ranks")
+    first, second = on_two(sharded if kind == "fsdp" else partial(looped, kind=kind), tmp_path / "ranks")
     model = net()
+    strategy = MADE.get(kind, MADE["Sandwich"])(model)
+    strategy.prepare()
     assert first == second
-    assert first == pytest.approx(steps(model, model, Sandwich(model, n_random=2), DATA), abs=1e-5)
+    assert first == pytest.approx(steps(model, model, strategy, DATA), abs=1e-5)
 
 
 def differing(rank: int, folder: Path) -> Any:
@@ -214,3 +233,20 @@ def test_processes_that_do_not_know_each_other(monkeypatch: pytest.MonkeyPatch) 
     model = net()
     with pytest.raises(ElastifyError, match="2 processes were started, but they do not know each other"):
         train(model, FullPlusRandom(model), DATA)
+
+
+@pytest.mark.parametrize(
+    ("error", "gone"),
+    [
+        (RuntimeError("[/pytorch/gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:2345"), True),
+        (RuntimeError("Timed out waiting 20000ms for recv operation to complete"), True),
+        (dist.DistBackendError("NCCL communicator was aborted on rank 1"), True),
+        (RuntimeError("No backend type associated with device type mps"), False),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), False),
+    ],
+)
+def test_only_silence_is_told_as_a_lost_rank(error: RuntimeError, gone: bool) -> None:
+    with pytest.raises(ElastifyError if gone else type(error)) as caught, _others():
+        raise error
+    assert ("another rank has gone" in str(caught.value)) == gone
+    assert caught.value is error or caught.value.__cause__ is error
