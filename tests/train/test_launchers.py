@@ -27,9 +27,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> list[list[float]]:
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
-def test_two_ranks_have_the_losses_of_one_process(
-    launcher: str, alone: list[list[float]], tmp_path: Path
-) -> None:
+def test_two_ranks_have_the_losses_of_one_process(launcher: str, alone: list[list[float]], tmp_path: Path) -> None:
     command = [sys.executable, "-m", *LAUNCHERS[launcher], *(FOR_ACCELERATE if launcher == "accelerate" else [])]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     script = [str(ROOT / "tests" / "train" / "trainer_job.py"), str(tmp_path / "losses.json"), "4"]

@@ -1,6 +1,6 @@
 """A script as a user starts it on several ranks: a few steps of `ElasticTrainer`; the first rank writes its losses.
 
-    torchrun --nproc-per-node 2 tests/train/trainer_job.py losses.json 4
+torchrun --nproc-per-node 2 tests/train/trainer_job.py losses.json 4
 """
 
 from __future__ import annotations
