@@ -87,7 +87,10 @@ def analyse(
         guards.append(solver.guards([*graph.guards, *facts.guards]))
         solver.solve()
         by_id = {v.id: n for n, v in graph.tensors.items()}
-        used |= {by_id[v.id] for call in graph.calls for v in values((call.args, call.kwargs)) if v.id in by_id}
+        here = {by_id[v.id] for call in graph.calls for v in values((call.args, call.kwargs)) if v.id in by_id}
+        for term in (term for name in here - used if graph.apart for term in shared[name]):
+            facts.freeze(term, "used by a run of the model that is not its forward")
+        used |= here
         needed |= {by_id[ident] for ident in _needed(graph) if ident in by_id}
         uses = Counter(ident for call in graph.calls for ident in {value.id for value in call.inputs()})
         for ident, name in by_id.items():

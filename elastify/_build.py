@@ -130,6 +130,7 @@ def _build(
 ) -> Built:
     writing = _adapters.run_with_caches(model)
     graphs = capture_all(model, args, kwargs, writing)
+    graphs += _with_more_parts(model, graphs, args, kwargs)
     hidden = _adapters.auxiliary_outputs(model)
     interface = (lambda graph: _interface(graph, hidden)) if keep_outputs else (lambda graph: ())
     analysis = analyse(
@@ -170,6 +171,26 @@ def _build(
         model.__dict__.pop(STATE, None)
         raise
     return Built(analysis, args, kwargs, outputs)
+
+
+def _with_more_parts(
+    model: nn.Module, graphs: Sequence[Graph], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> list[Graph]:
+    """A record of what else the model is made for, if that may use parts that its forward does not."""
+    run = _adapters.run_of_its_own(model)
+    met = [{value.id for call in graph.calls for value in call.inputs()} for graph in graphs]
+    used = {name for graph, ids in zip(graphs, met, strict=True) for name, v in graph.tensors.items() if v.id in ids}
+    names = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    if run is None or names <= used or any(p.is_meta for p in model.parameters()):
+        return []
+    try:
+        graph = capture(model, args, kwargs, fake=False, run=run)
+    except ElastifyError as error:
+        text = f"{error.where}: {error.why}"
+        warnings.warn(f"a run other than forward was not captured, what only it uses is not seen: {text}", stacklevel=4)
+        return []
+    graph.apart = True
+    return [graph]
 
 
 def inputs_of(

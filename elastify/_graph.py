@@ -81,7 +81,8 @@ class Graph:
 
     `constants` are tensors from outside: plain attributes, closure variables, results of functions that torch
     cannot see. `caches` are attributes in which forward left tensors. `inputs` and `outputs` are flat; the root's
-    `ModuleCall` (path "") has their structure. `training` is the mode of the run, `real` whether it had real tensors.
+    `ModuleCall` (path "") has their structure. `training` is the mode of the run, `real` whether it had real tensors,
+    `apart` whether it is one that the proofs do not repeat: what only it uses keeps its sizes.
     """
 
     calls: list[Call] = field(default_factory=list)
@@ -95,6 +96,7 @@ class Graph:
     caches: list[Attr] = field(default_factory=list)
     training: bool = False
     real: bool = False
+    apart: bool = False
 
     def results(self, hidden: Collection[str]) -> Iterator[Value]:
         """What the model returned, each time it was called, without the entries of dictionaries that are `hidden`."""

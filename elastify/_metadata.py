@@ -353,8 +353,7 @@ def counts(
     for number in described.numbers if length else ():
         whole = number.shared and not number.attr.index
         speaks = _COUNTS.search(number.name) and not _OTHERS.search(number.name) and not number.beside
-        speaks = speaks and sum(isinstance(step, int) for step in number.attr.index) < 2  # else of one of the layers
-        if speaks and (whole or number.attr not in used):
+        if speaks and len(number.attr.index) < 2 and (whole or number.attr not in used):
             containers = fitting(number.path, number.name, number.value)
             if len(containers) == 1 or (containers and whole):
                 found[number.attr] = containers

@@ -114,8 +114,7 @@ def prove_sizes(
         finally:
             set_active(model, {}, {})
 
-    last = len(analysis.graphs) - 1
-    runs = [0, *([last] if writing is not None and last and not analysis.graphs[last].training else [])]
+    runs = [i for i, graph in enumerate(analysis.graphs) if not graph.training and not graph.apart]
     for _ in range(_ROUNDS):
         where = SearchSpace(plan)
         chosen = (where.min, _every_other(where), where.sample(0), where.sample(1))

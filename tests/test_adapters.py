@@ -137,3 +137,43 @@ def test_layers_of_einops_are_copied_with_the_numbers_of_the_subnet(tmp_path: Pa
     for other in (small, copy.deepcopy(small), load(tmp_path, like=full)):
         torch.testing.assert_close(other(x), expected)
     assert (model[1].axes_lengths, model[1]._axes_lengths) == ({"h": 4}, (("h", 4),))
+
+
+class Speaker(nn.Module):
+    """Speaks with a part that its forward does not use."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.mid, self.last = nn.Linear(6, 12), nn.Linear(12, 20), nn.Linear(20, 3)
+        self.voice = nn.Linear(12, 4)
+
+    def hidden(self, x):
+        return torch.tanh(self.first(x))
+
+    def forward(self, x):
+        return self.last(torch.relu(self.mid(self.hidden(x))))
+
+    def speak(self, x):
+        return self.forward(x), self.voice(self.hidden(x))
+
+
+@pytest.mark.parametrize("speaks", [True, False])
+def test_what_parts_that_forward_does_not_use_read_keeps_its_size(monkeypatch, speaks):
+    run = (lambda model, args, kwargs: model.speak(*args)) if speaks else None
+    monkeypatch.setattr("elastify._adapters.run_of_its_own", lambda model: run)
+    model = elastify(Speaker(), torch.randn(2, 6))
+    assert [axis.size for axis in space(model).axes] == ([20] if speaks else [12, 20])
+    if speaks:
+        reasons = [d.reason for d in space(model).plan.frozen if (d.tensor, d.dim) == ("voice.weight", 1)]
+        assert "used by a run of the model that is not its forward" in reasons[0]
+        with activate(model, 0.25):
+            assert model.speak(torch.randn(2, 6))[1].shape == (2, 4)
+
+
+def test_a_run_of_its_own_that_fails_is_told(monkeypatch):
+    def broken(model, args, kwargs):
+        raise ValueError("no voice")
+
+    monkeypatch.setattr("elastify._adapters.run_of_its_own", lambda model: broken)
+    with pytest.warns(UserWarning, match="a run other than forward was not captured"):
+        elastify(Speaker(), torch.randn(2, 6))

@@ -90,6 +90,11 @@ def run_with_caches(model: nn.Module) -> Callable[[nn.Module, tuple[Any, ...], d
     return transformers.run_with_caches if library_of(model) == "transformers" and transformers.writes(model) else None
 
 
+def run_of_its_own(model: nn.Module) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], Any] | None:
+    """How a model that generates in a way of its own is called, which may use more of its parts than forward does."""
+    return transformers.generate if library_of(model) == "transformers" and transformers.has_own(model) else None
+
+
 def operator_name(qualified: str) -> str | None:
     """Name under which the rules know an operator that a library registered with torch."""
     return torchvision.OPERATORS.get(qualified)

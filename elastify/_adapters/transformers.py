@@ -75,6 +75,18 @@ def run_with_caches(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -
     return first, model(**held, **{tokens: kwargs[tokens][:, -1:]}, use_cache=True)
 
 
+def has_own(model: Any) -> bool:
+    """Whether a model generates, but not in the way that the library has for all."""
+    makers = [cls for cls in type(model).__mro__ if "generate" in vars(cls)]
+    return writes(model) and makers[0].__module__ != "transformers.generation.utils"
+
+
+def generate(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Two steps of generation from the inputs."""
+    prompt = {name: value for name, value in kwargs.items() if name not in ("use_cache", "decoder_input_ids")}
+    return model.generate(*args, **prompt, max_new_tokens=2, do_sample=False)
+
+
 def _sees_whole_pictures(model: Any, accepted: Any) -> bool:
     """Whether pictures come as they are; some models want them cut into patches, and do well with text alone."""
     return "pixel_values" in accepted and not {"image_grid_thw", "target_sizes", "pixel_position_ids"} & set(accepted)

@@ -46,10 +46,25 @@ def _flat_patches(config: Any) -> dict[str, Any]:
     return {"pixel_values": torch.randn(2, 16, size), **shape}
 
 
+def _speech_prompt(config: Any) -> dict[str, Any]:
+    """Words, and the place of the first sound."""
+    return {"input_ids": torch.cat([_prompt(config, 15) + 100, torch.full((2, 1), config.audio_bos_token_id)], 1)}
+
+
+def _sounds_among_words(config: Any) -> dict[str, Any]:
+    """Four sounds, of a code per codebook, in the middle of words."""
+    words = _prompt(config, 16)
+    words[:, 6:10] = config.audio_token_id
+    codes = torch.arange(2 * 4 * config.num_codebooks).view(2, 4, config.num_codebooks) % config.codebook_size
+    return {"input_ids": words, "audio_input_ids": codes, "audio_input_ids_mask": torch.ones(2, 4, dtype=torch.bool)}
+
+
 INPUTS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "dac": lambda c: {"input_values": torch.randn(2, 1, 2048)},
     "dia": lambda c: {"input_ids": _prompt(c), "decoder_input_ids": _prompt(c, 9 * 8).view(2, 8, 9)},
     "fuyu": lambda c: {"input_ids": _prompt(c), "use_cache": False},
+    "gradium_phonon_tts": _speech_prompt,
+    "higgs_audio_v2": _sounds_among_words,
     "idefics": lambda c: {"input_ids": _prompt(c), "pixel_values": torch.randn(2, 1, 3, 32, 32), "use_cache": False},
     "kosmos-2": lambda c: {
         "input_ids": _prompt(c),
@@ -68,6 +83,8 @@ INPUTS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "patchtsmixer": lambda c: {"past_values": torch.randn(2, c.context_length, c.num_input_channels)},
     "patchtst": lambda c: {"past_values": torch.randn(2, c.context_length, c.num_input_channels)},
     "perceiver": lambda c: {"inputs": _prompt(c, c.max_position_embeddings) % c.vocab_size},
+    "pocket_tts": _speech_prompt,
+    "pop2piano": lambda c: {"input_features": torch.randn(2, 16, c.d_model), "decoder_input_ids": _prompt(c)},
     "prophetnet": lambda c: {"input_ids": _prompt(c), "decoder_input_ids": _prompt(c), "use_cache": False},
     "rwkv": lambda c: {"input_ids": _prompt(c, 8), "use_cache": False},
     "siglip2": lambda c: {"input_ids": _prompt(c), **_flat_patches(c)},
@@ -82,6 +99,12 @@ INPUTS: dict[str, Callable[[Any], dict[str, Any]]] = {
 """What a model type takes that no `main_input_name` tells."""
 
 
+GENERATION: dict[str, dict[str, Any]] = {
+    "pop2piano": {"composer_to_feature_token": {f"composer{i + 1}": i for i in range(21)}}
+}
+"""What `generate` asks of a model's generation config."""
+
+
 def tiny(kind: str) -> Made:
     """A small model of a type and inputs that fit."""
     import transformers
@@ -90,6 +113,8 @@ def tiny(kind: str) -> Made:
 
     torch.manual_seed(0)
     model = getattr(transformers, class_names()[kind])(small_config(kind)).eval()
+    for name, value in GENERATION.get(kind, {}).items():
+        setattr(model.generation_config, name, value)
     inputs: Any = ((), INPUTS[kind](model.config)) if kind in INPUTS else infer_example_inputs(model)
     if inputs is None:
         raise ValueError(f"no inputs are known for {type(model).__name__}")
