@@ -6,7 +6,7 @@ or low-rank factors (`factorize`), as for a Transformer in the paper.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -37,10 +37,10 @@ class AlternateCore(Strategy):
     core: Any = 0.5
     core_steps: int = 1
     full_steps: int = 1
-    _taken: list[int] = field(default_factory=lambda: [0], init=False, repr=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._memory["taken"] = 0
         if self.core_steps < 1 or self.full_steps < 1:
             raise ElastifyError("there is at least one step on each", where="AlternateCore", fix="core_steps=1")
         if space(self.model).config(self.core) == space(self.model).max:
@@ -51,17 +51,8 @@ class AlternateCore(Strategy):
     ) -> Losses:
         """Add the gradients of the core or the full network; arguments as for `Sandwich.step`, but no `distill`."""
         self._labels_only(distill)
-        on_core = self._taken[0] % (self.core_steps + self.full_steps) < self.core_steps
+        on_core = self._memory["taken"] % (self.core_steps + self.full_steps) < self.core_steps
         config = space(self.model).config(self.core) if on_core else None
         (value,) = floats([self._pass(config, forward, loss, backward)])
-        self._taken[0] += 1
+        self._memory["taken"] += 1
         return Losses(min=value) if on_core else Losses(value)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The state of the sampling and the place in the turn."""
-        return {**super().state_dict(), "taken": self._taken[0]}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state_dict` was called."""
-        super().load_state_dict(state)
-        self._taken[0] = state["taken"]

@@ -13,14 +13,13 @@ from torch import Tensor, nn
 
 from elastify import _elastic
 from elastify._config import SubnetConfig
-from elastify._elastic import space
 from elastify._errors import ElastifyError
-from elastify.train._levels import LEAST, compress, compressed, lines, narrowed, set_level, squared_cosine, weights
-from elastify.train._strategy import Backward, Counting, Distill, Forward, Loss, Losses, check_prepared, floats
+from elastify.train._levels import LEAST, compress, compressed, narrowed, set_level, squared_cosine
+from elastify.train._strategy import Backward, Distill, Forward, Loss, Losses, Strategy, check_prepared, floats
 
 
 @dataclass(frozen=True, eq=False)
-class Compressible(Counting):
+class Compressible(Strategy):
     """One network for every level of width, sparsity or bits (Nunez et al., LCS, arXiv 2110.04252).
 
     >>> import torch
@@ -33,12 +32,14 @@ class Compressible(Counting):
     16
 
     `compress`: "width" keeps .25 + .75 alpha of the units of every axis (of heads, not of what is in them); "sparsity"
-    alpha (.025 at least) of each weight, the largest entries; "bits" 3 to 8 bits a weight, affine, never activations.
+    alpha (.025 at least) of each weight, the largest entries; "bits" 3 to 8 bits a weight, affine; with `activations`
+    as many for what its layer takes in, between the least and the largest value of the batch [our choice].
     `params`: "norms" makes those of norm layers lines, "all" every one (None: norms for width, else all, as published).
     `dense`: globs of weights that stay whole (None: the first and last). `beta` weighs cos^2 between the ends of the
     lines, once a step [how often is left open]. A step of "width" trains alphas 0, 1 and `n_random` others; other kinds
-    one, an end with probability `ends`. In the first `warmup` steps (paper: 80 %) sparsity grows; a point is dense.
-    Batch norms need `recalibrate` at each level: convert them with `replace_norms` before `elastify`.
+    one, an end with probability `ends`. In the first `warmup` steps (paper: 80 %) sparsity grows; a point is dense;
+    activations stay whole. Extracted models round them as well; what is saved of these are the weights only.
+    need `recalibrate` at each level: convert them with `replace_norms` before `elastify`.
     """
 
     compress: str = "width"
@@ -49,25 +50,24 @@ class Compressible(Counting):
     ends: float = 0.5
     warmup: int = 0
     dense: tuple[str, ...] | None = None
+    activations: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for value, values in ((self.compress, tuple(LEAST)), (self.params, (None, "norms", "all"))):
-            if value not in values:
-                raise ElastifyError(f"no such choice: {value!r}", where="Compressible", fix=f"one of {values}")
+        self._memory["steps"] = 0
+        for value, known in ((self.compress, tuple(LEAST)), (self.params, (None, "norms", "all"))):
+            if value not in known:
+                raise ElastifyError(f"no such choice: {value!r}", where="Compressible", fix=f"one of {known}")
+        if self.activations and self.compress != "bits":
+            raise ElastifyError("only bits can be those of activations", where="Compressible", fix='compress="bits"')
         if self.n_random < 0 or self.warmup < 0 or not 0 <= self.ends <= 1:
             raise ElastifyError("n_random and warmup are 0 or more, ends is a probability", where="Compressible")
 
     def prepare(self) -> None:
         """Add the other ends of the lines, once; the full network stays as it is ("bits": in 8 bits)."""
-        if compressed(self.model):
-            return
-        which = self.params or ("norms" if self.compress == "width" else "all")
-        moving = set(lines(self.model, which)) if self.line else set()
-        if self.line and not moving:
-            raise ElastifyError("there is nothing to make a line of", why=f"params={which}", fix='params="all"')
-        chosen = set() if self.compress == "width" else set(weights(self.model, self.dense))
-        compress(self.model, moving, chosen, self.compress, self.seed)
+        if not compressed(self.model):
+            lines = (self.params or ("norms" if self.compress == "width" else "all")) if self.line else None
+            compress(self.model, self.compress, lines, self.dense, seed=self.seed, inputs=self.activations)
 
     def step(
         self, forward: Forward, loss: Loss, *, distill: Distill | None = None, backward: Backward = Tensor.backward
@@ -75,18 +75,18 @@ class Compressible(Counting):
         """Add the gradients of the losses at the drawn levels; arguments as for `Sandwich.step`, but no `distill`."""
         self._labels_only(distill)
         check_prepared(self, bool(compressed(self.model)) or not (self.line or self.compress != "width"))
-        alphas, values = self._draw(), []
+        alphas, values, done = self._draw(), [], self._memory["steps"]
         for alpha in alphas:
             try:
-                dense = self.line and self.steps < self.warmup
-                set_level(self.model, alpha, 1 - (1 - alpha) * self.steps / self.warmup if dense else alpha)
+                growing = 1 - (1 - alpha) * done / self.warmup if self.line and done < self.warmup else alpha
+                set_level(self.model, alpha, growing, inputs=done >= self.warmup)
                 values.append(self._pass(self.config(alpha), forward, loss, backward))
             finally:
                 set_level(self.model, 1.0, 1.0)
         ends = [transform.ends() for transform in compressed(self.model) if transform.line]
         if ends and self.beta:
             backward(self.beta * squared_cosine(ends))
-        self.count()
+        self._memory["steps"] += 1
         found = dict(zip(alphas, floats(values), strict=True))
         return Losses(found.pop(1.0, None), found.pop(LEAST[self.compress], None), tuple(found.values()))
 
@@ -106,7 +106,7 @@ class Compressible(Counting):
         """The configuration of a level: the full network but for "width"."""
         if not 0 <= alpha <= 1:
             raise ElastifyError(f"alpha={alpha} is not in [0, 1]", where="Compressible")
-        return narrowed(space(self.model), 0.25 + 0.75 * alpha if self.compress == "width" else 1.0)
+        return narrowed(_elastic.space(self.model), 0.25 + 0.75 * alpha if self.compress == "width" else 1.0)
 
     def _draw(self) -> list[float]:
         draw, least = self._generator.uniform, LEAST[self.compress]
@@ -114,6 +114,6 @@ class Compressible(Counting):
             return [1.0, 0.0, *draw(size=self.n_random).tolist()]
         if self.line and draw() < self.ends:
             return [1.0 if draw() < 0.5 else least]
-        if self.compress == "sparsity" and not self.line and self.steps < self.warmup:
+        if self.compress == "sparsity" and not self.line and self._memory["steps"] < self.warmup:
             return [1.0]
         return [int(self._generator.integers(1, 7)) / 6 if self.compress == "bits" else draw(least, 1)]

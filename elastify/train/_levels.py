@@ -7,13 +7,17 @@ left out get none, rounded ones get it straight through.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
+from elastify._attributes import resolve
 from elastify._config import SubnetConfig
+from elastify._errors import ElastifyError
 from elastify._layout import Axis, Layout, Product, axes_of
 from elastify._rewrite import record
 from elastify._space import SearchSpace
@@ -31,11 +35,12 @@ class Level:
     def __init__(self) -> None:
         self.set(1.0, 1.0)
 
-    def set(self, alpha: float, kept: float) -> None:
-        """Move to another level."""
+    def set(self, alpha: float, kept: float, inputs: bool = True) -> None:
+        """Move to another level; `inputs`: whether what layers take in is rounded too, where it can be."""
         kept, whole = max(kept, LEAST["sparsity"]), kept >= 1
         self.alpha, self.kept = (torch.tensor(value, dtype=torch.float64) for value in (alpha, kept))
         self.steps, self.whole = torch.tensor(2.0 ** bits_of(alpha) - 1), whole
+        self.inputs = inputs
 
 
 def narrowed(where: SearchSpace, share: float) -> SubnetConfig:
@@ -74,15 +79,32 @@ class Compressed(Transform):
         return self.own(), full
 
 
+class RoundedInputs:
+    """A forward pre-hook of a layer: what it takes in is rounded to as many bits as its weight.
+
+    Extracted models keep it, with a level of their own, so they compute the same.
+    """
+
+    def __init__(self, level: Level) -> None:
+        self.level = level
+
+    def __call__(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
+        return tree_map(self._rounded, (args, kwargs)) if self.level.inputs else None
+
+    def _rounded(self, value: Any) -> Any:
+        known = isinstance(value, Tensor) and value.is_floating_point() and value.numel()
+        return quantised(value, self.level.steps.to(value)) if known else value
+
+
 def compressed(model: nn.Module) -> list[Compressed]:
     """The transforms of a model that has been prepared."""
     return [transform for transform in record(model).transforms.values() if isinstance(transform, Compressed)]
 
 
-def set_level(model: nn.Module, alpha: float, kept: float) -> None:
+def set_level(model: nn.Module, alpha: float, kept: float, inputs: bool = True) -> None:
     """Move all transforms of a model, which share one level."""
     for transform in compressed(model)[:1]:
-        transform.level.set(alpha, kept)
+        transform.level.set(alpha, kept, inputs)
 
 
 @torch.library.custom_op("elastify::largest", mutates_args=())
@@ -152,14 +174,24 @@ def weights(model: nn.Module, dense: Sequence[str] | None) -> list[str]:
     return [name for name in found if not any(fnmatchcase(name, glob) for glob in dense)]
 
 
-def compress(model: nn.Module, moving: Collection[str], chosen: Collection[str], how: str, seed: int) -> None:
-    """Put transforms on the parameters that become lines and on those that are compressed."""
+def compress(
+    model: nn.Module, how: str, which: str | None, dense: Sequence[str] | None, *, seed: int, inputs: bool
+) -> None:
+    """Put transforms on the parameters that become lines and on those that are compressed, and on layers' inputs."""
+    moving = set(lines(model, which)) if which else set()
+    chosen = set() if how == "width" else set(weights(model, dense))
+    if which and not moving:
+        raise ElastifyError("there is nothing to make a line of", why=f"params={which}", fix='params="all"')
     level, generator, layouts = Level(), torch.Generator().manual_seed(seed), record(model).plan.tensors
     for name, parameter in list(model.named_parameters()):
         if name in moving or name in chosen:
             line = name in moving
             end = {"": (other_end(parameter, generator), layouts.get(name, ()))} if line else {}
             attach(model, name, Compressed, end, level=level, line=line, how=how if name in chosen else None)
+        path, _, local = name.rpartition(".")
+        layer = resolve(model, path)
+        if inputs and name in chosen and local == "weight" and not list(layer.children()):
+            layer.register_forward_pre_hook(RoundedInputs(level), with_kwargs=True)
 
 
 def other_end(weight: Tensor, generator: torch.Generator) -> Tensor:

@@ -8,7 +8,7 @@ the place of the weights for one pass without gradients, or from the network as 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -53,19 +53,14 @@ class ProgressiveShrinking(Strategy):
     kd_ratio: float = 1.0
     teacher: str = "copy"
     sort: bool = True
-    _now: dict[str, float] = field(default_factory=lambda: {"done": 0.0, "prepared": 0}, init=False, repr=False)
-    _copy: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._memory.update(now={"done": 0.0, "prepared": 0}, teacher={})
         if self.teacher not in ("copy", "inplace"):
             raise ElastifyError(f"teacher={self.teacher!r}", where="ProgressiveShrinking", fix='"copy" or "inplace"')
         if self.full_phases and self.teacher == "copy":
-            raise ElastifyError(
-                "a copy of the untrained network cannot teach",
-                where="ProgressiveShrinking",
-                fix='full_phases=0 for a trained network, or teacher="inplace"',
-            )
+            raise ElastifyError("a copy of an untrained network cannot teach", fix='teacher="inplace" or full_phases=0')
         phases = self.full_phases, self.depth_phases, self.width_phases
         if self.draws < 1 or self.kd_ratio < 0 or min(phases) < 0 or not sum(phases):
             raise ElastifyError("draws is 1 or more, phases and kd_ratio are not negative", where=str(phases))
@@ -74,24 +69,23 @@ class ProgressiveShrinking(Strategy):
     def phase(self) -> tuple[float, float]:
         """How far depth and width are open now: 0 is the full network only, 1 everything."""
         depth, width = self.depth_phases, self.width_phases
-        plan = [(0.0, 0.0)] * self.full_phases
-        plan += [(k / depth, 0.0) for k in range(1, depth + 1)]
+        plan = [(0.0, 0.0)] * self.full_phases + [(k / depth, 0.0) for k in range(1, depth + 1)]
         plan += [(1.0, k / width) for k in range(1, width + 1)]
-        return plan[min(int(self._now["done"] * len(plan) + 1e-9), len(plan) - 1)]
+        return plan[min(int(self._memory["now"]["done"] * len(plan) + 1e-9), len(plan) - 1)]
 
     def advance(self, progress: float) -> None:
         """Go to the phase of this share of the run, from 0 to 1."""
-        self._now["done"] = float(progress)
+        self._memory["now"]["done"] = float(progress)
 
     def prepare(self) -> None:
         """Sort the channels and copy the teacher, the first time."""
-        if self._now["prepared"]:
+        if self._memory["now"]["prepared"]:
             return
-        self._now["prepared"] = 1
+        self._memory["now"]["prepared"] = 1
         if self.sort:
             sort_channels(self.model)
         if self.teacher == "copy":
-            self._copy.update((name, tensor.detach().clone()) for name, tensor in tensors_of(self.model).items())
+            self._memory["teacher"] = {name: value.detach().clone() for name, value in tensors_of(self.model).items()}
 
     def sample(self) -> SubnetConfig:
         """A random configuration of what the phase has opened."""
@@ -112,9 +106,9 @@ class ProgressiveShrinking(Strategy):
             if self.phase == (0.0, 0.0):
                 return Losses(floats(full)[0])
         elif self.kd_ratio:
-            if not self._now["prepared"]:
+            if not self._memory["now"]["prepared"]:
                 raise ElastifyError("there is no teacher yet", fix="strategy.prepare() before the first step")
-            with as_it_was(self.model, self._copy):
+            with as_it_was(self.model, self._memory["teacher"]):
                 learn.teacher(forward())
 
         def taught(outputs: Any) -> Tensor:
@@ -123,14 +117,3 @@ class ProgressiveShrinking(Strategy):
 
         values = floats([*full, *(self._pass(self.sample(), forward, taught, backward) for _ in range(self.draws))])
         return Losses(values[0] if full else None, None, tuple(values[len(full) :]))
-
-    def state_dict(self) -> dict[str, Any]:
-        """The state of the sampling, the share of the run, and the teacher."""
-        return {**super().state_dict(), "now": dict(self._now), "teacher": dict(self._copy)}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state_dict` was called."""
-        super().load_state_dict(state)
-        self._now.update(state["now"])
-        self._copy.clear()
-        self._copy.update(state["teacher"])

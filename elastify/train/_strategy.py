@@ -77,11 +77,15 @@ class Losses:
 
 @dataclass(frozen=True, eq=False)
 class Strategy(ABC):
-    """How one batch trains the subnets of an elastic model; `seed` is that of the sampled configurations."""
+    """How one batch trains the subnets of an elastic model; `seed` is that of the sampled configurations.
+
+    What else changes as training goes on stands in `_memory`, by name, from `__post_init__` on.
+    """
 
     model: nn.Module
     seed: int = field(default=0, kw_only=True)
     _generator: np.random.Generator = field(init=False, repr=False)
+    _memory: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         space(self.model)  # an error for a model that is not elastic
@@ -104,12 +108,14 @@ class Strategy(ABC):
         return space(self.model).sample(self._generator)
 
     def state_dict(self) -> dict[str, Any]:
-        """The state of the sampling, as numbers and text."""
-        return {"generator": copy.deepcopy(self._generator.bit_generator.state)}
+        """The state of the sampling and what else changes, as numbers, text and tensors."""
+        memory = {name: copy.copy(value) for name, value in self._memory.items()}
+        return {"generator": copy.deepcopy(self._generator.bit_generator.state), **memory}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue sampling where `state_dict` was called."""
+        """Go on where `state_dict` was called."""
         self._generator.bit_generator.state = state["generator"]
+        self._memory.update({name: copy.copy(state[name]) for name in self._memory})
 
     def _labels_only(self, distill: Distill | None) -> None:
         """An error for a distillation loss given to a strategy that has no use for it."""
@@ -128,31 +134,6 @@ class Strategy(ABC):
             return value.detach()
         finally:
             activate(self.model, None)
-
-
-@dataclass(frozen=True, eq=False)
-class Counting(Strategy):
-    """A strategy that does other things as training goes on; its number of `steps` is kept in its state."""
-
-    _steps: list[int] = field(default_factory=lambda: [0], init=False, repr=False)
-
-    @property
-    def steps(self) -> int:
-        """Steps taken so far."""
-        return self._steps[0]
-
-    def count(self) -> None:
-        """One step more."""
-        self._steps[0] += 1
-
-    def state_dict(self) -> dict[str, Any]:
-        """The state of the sampling and the number of steps."""
-        return {**super().state_dict(), "steps": self.steps}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where `state_dict` was called."""
-        super().load_state_dict(state)
-        self._steps[0] = state["steps"]
 
 
 def check_prepared(strategy: Strategy, done: bool) -> None:
