@@ -31,7 +31,7 @@ from elastify._capture_leaks import forget_frames, release, remembering
 from elastify._capture_memo import Memo
 from elastify._capture_mode import mode_reads, same_in_training
 from elastify._capture_record import Recorder, is_python, short_path, tensors
-from elastify._capture_state import Convert, prepared
+from elastify._capture_state import Convert, Swap, prepared
 from elastify._errors import ElastifyError
 from elastify._graph import Graph
 from elastify._ints import guard_log
@@ -126,13 +126,14 @@ class _Session:
         self.exchanged: str | None = None
         self.recorder: Recorder | None = None
         self.has_modes = False
-        owned = [*model.parameters(), *model.buffers()]
+        self.tensors = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+        owned = [tensor for _, tensor in self.tensors]
         mode = next((t.fake_mode for t in owned if isinstance(t, FakeTensor)), None)
         self.mode = mode or FakeTensorMode(allow_non_fake_inputs=True)
         self.memo = Memo(self.mode)
         self.real = not any(t.is_meta or isinstance(t, FakeTensor) for t in [*owned, *tensors((args, kwargs))])
         self.fakes: dict[int, tuple[Tensor, Tensor]] = {}
-        lazy = next((n for n, p in model.named_parameters() if nn.parameter.is_lazy(p)), None)
+        lazy = next((name for name, tensor in self.tensors if nn.parameter.is_lazy(tensor)), None)
         if lazy is not None:
             raise ElastifyError(
                 "the model has parameters that are not initialised yet", where=lazy, fix="run it once before elastify"
@@ -210,7 +211,7 @@ class _Session:
                 swap = stack.enter_context(prepared(self.model, convert, training=training))
                 with torch._C.DisableTorchFunction():
                     args, kwargs = _map((self.args, self.kwargs), convert)
-                self.name_tensors(recorder, args, kwargs)
+                self.name_tensors(recorder, swap, args, kwargs)
                 stack.enter_context(_watching(self.mode, recorder) if fake else _Watch(recorder))
                 stack.enter_context(recorder.modules())
                 stack.enter_context(guard_log(recorder.guard))
@@ -240,13 +241,13 @@ class _Session:
         found = (tensor for tensor, _ in recorder.known.values())
         return [weakref.ref(t) for t in found if id(t) not in owned and type(t) is FakeTensor]
 
-    def name_tensors(self, recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def name_tensors(self, recorder: Recorder, swap: Swap, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Values for parameters, buffers and inputs, before anything runs."""
         graph = recorder.graph
-        for named in (self.model.named_parameters, self.model.named_buffers):
-            for name, tensor in named(remove_duplicate=False):
-                found = recorder.known.get(id(tensor))
-                graph.tensors[name] = found[1] if found else recorder.new(tensor, name)
+        for name, original in self.tensors:
+            tensor = swap.stand_in(original)
+            found = recorder.known.get(id(tensor))
+            graph.tensors[name] = found[1] if found else recorder.new(tensor, name)
         bound = self.bound.signature.bind(*args, **kwargs)
         for name, tensor in _named(bound.arguments, self.bound.signature):
             if id(tensor) not in recorder.known:

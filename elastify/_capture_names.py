@@ -14,7 +14,8 @@ from elastify._adapters import operator_name
 
 @dataclass(frozen=True, slots=True)
 class OpName:
-    """`kind` is "size" for questions about sizes, else "call"; `reflected` swaps the first two arguments."""
+    """`kind` is "size" for questions about sizes, "fact" for others about a tensor as a whole, else "call"; `reflected`
+    swaps the first two arguments."""
 
     op: str
     inplace: bool = False
@@ -26,6 +27,9 @@ class OpName:
 IDENTITY = frozenset({"contiguous", "detach", "data", "alias", "clone", "lift_fresh", "positive", "requires_grad"})
 
 _SIZES = {"shape": "shape", "size": "size", "numel": "numel", "nelement": "numel"}
+_FACTS = frozenset(
+    "ndim dim dtype layout device is_cpu is_cuda is_meta is_leaf is_floating_point is_complex is_sparse _assert".split()
+)
 _SAME = {
     "absolute": "abs",
     "and": "bitwise_and",
@@ -104,7 +108,9 @@ def _parse(func: Any) -> OpName:
     name = getattr(func, "__name__", type(func).__name__)
     if name == "__get__":
         name = getattr(func.__self__, "__name__", "get")
-        return OpName("shape", kind="size") if name == "shape" else OpName(_SAME.get(name, name))
+        if name == "shape":
+            return OpName("shape", kind="size")
+        return OpName(_SAME.get(name, name), kind="fact" if name in _FACTS else "call")
     if name == "__set__":
         field = getattr(func.__self__, "__name__", "")
         return OpName(f"set_{field}", inplace=field == "data")
@@ -115,6 +121,8 @@ def _parse(func: Any) -> OpName:
             return OpName(operator_name(packet) or f"{space}.{name}")
     if name in _SIZES:
         return OpName(_SIZES[name], kind="size")
+    if name in _FACTS:
+        return OpName(name, kind="fact")
     if name.startswith("__") and name.endswith("__"):
         name = name[2:-2]
         if name in _REFLECTED:

@@ -128,6 +128,8 @@ class Recorder(TorchFunctionMode):
         if self.busy or _vmap_level() is not None:
             return func(*args, **kwargs)  # inside vmap the tensors are wrappers: `unseen` records what they wrap
         name = op_name(func)
+        if name.kind == "fact":
+            return func(*args, **kwargs)
         self.busy += 1
         try:
             if self.memo is None or name.kind == "size" or "out" in kwargs:

@@ -42,12 +42,12 @@ _MAX_ITEMS = 4096  # longer lists and dicts are data, not architecture
 
 
 @contextmanager
-def prepared(model: nn.Module, convert: Convert, *, training: bool, tag: bool = True) -> Iterator[_Swap]:
+def prepared(model: nn.Module, convert: Convert, *, training: bool, tag: bool = True) -> Iterator[Swap]:
     """The model with stand-ins for everything that it owns, in the given mode, inside the block.
 
     `tag=False` leaves integers and override checks alone.
     """
-    swap = _Swap(convert, tag)
+    swap = Swap(convert, tag)
     try:
         with generators(), _patched(_override_checks() if tag else []), _eager(), _quiet():
             swap.model(model, training)
@@ -123,7 +123,7 @@ def _override_checks() -> Iterator[tuple[Any, str, Any, Any]]:
     owner = threading.get_ident()
     for key, module in list(sys.modules.items()):
         # torch.overrides keeps its own: nn.TransformerEncoderLayer asks it whether the fused path is allowed
-        if key.partition(".")[0] == "torch" and key not in ("torch.overrides", "torch._C"):
+        if f"{key}.".startswith("torch.") and key not in ("torch.overrides", "torch._C"):
             space = getattr(module, "__dict__", {})
             for name, check in checks.items():
                 if space.get(name) is check:
@@ -131,7 +131,7 @@ def _override_checks() -> Iterator[tuple[Any, str, Any, Any]]:
     yield from uncached()
 
 
-class _Swap:
+class Swap:
     """Replaces what modules own; `restore` undoes it."""
 
     def __init__(self, convert: Convert, tag: bool) -> None:
@@ -159,7 +159,7 @@ class _Swap:
             space["training"] = training
             if space.get("_compiled_call_impl") is not None:
                 space["_compiled_call_impl"] = None
-            held = {name: _contents(value) for name, value in space.items() if _may_hold(value) and name not in _BASE}
+            held = {name: _contents(value) for name, value in space.items() if name not in _BASE and _may_hold(value)}
             self.given.append((path, space, held))
 
     def exchanged(self) -> Iterator[str]:
@@ -173,7 +173,7 @@ class _Swap:
         """Attributes in which forward has left a tensor that was not there."""
         for path, space, before in self.given:
             for name, value in space.items():
-                if _may_hold(value) and name not in _BASE and not isinstance(value, nn.Module):
+                if name not in _BASE and _may_hold(value) and not isinstance(value, nn.Module):
                     old = {id(item) for item in before.get(name, ())}
                     if any(isinstance(item, Tensor) and id(item) not in old for item in _contents(value)):
                         yield Attr(path, name)
@@ -187,6 +187,10 @@ class _Swap:
 
     def tensor(self, tensor: Tensor) -> Tensor:
         return self.once(tensor, lambda: self.convert(tensor))
+
+    def stand_in(self, tensor: Tensor) -> Tensor:
+        """What a parameter or buffer is inside; itself where its module is scripted."""
+        return self.copies.get(id(tensor), (tensor, tensor))[1]
 
     def once(self, original: Any, make: Callable[[], Any]) -> Any:
         found = self.copies.get(id(original))
