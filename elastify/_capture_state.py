@@ -118,17 +118,24 @@ def _unless(owner: int, check: Callable[..., bool]) -> Callable[..., bool]:
 
 
 def _override_checks() -> Iterator[tuple[Any, str, Any, Any]]:
+    owner = threading.get_ident()
+    for module, name, check in _checked(len(sys.modules)):
+        yield module, name, check, _unless(owner, check)
+    yield from uncached()
+
+
+@functools.lru_cache(1)
+def _checked(modules: int) -> list[tuple[types.ModuleType, str, Callable[..., bool]]]:
+    """Where modules of torch hold its override checks; looked for anew when any have been imported."""
     names = ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic")
     checks = {name: getattr(torch.overrides, name) for name in names}
-    owner = threading.get_ident()
-    for key, module in list(sys.modules.items()):
-        # torch.overrides keeps its own: nn.TransformerEncoderLayer asks it whether the fused path is allowed
-        if f"{key}.".startswith("torch.") and key not in ("torch.overrides", "torch._C"):
-            space = getattr(module, "__dict__", {})
-            for name, check in checks.items():
-                if space.get(name) is check:
-                    yield module, name, check, _unless(owner, check)
-    yield from uncached()
+    # torch.overrides keeps its own: nn.TransformerEncoderLayer asks it whether the fused path is allowed
+    kept = ("torch.overrides", "torch._C")
+    own = [module for key, module in sys.modules.items() if f"{key}.".startswith("torch.") and key not in kept]
+    spaces = [(module, getattr(module, "__dict__", {})) for module in own]
+    return [
+        (module, name, check) for module, space in spaces for name, check in checks.items() if space.get(name) is check
+    ]
 
 
 class Swap:

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from fractions import Fraction
+from functools import cached_property
 from math import floor, isfinite
 from numbers import Integral, Real
 from typing import Any
@@ -83,8 +84,8 @@ class CostModel:
     ) -> None:
         self._plan = plan
         self._variables = _Variables(plan, frozenset(batch))
-        polys: dict[str, Poly] = {metric: Counter() for metric in METRICS}
-        shared: dict[str, Poly] = {metric: Counter() for metric in METRICS}
+        polys: dict[str, Counter[Monomial]] = {metric: Counter() for metric in METRICS}
+        shared: dict[str, Counter[Monomial]] = {metric: Counter() for metric in METRICS}
         blocks = _blocks(plan)
         self._calls: list[tuple[str, str, Poly]] = []
 
@@ -102,23 +103,26 @@ class CostModel:
                 mixes = any(t.shows(counted) for t in terms) or not mixed.isdisjoint(v.id for v in call.inputs())
                 mixes = mixes and not any(t.shows(self._variables.batch) for t in terms)
                 for metric, part in (("macs", macs), ("activations", made)):
-                    _add((shared if mixes else polys)[metric], part)
+                    (shared if mixes else polys)[metric].update(part)
                 self._calls.append((call.where, call.op, _share(macs, samples) if mixes else macs))
         for metric in METRICS:  # together, because experts may have odd numbers of tokens
-            _add(polys[metric], _share(shared[metric], samples))
+            polys[metric].update(_share(shared[metric], samples))
         is_parameter = None if parameters is None else frozenset(parameters)
         for value, names in _tensors(graph, plan):
             present = self._variables.any_of([self._variables.switches(name, blocks) for name in names])
             size = self._variables.poly([Term(1, dims(value))], present)
             if is_parameter is None or not is_parameter.isdisjoint(names):
-                _add(polys["params"], size)
-            _add(polys["bytes"], {monomial: n * itemsize(value.dtype) for monomial, n in size.items()})
-        self._trees = {metric: _nest(poly) for metric, poly in polys.items()}
+                polys["params"].update(size)
+            polys["bytes"].update({monomial: n * itemsize(value.dtype) for monomial, n in size.items()})
         self._polys = polys
         self._full = np.array(
             [axis.size for axis in plan.axes] + [len(stage.blocks) for stage in plan.stages], np.int64
         )
         self._check_range()
+
+    @cached_property
+    def _trees(self) -> dict[str, Any]:
+        return {metric: _nest(poly) for metric, poly in self._polys.items()}
 
     def __call__(self, encoded: Any) -> Cost:
         """Cost of encoded configurations `[n, columns]` as int64 arrays `[n]`."""
@@ -235,9 +239,9 @@ class _Variables:
                 factor, variables = self._monomial(part)
                 scale, monomial = scale * factor, tuple(sorted(monomial + variables))
             return {monomial: scale}
-        total: Poly = Counter()
+        total: Counter[Monomial] = Counter()
         for part in layout.parts:
-            _add(total, self._size(part))
+            total.update(self._size(part))
         return total
 
     def evaluate(self, columns: Any, kept: list[frozenset[int]] | None = None) -> list[Any]:
@@ -293,11 +297,6 @@ def _tensors(graph: Graph, plan: Plan) -> Iterator[tuple[Value, list[str]]]:
 
 def _output_size(call: Call, dims: Any) -> Term:
     return Term(1, dims(call.outputs()[0]))
-
-
-def _add(total: Poly, poly: Poly) -> None:
-    for monomial, count in poly.items():
-        total[monomial] = total.get(monomial, 0) + count
 
 
 def _share(poly: Poly, samples: int) -> Poly:

@@ -89,16 +89,15 @@ def _outermost(paths: Collection[str], gone: Collection[str]) -> list[str]:
     return sorted(path for path in paths if not path.startswith(inside))
 
 
+@torch.no_grad()
 def _active_tensors(model: nn.Module) -> list[tuple[Tensor, Tensor]]:
     """Pairs of an affected tensor and a new one that holds its active value."""
     pairs: dict[int, tuple[Tensor, Tensor]] = {}
-    for module in model.modules():
-        for local in module.__dict__.get("_elastify_names", ()):
-            full = module._parameters.get(local)
-            full = module._buffers.get(local) if full is None else full
-            if full is not None and id(full) not in pairs:
-                with torch.no_grad():
-                    pairs[id(full)] = full, own(getattr(module, local), full)
+    for module, local in [(m, name) for m in model.modules() for name in m.__dict__.get("_elastify_names", ())]:
+        full = module._parameters.get(local)
+        full = module._buffers.get(local) if full is None else full
+        if full is not None and id(full) not in pairs:
+            pairs[id(full)] = full, own(getattr(module, local), full)
     return list(pairs.values())
 
 
