@@ -14,7 +14,6 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from elastify import _adapters
 from elastify._analysis import Analysis, analyse
@@ -24,6 +23,7 @@ from elastify._cost import CostModel
 from elastify._elastic import STATE, State, ids_of
 from elastify._errors import ElastifyError
 from elastify._graph import Graph, Value
+from elastify._ints import Attr
 from elastify._layout import Layout, active_size
 from elastify._options import Options, check_patterns
 from elastify._plan import Plan
@@ -252,17 +252,22 @@ def _measure(model: nn.Module, plan: Plan, args: tuple[Any, ...], kwargs: dict[s
     layouts = {layout for found in plan.tensors.values() for layout in found}
     fits = {attr: sorted((layout for layout in layouts if layout.size == n), key=repr) for attr, n in asked.items()}
     fits = {attr: found for attr, found in fits.items() if found}
-    where = SearchSpace(plan)
-    for number in range(5 if fits else 0):
-        sizes = ids_of(where, where.sample(number))[0] if number else {}
+    where, told = SearchSpace(plan), dict[Attr, int]()
+    for number in range(4):
+        if not fits or (number > 1 and all(len(found) < 2 for found in fits.values())):
+            break  # two subnets at least, more while several layouts fit
+        sizes = ids_of(where, where.sample(number))[0]
         set_active(model, sizes, {})
         try:
-            with FakeTensorMode(allow_non_fake_inputs=True):
-                told = _adapters.measured(model, args, kwargs)
+            told.clear()
+            capture(model, args, kwargs, run=lambda *given: told.update(_adapters.measured(*given)))
+        except ElastifyError:
+            told.clear()  # it does not run in a subnet
         finally:
             set_active(model, {}, {})
         fits = {a: [fit for fit in found if active_size(fit, sizes) == told.get(a)] for a, found in fits.items()}
-    found = {attr: rest[0] for attr, rest in fits.items() if rest}
+        fits = {attr: found for attr, found in fits.items() if found}
+    found = {attr: rest[0] for attr, rest in fits.items()}
     if not found:
         return plan
     remove(model)

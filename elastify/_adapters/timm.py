@@ -48,7 +48,7 @@ def channels(model: Any) -> dict[Attr, int]:
     return {
         Attr("", "feature_info", (i, "num_chs")): entry["num_chs"]
         for i, entry in enumerate(entries)
-        if isinstance(entry, dict) and type(entry.get("num_chs")) is int
+        if isinstance(entry, dict) and isinstance(entry.get("num_chs"), int)
     }
 
 
@@ -58,4 +58,4 @@ def channels_given(model: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any])
         found = model.forward_intermediates(*args, **kwargs, intermediates_only=True)
     told = channels(model)
     pairs = zip(told, found, strict=True) if len(told) == len(found) else ()
-    return {attr: feature.shape[1] for attr, feature in pairs if isinstance(feature, Tensor)}
+    return {attr: int(feature.shape[1]) for attr, feature in pairs if isinstance(feature, Tensor)}
