@@ -234,17 +234,28 @@ class _Symmetry:
 
     def _with_gradient(self, names: set[str]) -> set[str]:
         """Tensors in which the outputs have a gradient; none where forward cannot be differentiated."""
-        chosen = [n for n in sorted(names & self.parameters) if self.tensors[n].is_floating_point()]
+        chosen: dict[Tensor, list[str]] = {}  # a tied tensor has several names
+        for name in sorted(names & self.parameters):
+            if self.tensors[name].is_floating_point():
+                chosen.setdefault(self.tensors[name].requires_grad_(True), []).append(name)
+        found: set[str] = set()
+
+        def look(tensor: Tensor) -> None:
+            found.update(chosen[tensor] if tensor.grad is not None and bool(tensor.grad.any()) else ())
+            tensor.grad = None  # at once: all of them are as large as the model
+
+        hooks = [tensor.register_post_accumulate_grad_hook(look) for tensor in chosen]
         try:
             with torch.enable_grad(), seeded(self.seed), self.exact:
-                for name in chosen:
-                    self.tensors[name].requires_grad_(True)
                 outputs = [t for t in self.pick(self.model(*self.args, **self.kwargs)) if t.requires_grad]
-                total = sum((t.abs() * torch.rand(t.shape, device=t.device)).nansum() for t in outputs)
-                found = torch.autograd.grad(total, [self.tensors[n] for n in chosen], allow_unused=True)  # type: ignore[arg-type]
+                total: Any = sum((t.abs() * torch.rand(t.shape, device=t.device)).nansum() for t in outputs)
+                total.backward(inputs=list(chosen))
         except (RuntimeError, TypeError, ValueError, LookupError, AttributeError, AssertionError):
             return set()  # a backward of the model's own may ask for what it likes
-        return {n for n, gradient in zip(chosen, found, strict=True) if gradient is not None and bool(gradient.any())}
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return found
 
     def _moves(self, axis: ElasticAxis, name: str) -> bool:
         return self.measure([axis], 0, lambda _: [name]) > self.tolerance

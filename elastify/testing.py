@@ -79,14 +79,13 @@ def check_model(
     behave. Other keywords go to `elastify`. The model itself is not changed.
     """
     report = Report(type(model).__name__)
-    plain = copied(model).eval()
     elastic = copied(model).eval()
     started = time.perf_counter()
     with _collected(report.warnings):
         built = build(elastic, example_inputs, example_kwargs=example_kwargs, **options)
     report.seconds = time.perf_counter() - started
     _describe(report, elastic)
-    check = _Check(report, plain, elastic, built, seed, tolerance)
+    check = _Check(report, copied(model).eval(), elastic, built, seed, tolerance)
     check.full()
     redraw(elastic, seed)  # what initialisation leaves at zero would hide differences
     check.plain = copied(model).eval()  # anew, because a model may cache what it made of its weights
