@@ -53,8 +53,8 @@ class Measurements:
 
 
 def settings_of(args: argparse.Namespace) -> dict[str, Any]:
-    """The options that decide what is measured: all but folders, files and the list of seeds."""
-    return {name: value for name, value in vars(args).items() if name not in ("data", "npz", "out", "seeds")}
+    """The options that decide what is measured: all but folders, files, the seeds, and baselines that are added."""
+    return {name: value for name, value in vars(args).items() if name not in ("data", "npz", "out", "seeds", "alone")}
 
 
 def spread(values: Iterable[float], digits: int = 1) -> str:

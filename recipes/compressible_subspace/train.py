@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim import SGD
 
 from elastify import elastify
-from elastify.train import Compressible, fit
+from elastify.train import Compressible
 
 from ..image_classification.blocks import ResidualNet
 from ..image_classification.protocol import Task, add_options
@@ -50,18 +50,8 @@ def run(kind: str, task: Task, args: argparse.Namespace, seed: int) -> dict[str,
 
     def train(name: str, model: nn.Module, strategy: Compressible | None = None) -> None:
         sgd = partial(SGD, lr=args.rate, momentum=0.9, weight_decay=5e-4)
-        fit(
-            model,
-            task.loader(),
-            nn.functional.cross_entropy,
-            strategy=strategy,
-            steps=args.steps,
-            optimizer=sgd,
-            scheduler="cosine",
-            clip=5.0,
-            seed=seed,
-            checkpoint=folder / name,
-        )
+        options = {"strategy": strategy, "optimizer": sgd, "clip": 5.0, "seed": seed}
+        task.fit(model, folder / name, steps=args.steps, **options)
 
     def score(model: nn.Module, strategy: Compressible, alpha: float) -> float:
         strategy.at(alpha)

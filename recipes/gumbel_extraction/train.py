@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from elastify import elastify
-from elastify.train import EdgePopup, GumbelMask, Supermask, fit
+from elastify.train import EdgePopup, GumbelMask, Supermask
 
 from ..image_classification.protocol import Task, accuracy, add_options
 from ..reporting import Measurements, curve, print_table, settings_of, spread, write_figure
@@ -56,19 +56,9 @@ def run(method: str, task: Task, args: argparse.Namespace, seed: int, found: Mea
 
     values = found.content["values"]
     if f"{method} accuracy" not in values:
-        fit(
-            model,
-            task.loader(),
-            nn.functional.cross_entropy,
-            strategy=strategy,
-            steps=args.steps,
-            optimizer=optimizer,
-            scheduler="cosine",
-            seed=seed,
-            checkpoint=found.path.parent / method.replace(", ", "-").replace(" ", "-"),
-            checkpoint_every=args.every,
-            on_step=watch,
-        )
+        folder = found.path.parent / method.replace(", ", "-").replace(" ", "-")
+        options = {"strategy": strategy, "optimizer": optimizer, "checkpoint_every": args.every, "on_step": watch}
+        task.fit(model, folder, steps=args.steps, seed=seed, **options)
         extracted = strategy.extract() if strategy else model
         found.once(f"{method} sparsity", partial(sparsity, extracted))
         found.once(f"{method} accuracy", partial(task.score, extracted))

@@ -1,4 +1,4 @@
-"""What recipes on images have in common: options, how the images are split, how a network is scored.
+"""What recipes on images have in common: options, how the images are split, how a network is trained and scored.
 
 The last training images are for validation, and no training sees them. `--tune` scores on them; without it the test
 images are scored, each number once: it is stored as it is measured.
@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
+
+from elastify.train import fit
 
 from .data import add_data_options, read_images
 
@@ -51,6 +54,11 @@ class Task:
     def loader(self) -> DataLoader:
         """Shuffled batches; `fit` orders them by its seed and the epoch."""
         return DataLoader(TensorDataset(*self.train), self.batch, shuffle=True, drop_last=True)
+
+    def fit(self, model: nn.Module, folder: Path, *, steps: int, seed: int, **options: Any) -> None:
+        """Cross-entropy on shuffled batches, the learning rate a cosine; `options` of `fit`; goes on where it was."""
+        loss = nn.functional.cross_entropy
+        fit(model, self.loader(), loss, steps=steps, scheduler="cosine", seed=seed, checkpoint=folder, **options)
 
     def score(self, model: nn.Module) -> float:
         """Accuracy on the images that are scored, in percent."""

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from elastify import SubnetConfig, activate, cost, elastify, extract
-from elastify.train import Sorted, fit
+from elastify.train import Sorted
 
 from ..reporting import Measurements, heat_map, print_table, settings_of, spread, write_figure
 from .blocks import ResidualNet
@@ -41,18 +41,8 @@ class Seed:
 
     def train(self, name: str, model: nn.Module, strategy: Sorted | None = None, steps: int | None = None) -> None:
         adam = partial(torch.optim.AdamW, lr=self.args.rate, weight_decay=self.args.decay)
-        fit(
-            model,
-            self.task.loader(),
-            nn.functional.cross_entropy,
-            strategy=strategy,
-            steps=steps or self.args.steps,
-            optimizer=adam,
-            scheduler="cosine",
-            clip=1.0,
-            seed=self.seed,
-            checkpoint=self.folder / name,
-        )
+        options = {"strategy": strategy, "optimizer": adam, "clip": 1.0, "seed": self.seed}
+        self.task.fit(model, self.folder / name, steps=steps or self.args.steps, **options)
 
     def run(self) -> dict[str, Any]:
         """Accuracy of all subnets, and of some sizes trained alone or cut out of the plainly trained network."""

@@ -9,14 +9,13 @@ from pathlib import Path
 
 import timm
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from elastify import Cost, cost, elastify, extract, save, search, space
 from elastify.train import Sandwich, fit, recalibrate, sort_channels
 
+from ..reporting import curve, print_table, write_figure
 from .data import add_data_options, read_images
 from .protocol import accuracy
 
@@ -81,10 +80,13 @@ def main(argv: list[str] | None = None) -> list[list[str]]:
             found.append(train(extract(new, result.config), steps if args.model else 2 * steps))
         rows.append(row(f"{100 * share:.0f}", result.cost, *found))
         save(result.model, args.out / f"{100 * share:.0f}")
-    table = Table("budget %", "MACs", "parameters", "elastic", "plain, sliced", "alone", title="test accuracy in %")
-    for cells in rows:
-        table.add_row(*cells)
-    Console().print(table)
+    kinds = ("elastic", "plain, sliced", "alone")[: 3 if args.alone else 2]
+    print_table("test accuracy in %", ("budget %", "MACs", "parameters", *kinds), rows)
+    lines = [
+        curve(kind, [(int(cells[1].replace(",", "")), float(cells[column])) for cells in rows if len(cells) > column])
+        for column, kind in enumerate(kinds, 3)
+    ]
+    write_figure(args.out / "image_classification.html", lines, "one fine-tuning", "MACs", "test accuracy, %")
     return rows
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from elastify import activate, cost, space
-from elastify.train import Sorted, fit, stitch
+from elastify import activate, cost, extract, space
+from elastify.train import Sorted, stitch
 
 from ..image_classification.blocks import ResidualNet
 from ..image_classification.protocol import Task, add_options
@@ -24,24 +24,14 @@ def parts(model: nn.Module) -> list[nn.Module]:
 
 
 def run(task: Task, args: argparse.Namespace, seed: int) -> tuple[list[int], dict[str, Any]]:
-    """MACs of all ways, and their accuracy before and after the stitches are trained."""
+    """MACs of all ways, and their accuracy before and after the stitches are trained, and alone from new weights."""
     folder = args.out / f"seed{seed}"
     found = Measurements(folder / "measurements.json", settings_of(args))
 
     def train(name: str, model: nn.Module, steps: int, rate: float, strategy: Sorted | None = None) -> None:
         adam = partial(torch.optim.AdamW, lr=rate)
-        fit(
-            model,
-            task.loader(),
-            nn.functional.cross_entropy,
-            strategy=strategy,
-            steps=steps,
-            optimizer=adam,
-            scheduler="cosine",
-            clip=1.0,
-            seed=seed,
-            checkpoint=folder / name,
-        )
+        options = {"strategy": strategy, "optimizer": adam, "clip": 1.0, "seed": seed}
+        task.fit(model, folder / name, steps=steps, **options)
 
     anchors = []
     for number, (width, depth) in enumerate(((args.width // 2, args.depth // 2), (args.width, args.depth))):
@@ -55,11 +45,22 @@ def run(task: Task, args: argparse.Namespace, seed: int) -> tuple[list[int], dic
         with activate(model, ways[number]):
             return task.score(model)
 
+    def alone(number: int) -> float:
+        network = extract(model, ways[number])
+        torch.manual_seed(seed)
+        for module in network.modules():
+            if callable(reset := getattr(module, "reset_parameters", None)):
+                reset()
+        train(f"alone{number}", network, args.steps + args.stitch_steps, args.rate)
+        return task.score(network)
+
     for number in range(len(ways)):
         found.once(f"before {number}", partial(score, number))
     train("stitched", model, args.stitch_steps, args.stitch_rate, Sorted(model, ways, draws=1, seed=seed))
     for number in range(len(ways)):
         found.once(f"after {number}", partial(score, number))
+    for number in range(len(ways) if args.alone else 0):
+        found.once(f"alone {number}", partial(alone, number))
     return [cost(model, way).macs for way in ways], found.content["values"]
 
 
@@ -72,20 +73,23 @@ def main(argv: list[str] | None = None) -> list[list[str]]:
     parser.add_argument("--nearest", type=int, default=1, help="places that a piece is stitched to (default 1)")
     parser.add_argument("--stitch-steps", type=int, default=500, help="steps of random stitches (default 500)")
     parser.add_argument("--stitch-rate", type=float, default=1e-3, help="and their learning rate (default 1e-3)")
+    parser.add_argument("--alone", action="store_true", help="also trains each way alone, for as many steps in all")
     args = parser.parse_args(argv)
     if args.quick:
+        args.alone = True
         args.steps, args.batch, args.width, args.depth, args.stitch_steps = 60, 64, 16, 4, 40
     task = Task(args)
     runs = [run(task, args, seed) for seed in args.seeds]
     macs, results = runs[0][0], [values for _, values in runs]
+    kinds = {"as stitched": "before", "stitches trained": "after"} | ({"trained alone": "alone"} if args.alone else {})
     rows = []
     for number, size in enumerate(macs):
-        scores = ([values[f"{when} {number}"] for values in results] for when in ("before", "after"))
-        rows.append([str(number + 1), f"{size:,}", *map(spread, scores)])
-    print_table(f"{task.name} accuracy in %", ("way", "MACs", "as stitched", "stitches trained"), rows)
+        scores = (spread(values[f"{kind} {number}"] for values in results) for kind in kinds.values())
+        rows.append([str(number + 1), f"{size:,}", *scores])
+    print_table(f"{task.name} accuracy in %", ("way", "MACs", *kinds), rows)
     lines = [
-        curve(title, [(size, results[0][f"{when} {number}"]) for number, size in enumerate(macs)])
-        for when, title in (("before", "as stitched"), ("after", "stitches trained"))
+        curve(title, [(size, results[0][f"{kind} {number}"]) for number, size in enumerate(macs)])
+        for title, kind in kinds.items()
     ]
     write_figure(args.out / "stitching.html", lines, "two networks, stitched", "MACs", f"{task.name} accuracy, %")
     return rows

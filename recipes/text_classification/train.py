@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import AutoModel, AutoTokenizer
 
-from elastify import SubnetConfig, activate, cost, elastify, space
+from elastify import SubnetConfig, activate, cost, elastify, extract, space
 from elastify.train import Sorted, fit, sort_channels
 
 from ..reporting import Measurements, curve, print_table, settings_of, spread, write_figure
@@ -67,9 +67,9 @@ class Seed:
         self.model = elastify(Classifier(encoder, classes), example, freeze=args.freeze, min_ratio=args.least)
         self.configs = space(self.model).nested(5)
 
-    def train(self, name: str, strategy: Sorted | None = None) -> None:
+    def train(self, name: str, strategy: Sorted | None = None, model: nn.Module | None = None) -> None:
         fit(
-            self.model,
+            model or self.model,
             self.train_data,
             nn.functional.cross_entropy,
             strategy=strategy,
@@ -96,7 +96,7 @@ class Seed:
         sort_channels(self.model, self.args.importance, few, nn.functional.cross_entropy)
 
     def run(self) -> dict[str, float]:
-        """A plain fine-tuning; from there plain again, and elastic on sorted channels, for as many steps."""
+        """A plain fine-tuning; from there plain again, elastic on sorted channels, and alone, for as many steps."""
         self.train("first")
         first = {name: value.clone() for name, value in self.model.state_dict().items()}
         self.train("plain")
@@ -105,8 +105,12 @@ class Seed:
         self.measure("sorted")
         self.model.load_state_dict(first)
         self.sort()
+        networks = [extract(self.model, config) for config in self.configs if self.args.alone]
         self.train("elastic", Sorted(self.model, self.configs, draws=self.args.draws, seed=self.seed))
         self.measure("elastic")
+        for number, network in enumerate(networks):
+            self.train(f"alone{number}", model=network)
+            self.found.once(f"alone {number}", partial(accuracy, network, self.scored))
         return self.found.content["values"]
 
 
@@ -124,11 +128,13 @@ def main(argv: list[str] | None = None) -> list[list[str]]:
     parser.add_argument("--least", type=float, default=0.25, help="smallest share of units and blocks (default .25)")
     parser.add_argument("--importance", default="taylor", help="what channels are sorted by (default taylor)")
     parser.add_argument("--freeze", nargs="*", default=["*width"], help="axes that stay (default: the width)")
+    parser.add_argument("--alone", action="store_true", help="also trains each size alone, from the same start")
     parser.add_argument("--tune", action="store_true", help="score on the validation texts, leave the test alone")
     parser.add_argument("--quick", action="store_true", help="shows in a minute that everything works")
     parser.add_argument("--out", type=Path, default="text_classification", help="folder of checkpoints and results")
     args = parser.parse_args(argv)
     if args.quick:
+        args.alone = True
         args.steps, args.batch, args.length = 6, 8, 24
     encoder = args.encoder
     if encoder is None:
@@ -143,15 +149,16 @@ def main(argv: list[str] | None = None) -> list[list[str]]:
     for number in args.seeds:
         seed = Seed(args, number, data, classes, encoder)
         results.append(seed.run())
+    kinds = KINDS | ({"trained alone": "alone"} if args.alone else {})
     costs, rows = cost(seed.model, list(seed.configs)), []
     for number, (macs, params) in enumerate(zip(costs.macs, costs.params, strict=True)):
-        scores = (spread(values[f"{name} {number}"] for values in results) for name in KINDS.values())
+        scores = (spread(values[f"{name} {number}"] for values in results) for name in kinds.values())
         rows.append([f"{macs:,}", f"{params:,}", *scores])
     split = "validation" if args.tune else "test"
-    print_table(f"{split} accuracy in %", ("MACs", "parameters", *KINDS), rows)
+    print_table(f"{split} accuracy in %", ("MACs", "parameters", *kinds), rows)
     lines = [
         curve(title, [(macs, results[0][f"{name} {number}"]) for number, macs in enumerate(costs.macs.tolist())])
-        for title, name in KINDS.items()
+        for title, name in kinds.items()
     ]
     write_figure(args.out / "text_classification.html", lines, "sizes of one encoder", "MACs", f"{split} accuracy, %")
     return rows

@@ -63,6 +63,7 @@ def test_the_whole_recipe(
         assert all(0 <= float(score) <= 100 for score in row[3:])
     printed = capsys.readouterr().out
     assert "test accuracy in %" in printed
+    assert (tmp_path / "image_classification.html").exists()
     assert "layer3" in printed
     images, labels = read_images(folder, train=False)
     for row in rows[1:]:  # what was saved is what the table tells of

@@ -71,6 +71,7 @@ def test_stitching(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     macs = [int(row[1].replace(",", "")) for row in rows]
     assert len(rows) > 2
     assert macs == sorted(macs)
+    assert all(0 <= float(row[4]) <= 100 for row in rows)  # each way trained alone
     assert (tmp_path / "stitching.html").exists()
 
 
