@@ -85,6 +85,20 @@ class Centred(nn.Conv2d):
         return self._conv_forward(x, (self.weight - mean) / (std + 1e-5), self.bias)
 
 
+class Scaled(nn.Conv2d):
+    """Standardised weights with a gain per channel, over the root of the inputs (NFNet)."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.gain, self.scale = param(self.out_channels, 1, 1, 1), self.weight[0].numel() ** -0.5
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = self.weight.reshape(1, self.out_channels, -1)
+        gain = (self.gain * self.scale).view(-1)
+        weight = F.batch_norm(flat, None, None, weight=gain, training=True, momentum=0.0)
+        return self._conv_forward(x, weight.reshape_as(self.weight), self.bias)
+
+
 class Modulated(nn.Module):
     """Weights scaled per sample by a style, then demodulated: a grouped convolution over batch times channels."""
 
@@ -275,6 +289,12 @@ CONSTRUCTS = [
         images(lambda m, x: m.ws(x), out=8, ws=lambda: Centred(12, 8, 3, padding=1)),
         X,
         {"ws.weight[0]": "8", "ws.weight[1]": "12"},
+    ),
+    Construct(
+        "standardised weights with a scale",
+        images(lambda m, x: m.ws(x), out=8, ws=lambda: Scaled(12, 8, 3, padding=1)),
+        X,
+        {"ws.weight[0]": "8", "ws.weight[1]": "12", "ws.gain[0]": "8"},
     ),
     Construct(
         "weights modulated per sample",

@@ -1,7 +1,7 @@
 """What timm does with the numbers that its models show, tried on a full model and on its subnets.
 
-    python tests/zoo/timm_metadata.py            # all 98 families: how many are right, per item
-    python tests/zoo/timm_metadata.py coat swin  # some of them
+    python tests/zoo/timm_metadata.py --cache FILE  # all 98 families: how many are right, per item; resumable
+    python tests/zoo/timm_metadata.py coat swin     # some of them
 
 An item holds for a model if timm's own code and the shapes that it meets agree. What does not hold for the full model
 is not asked of its subnets. A subnet is `right`, `wrong`, or raises (which is loud, and counted apart).
@@ -9,11 +9,13 @@ is not asked of its subnets. A subnet is `right`, `wrong`, or raises (which is l
 
 from __future__ import annotations
 
+import argparse
 import copy
 import gc
+import json
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -137,40 +139,73 @@ def _runs(model: Any, x: Tensor) -> bool:
     return True
 
 
-def main(names: list[str]) -> None:
+def examine(family: str) -> list[tuple[str, str, str]]:
+    """What `check` finds for three subnets of a family's model; nothing of theirs has been verified before."""
     from suite_timm import ROWS, TIMM
 
     from elastify import elastify, extract, space
 
-    counts: dict[tuple[str, str], Counter[str]] = {}
-    for (family, *_), entry in zip(ROWS, TIMM, strict=True):
-        if names and family not in names:
-            continue
-        gc.collect()  # models of the family before
-        full, args, _ = entry.make()
-        model = elastify(copy.deepcopy(full), args, verify=False)
-        where = space(model)
-        whole = {stage.name: len(stage.blocks) for stage in where.stages}
-        subnets = {
-            "half": extract(model, {axis.name: 0.5 for axis in where.axes}),
-            "uneven": extract(model, where.repair({**where.sample(1).sizes, **whole})),
-            "smallest": extract(model, where.min),
-        }
-        for which in [which for which, small in subnets.items() if not _runs(small, args[0])]:
-            print(
-                f"{family:24} {which:8} does not run: nothing was verified here, which would have found it", flush=True
-            )
-            del subnets[which]
-        for item, which, result in check(full, subnets, args[0]):
-            counts.setdefault((item, which), Counter())[result.partition(":")[0]] += 1
+    entry = next(entry for (name, *_), entry in zip(ROWS, TIMM, strict=True) if name == family)
+    full, args, _ = entry.make()
+    model = elastify(copy.deepcopy(full), args, verify=False)
+    where = space(model)
+    whole = {stage.name: len(stage.blocks) for stage in where.stages}
+    subnets = {
+        "half": extract(model, {axis.name: 0.5 for axis in where.axes}),
+        "uneven": extract(model, where.repair({**where.sample(1).sizes, **whole})),
+        "smallest": extract(model, where.min),
+    }
+    idle = [which for which, small in subnets.items() if not _runs(small, args[0])]
+    for which in idle:
+        del subnets[which]
+    return [("forward", which, "raises: it does not run") for which in idle] + list(check(full, subnets, args[0]))
+
+
+def summary(found: Mapping[str, Sequence[Sequence[str]]]) -> Iterator[str]:
+    """A table: of the models for which an item holds, in how many it does for each kind of subnet."""
+    kinds = ("half", "uneven", "smallest")
+    yield f"{len(found)} models"
+    yield ""
+    yield f"| what timm does | models | {' | '.join(kinds)} | wrong | raises |"
+    yield f"|{'---|' * (len(kinds) + 4)}"
+    for item in ("forward", *ITEMS):
+        lines = {family: [line for line in lines if line[0] == item] for family, lines in found.items()}
+        lines = {family: of_item for family, of_item in lines.items() if of_item}
+        counts = Counter(
+            (which, result.partition(":")[0]) for of_item in lines.values() for _, which, result in of_item
+        )
+        right = [str(counts[kind, "right"]) for kind in kinds]
+        others = [str(sum(counts[kind, verdict] for kind in kinds)) for verdict in ("wrong", "raises")]
+        if lines:
+            yield f"| `{item}` | {len(lines)} | {' | '.join([*right, *others])} |"
+
+
+def main(names: list[str], cache: Path | None) -> None:
+    from suite_timm import ROWS
+
+    found: dict[str, list[Any]] = {}
+    if cache is not None and cache.is_file():
+        found = dict(json.loads(line) for line in cache.read_text(encoding="utf-8").splitlines())
+    for family, *_ in ROWS:
+        if (not names or family in names) and family not in found:
+            found[family] = examine(family)
+            gc.collect()  # large models that refer to themselves
+            if cache is not None:
+                with cache.open("a", encoding="utf-8") as file:
+                    print(json.dumps([family, found[family]]), file=file)
+    chosen = {family: found[family] for family, *_ in ROWS if family in found and (not names or family in names)}
+    for family, lines in chosen.items():
+        for item, which, result in lines:
             if result != "right":
-                print(f"{family:24} {which:8} {item:22} {result}", flush=True)
-    for (item, which), found in counts.items():
-        print(f"{item:22} {which:8} right {found['right']:3} of {found.total():3}, wrong {found['wrong']}", end="")
-        print(f", raises {found['raises']}")
+                print(f"{family:24} {which:8} {item:22} {result}")
+    print("\n".join(summary(chosen)))
 
 
 if __name__ == "__main__":
     sys.path[:0] = [str(Path(__file__).parents[2])]
     torch.set_num_threads(1)
-    main(sys.argv[1:])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("families", nargs="*")
+    parser.add_argument("--cache", type=Path, help="JSON lines: what is in it is not tried again")
+    asked = parser.parse_args()
+    main(asked.families, asked.cache)
