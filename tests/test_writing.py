@@ -46,6 +46,26 @@ class Demanding(Writer):
         return super().forward(x, state, keep)
 
 
+class Kinds:
+    """A config with a kind for each block."""
+
+    def __init__(self, *kinds: str) -> None:
+        self.layer_types = list(kinds)
+
+
+class Hybrid(Writer):
+    """Its cache is as long as that of the first block of one kind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.config = Kinds("scan", "attend", "attend")
+
+    def forward(self, x: Tensor, state: Any = None, keep: bool = False) -> dict[str, Tensor]:
+        if keep and "attend" not in self.config.layer_types:
+            raise ValueError("only attention knows how long a cache is")
+        return super().forward(x, state, keep)
+
+
 def twice(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return model(*args, keep=True), model(*args, state=model(*args, keep=True)["state"], keep=True)
 
@@ -74,7 +94,19 @@ def test_sizes_that_only_a_cache_needs_follow() -> None:
 def test_blocks_that_a_cache_needs_stay() -> None:
     found = space(elastify(Demanding(), X))
     assert not found.stages
-    assert [rigid.reason for rigid in found.plan.rigid] == [
-        "the smaller network does not run: ValueError: a cache needs three blocks; the inputs were (float32[2, 6])"
-    ]
+    (rigid,) = found.plan.rigid
+    text = "the smaller network does not run: ValueError: a cache needs three blocks; the inputs were (float32[2, 6])"
+    assert rigid.reason.startswith(f"{text} (Demanding, ")
+    assert "test_writing.py:" in rigid.reason
     assert [axis.size for axis in found.axes] == [16]
+
+
+def test_blocks_are_proven_as_they_will_be_extracted() -> None:
+    """An active subnet still shows all kinds, an extracted one only those of its blocks."""
+    model = elastify(Hybrid(), X)
+    (stage,) = space(model).stages
+    assert stage.choices == (2, 3)
+    assert stage.prefix.startswith("not the first 1: the smaller network does not run: ValueError: only attention")
+    small: Any = extract(model, space(model).min)
+    assert small.config.layer_types == ["scan", "attend"]
+    assert small(X, keep=True)["logits"].shape == (2, 3)
