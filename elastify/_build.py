@@ -130,7 +130,7 @@ def _build(
 ) -> Built:
     writing = _adapters.run_with_caches(model)
     graphs = capture_all(model, args, kwargs, writing)
-    graphs += _with_more_parts(model, graphs, args, kwargs)
+    graphs += _with_more_parts(model, graphs, args, kwargs, told=writing is not None)
     hidden = _adapters.auxiliary_outputs(model)
     interface = (lambda graph: _interface(graph, hidden)) if keep_outputs else (lambda graph: ())
     analysis = analyse(
@@ -174,14 +174,15 @@ def _build(
 
 
 def _with_more_parts(
-    model: nn.Module, graphs: Sequence[Graph], args: tuple[Any, ...], kwargs: dict[str, Any]
+    model: nn.Module, graphs: Sequence[Graph], args: tuple[Any, ...], kwargs: dict[str, Any], *, told: bool
 ) -> list[Graph]:
-    """A record of what else the model is made for, if that may use parts that its forward does not."""
+    """A record of what else the model is made for, if that may use parts that its forward does not, or make caches of
+    which no run has `told`."""
     run = _adapters.run_of_its_own(model)
     met = [{value.id for call in graph.calls for value in call.inputs()} for graph in graphs]
     used = {name for graph, ids in zip(graphs, met, strict=True) for name, v in graph.tensors.items() if v.id in ids}
     names = {name for name, _ in model.named_parameters(remove_duplicate=False)}
-    if run is None or names <= used or any(p.is_meta for p in model.parameters()):
+    if run is None or (told and names <= used) or any(p.is_meta for p in model.parameters()):
         return []
     try:
         graph = capture(model, args, kwargs, fake=False, run=run)

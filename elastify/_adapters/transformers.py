@@ -78,12 +78,15 @@ def run_with_caches(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -
 def has_own(model: Any) -> bool:
     """Whether a model generates, but not in the way that the library has for all."""
     makers = [cls for cls in type(model).__mro__ if "generate" in vars(cls)]
-    return writes(model) and makers[0].__module__ != "transformers.generation.utils"
+    able = bool(getattr(model, "can_generate", bool)()) and bool(makers)
+    return able and makers[0].__module__ != "transformers.generation.utils"
 
 
 def generate(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Two steps of generation from the inputs."""
     prompt = {name: value for name, value in kwargs.items() if name not in ("use_cache", "decoder_input_ids")}
+    if model.config.is_encoder_decoder and model.generation_config.decoder_start_token_id is None:
+        prompt["decoder_start_token_id"] = 0
     return model.generate(*args, **prompt, max_new_tokens=2, do_sample=False)
 
 

@@ -60,10 +60,15 @@ def _sounds_among_words(config: Any) -> dict[str, Any]:
 
 
 INPUTS: dict[str, Callable[[Any], dict[str, Any]]] = {
+    "colpali": lambda c: {
+        "input_ids": torch.cat([torch.full((2, 16), c.vlm_config.image_token_index), _prompt(c)], 1),
+        "pixel_values": torch.randn(2, 3, 32, 32),
+    },
     "dac": lambda c: {"input_values": torch.randn(2, 1, 2048)},
     "dia": lambda c: {"input_ids": _prompt(c), "decoder_input_ids": _prompt(c, 9 * 8).view(2, 8, 9)},
     "fuyu": lambda c: {"input_ids": _prompt(c), "use_cache": False},
     "gradium_phonon_tts": _speech_prompt,
+    "granite_speech5_ctc": lambda c: {"input_features": torch.randn(2, 128, 4 * c.encoder_config.num_mel_bins)},
     "higgs_audio_v2": _sounds_among_words,
     "idefics": lambda c: {"input_ids": _prompt(c), "pixel_values": torch.randn(2, 1, 3, 32, 32), "use_cache": False},
     "kosmos-2": lambda c: {
@@ -72,6 +77,7 @@ INPUTS: dict[str, Callable[[Any], dict[str, Any]]] = {
         "image_embeds_position_mask": (torch.arange(16) < c.latent_query_num).repeat(2, 1),
         "use_cache": False,
     },
+    "led": lambda c: {"input_ids": _prompt(c), "decoder_input_ids": _prompt(c), "use_cache": False},
     "lightglue": lambda c: {"pixel_values": torch.randn(2, 2, 3, 64, 64)},
     "lxmert": lambda c: {
         "input_ids": _prompt(c),
@@ -131,9 +137,8 @@ _REASONS = {
     "forward takes tensors of its own kinds that the suite does not make": """bark colmodernvbert idefics instructblip
         instructblipvideo jev lightglue nemotron_h_omni neucodec omdet-turbo pi0 pix2struct qwen2_5_omni superglue
         voxtral_realtime xcodec2""",
-    "the suite has no small configuration of it that runs": """colpali depth_pro dots3_note edgetam_video
-        efficientloftr ernie4_5_vl_moe fastspeech2_conformer_with_hifigan glm5_next granite_speech5_ctc janus
-        kyutai_speech_to_text led lw_detr mistral4 molmo2 ovis2 pocket_tts_audio_tokenizer pp_doclayout_v2
+    "the suite has no small configuration of it that runs": """depth_pro dots3_note edgetam_video
+        efficientloftr ernie4_5_vl_moe janus kyutai_speech_to_text lw_detr mistral4 ovis2 pp_doclayout_v2
         pp_doclayout_v3 pp_ocrv5_mobile_rec pp_ocrv5_server_rec pp_ocrv6_small_det pp_ocrv6_small_rec
         pp_ocrv6_tiny_rec sam sam2 sam2_video sam3_tracker sam_hq vibevoice_asr""",
 }
