@@ -11,22 +11,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from elastify._capture import capture
-from elastify._cost import METRICS, Cost, CostModel
-from elastify._elastic import STATE, State, activate
 from elastify._errors import ElastifyError
-from elastify._plan import ElasticAxis, Plan
-from elastify._planner import STATISTICS
-from elastify._rewrite import install, record
-from elastify._space import SearchSpace
-
-Way = tuple[int, ...]
+from elastify.train._ways import Way, choose_way, trace
 
 
 def stitch(
@@ -57,8 +47,8 @@ def stitch(
     if len(models) < 2 or nearest < 1:
         raise ElastifyError("stitching takes two models or more, and at least one nearest place", where="stitch")
     anchors = [[copy.deepcopy(piece) for piece in (parts or _parts)(model)] for model in models]
-    traces = [_trace(pieces, inputs) for pieces in anchors]
-    if len({trace[-1].shape for trace in traces}) > 1:
+    traces = [trace(pieces, inputs) for pieces in anchors]
+    if len({given[-1].shape for given in traces}) > 1:
         raise ElastifyError("the models give outputs of different shapes", where="stitch")
     row: list[nn.Module] = list(anchors[0])
     ways: list[Way] = [tuple(range(len(row)))]
@@ -70,7 +60,7 @@ def stitch(
         row += [least_squares(front[i], back[j - 1]) for i, j in pairs]
         row += after
         ways.append(tuple(range(own, own + len(after))))
-    return _elastic(nn.Sequential(*row), ways, inputs[:1], ways[-1])
+    return choose_way(nn.Sequential(*row), ways, inputs[:1], ways[-1])
 
 
 def _parts(model: nn.Module) -> list[nn.Module]:
@@ -83,21 +73,6 @@ def _parts(model: nn.Module) -> list[nn.Module]:
         )
     nested = [_parts(child) if isinstance(child, nn.Sequential) else [child] for child in model]
     return [piece for pieces in nested for piece in pieces]
-
-
-def _trace(pieces: Sequence[nn.Module], x: Any) -> list[Tensor]:
-    """What every piece gives, in evaluation mode; the modes are as before."""
-    modes = [(module, module.training) for piece in pieces for module in piece.modules()]
-    found = []
-    with torch.no_grad():
-        for piece in pieces:
-            x = piece.eval()(x)
-            if not isinstance(x, Tensor):
-                raise ElastifyError(f"a piece gives a {type(x).__name__}", where=type(piece).__name__, why="no tensor")
-            found.append(x)
-    for module, mode in modes:
-        module.training = mode
-    return found
 
 
 def _pairs(front: list[Tensor], back: list[Tensor], nearest: int) -> list[tuple[int, int]]:
@@ -128,43 +103,3 @@ def least_squares(given: Tensor, wanted: Tensor) -> nn.Module:
         assert layer.bias is not None
         layer.bias.copy_(found[-1])
     return layer.to(given.device, given.dtype)
-
-
-class _Ways(CostModel):
-    """Exact costs of the ways: sums over their pieces, each counted on one sample."""
-
-    def __init__(self, costs: Cost) -> None:
-        self._costs = costs
-
-    def __call__(self, encoded: Any) -> Cost:
-        rows = np.asarray(encoded)[:, 0] - 1
-        return Cost(*(getattr(self._costs, metric)[rows] for metric in METRICS))
-
-    def of(self, config: Any = None) -> Cost:
-        return self._costs[-1 if config is None else config.sizes["stitch"] - 1]
-
-
-def _elastic(model: nn.Sequential, ways: list[Way], x: Tensor, largest: Way) -> nn.Sequential:
-    pieces: dict[int, tuple[int, ...]] = {}
-    for way in ways:
-        for number, value in zip(way, [x, *_trace([model[n] for n in way], x)], strict=False):
-            if number not in pieces:
-                graph = capture(model[number], (value,), {})
-                names = [name for name, _ in model[number].named_parameters()]
-                counted = CostModel(graph, {}, Plan(), parameters=names).of()
-                pieces[number] = tuple(getattr(counted, metric) for metric in METRICS)
-    sums = {way: tuple(map(sum, zip(*(pieces[n] for n in way), strict=True))) for way in ways}
-    kept = sorted((way for way in ways if sums[way] < sums[largest] or way == largest), key=sums.__getitem__)
-    used = sorted(set().union(*kept))
-    model, size = nn.Sequential(*(model[number] for number in used)), len(kept)
-    axis = ElasticAxis(0, "stitch", size, tuple(range(1, size + 1)), "stitch")
-    statistics = frozenset(n for n, _ in model.named_buffers() if n.rpartition(".")[2] in STATISTICS)
-    paths = {"": (0, tuple(tuple(map(used.index, way)) for way in kept))}
-    install(model, Plan((axis,), statistics=statistics, paths=paths))
-    table = np.array([sums[way] for way in kept], np.int64)
-    costs = _Ways(Cost(*table.T))
-    plan = record(model).plan
-    where = SearchSpace(plan, verified=True, title="stitched", example={"input": tuple(x.shape[1:])}, cost=costs)
-    model.__dict__[STATE] = State(where, costs)
-    activate(model, None)
-    return model

@@ -6,8 +6,10 @@ A new strategy is one `Case`: how it is made, and its step written down naively,
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.checkpoint import checkpoint
 
 from elastify import SubnetConfig, activate, elastify, space
+from elastify import train as elastify_train
 from elastify.train import (
     AllExits,
     AlternateCore,
@@ -315,3 +318,11 @@ class TestEveryStrategy:
         stored = pack(first.state_dict(), tensors)  # as a checkpoint holds it
         resumed.load_state_dict(unpack(stored, tensors))
         assert losses(first, 3) == losses(resumed, 3)
+
+
+def test_every_strategy_is_tested_here_and_short() -> None:
+    made = {type(case.make(elastify(Net().double(), X[:2].double(), verify=False))) for case in CASES.values()}
+    public = {getattr(elastify_train, name) for name in elastify_train.__all__ if name != "ElasticTrainer"}
+    assert made == {kind for kind in public if isinstance(kind, type) and issubclass(kind, Strategy)} - {Strategy}
+    for kind in made:
+        assert len(Path(inspect.getsourcefile(kind)).read_text().splitlines()) < 120, kind
