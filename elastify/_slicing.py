@@ -182,7 +182,11 @@ class Slice:
         else:
             for dim, start, length in self.runs:
                 parts = parts.narrow(dim, start, length)
-        return parts.reshape(self.shape) if self.view else parts
+        if not self.view:
+            return parts
+        parts = parts.reshape(self.shape)
+        # batch norm's backward on CPUs reads vectors as if nothing lay between their entries
+        return parts.contiguous() if parts.dim() == 1 else parts
 
 
 def _padding(size: int, run: Run | None) -> Run:

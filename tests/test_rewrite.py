@@ -85,6 +85,19 @@ class TestSlicing:
         part = Slice((4, 6), [cut_of(HEADS, {0: 2}), None])(tensor)
         assert part.data_ptr() == tensor.data_ptr()
 
+    def test_a_vector_has_no_gaps(self):
+        cut = cut_of(Product((Axis(0, 2), Axis(1, 6))), {1: 1})  # units 0 and 6
+        stored = torch.arange(12.0) + 1
+        part = Slice((12,), [cut])(stored)
+        assert part.tolist() == [1, 7]
+        assert part.is_contiguous()
+        found = []
+        for statistics in (part, part.clone()):  # kernels that take a vector as it lies would see different ones
+            x = torch.tensor([[1.0, 2.0], [3.0, 5.0]], requires_grad=True)
+            torch.nn.functional.batch_norm(x, statistics, statistics).square().sum().backward()
+            found.append(x.grad)
+        assert torch.equal(*found)
+
     def test_kinds_of_cut(self):
         assert cut_of(LAYOUTS["qkv"], {0: 2, 1: 3}).shape == (3, 4, 6)
         assert cut_of(LAYOUTS["gates"], {1: 3}).shape == (4, 6)
