@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -98,6 +99,7 @@ INPUTS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "superglue": lambda c: {"pixel_values": torch.randn(2, 2, 3, 64, 64)},
     "timesfm": lambda c: {"past_values": list(torch.randn(2, c.context_length))},
     "timesfm2_5": lambda c: {"past_values": list(torch.randn(2, c.context_length))},
+    "vibevoice": lambda c: {"input_ids": _prompt(c), "attention_mask": torch.ones(2, 16, dtype=torch.long)},
     "vibevoice_acoustic_tokenizer": lambda c: {"input_values": torch.randn(2, 1, 3200)},
     "videomt": lambda c: {"pixel_values_videos": torch.randn(2, 2, 3, c.image_size, c.image_size)},
     "vjepa2": lambda c: {"pixel_values_videos": torch.randn(2, 4, 3, c.crop_size, c.crop_size)},
@@ -105,8 +107,21 @@ INPUTS: dict[str, Callable[[Any], dict[str, Any]]] = {
 """What a model type takes that no `main_input_name` tells."""
 
 
+class Steps:
+    """Diffusion in equal steps, for models that want a scheduler of their own."""
+
+    timesteps = torch.arange(0)
+
+    def set_timesteps(self, num_inference_steps: int) -> None:
+        self.timesteps = torch.arange(num_inference_steps, 0, -1)
+
+    def step(self, noise: torch.Tensor, timestep: Any, sample: torch.Tensor) -> SimpleNamespace:
+        return SimpleNamespace(prev_sample=sample - noise / len(self.timesteps))
+
+
 GENERATION: dict[str, dict[str, Any]] = {
-    "pop2piano": {"composer_to_feature_token": {f"composer{i + 1}": i for i in range(21)}}
+    "pop2piano": {"composer_to_feature_token": {f"composer{i + 1}": i for i in range(21)}},
+    "vibevoice": {"noise_scheduler": Steps(), "return_dict_in_generate": True},
 }
 """What `generate` asks of a model's generation config."""
 
