@@ -187,7 +187,7 @@ class _Session:
                 graph = self.on_real_tensors(training)
                 self.real_only = line
                 warnings.warn(
-                    f"{type(self.model).__name__} depends on the values of tensors at {line} "
+                    f"{type(self.model).__name__} depends on the values of tensors{line and f' at {line}'} "
                     f"({type(error).__name__}): the path that the example takes was captured",
                     stacklevel=4,
                 )

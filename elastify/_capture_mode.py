@@ -125,6 +125,8 @@ def _plain(item: Any) -> Any:
         return item.shape, item.dtype
     if kind in (tuple, list):
         return kind, *map(_plain, item)
+    if kind is set:
+        return kind, frozenset(map(_plain, item))
     if kind in _TABLES:
         return kind, *map(_plain, item.items())
     return (kind, item.real) if kind is Int else (kind, item) if kind in _ATOMS else id(item)

@@ -29,6 +29,7 @@ def graphs(*bodies, **attributes):
     model = nn.Sequential(*[Asking(body, **attributes) for body in bodies], nn.Conv2d(4, 4, 1)).eval()
     found = capture_all(model, (X,), {})
     first = capture(model, (X,), {})
+    assert not any(graph.real for graph in found)
     assert [call.op for call in found[0].calls] == [call.op for call in first.calls]
     assert len(found[0].values) == len(first.values)
     assert found[0].guards == first.guards
@@ -60,6 +61,10 @@ SAME = {
 @pytest.mark.parametrize("body", SAME.values(), ids=SAME)
 def test_modules_that_do_the_same_in_training_mode(body):
     assert graphs(body, body) == 1
+
+
+def test_a_module_may_hold_anything():
+    assert graphs(SAME["dropout"], names={"a", 3}, table={"k": {1}, "l": [set(), frozenset()]}, other=object()) == 1
 
 
 def test_a_batch_norm_of_somebody_else():
