@@ -139,8 +139,8 @@ def _build(
         {name for name, _ in model.named_parameters(remove_duplicate=False)},
         interface,
     )
-    on_meta = any(p.is_meta for p in (*model.parameters(), *model.buffers()))
-    if verify and on_meta:
+    on_meta = verify and any(p.is_meta for p in (*model.parameters(), *model.buffers()))
+    if on_meta:
         warnings.warn("the model has no weights (meta device): sizes are proven, units are not", stacklevel=2)
     planner = Planner(model, analysis, options)
     if options.choices or isinstance(options.min_ratio, Mapping) or options.freeze:
@@ -179,10 +179,12 @@ def _with_more_parts(
     """A record of what else the model is made for, if that may use parts that its forward does not, or make caches of
     which no run has `told`."""
     run = _adapters.run_of_its_own(model)
+    if run is None:
+        return []
     met = [{value.id for call in graph.calls for value in call.inputs()} for graph in graphs]
     used = {name for graph, ids in zip(graphs, met, strict=True) for name, v in graph.tensors.items() if v.id in ids}
     names = {name for name, _ in model.named_parameters(remove_duplicate=False)}
-    if run is None or (told and names <= used) or any(p.is_meta for p in model.parameters()):
+    if (told and names <= used) or any(p.is_meta for p in model.parameters()):
         return []
     try:
         graph = capture(model, args, kwargs, fake=False, run=run)

@@ -25,7 +25,7 @@ import numpy as np
 
 from elastify._config import SubnetConfig
 from elastify._errors import ElastifyError
-from elastify._graph import Call, Graph, Value
+from elastify._graph import Call, Graph, Value, enclosing
 from elastify._layout import Axis, Layout, Product
 from elastify._macs import Dims, Term, from_inputs, products
 from elastify._plan import Plan
@@ -188,10 +188,10 @@ class _Variables:
         return self._made.setdefault(recipe, self._width + len(self._made))
 
     def switches(
-        self, path: str, blocks: list[tuple[str, int, int]], others: Iterable[tuple[int, int]] = ()
+        self, path: str, blocks: Mapping[str, list[tuple[int, int]]], others: Iterable[tuple[int, int]] = ()
     ) -> Monomial:
         """The switches of the blocks that a module path or tensor name lies in, and of `others` (stage, index)."""
-        inside = {block[1:] for block in blocks if path == block[0] or path.startswith(block[0] + ".")}
+        inside = {block for part in enclosing(path) for block in blocks.get(part, ())} if blocks else set()
         return tuple(sorted(self._make("switch", stage, index) for stage, index in inside.union(others)))
 
     def any_of(self, alternatives: list[Monomial]) -> Monomial:
@@ -265,14 +265,13 @@ class _Variables:
         return values
 
 
-def _blocks(plan: Plan) -> list[tuple[str, int, int]]:
-    """(path, stage index, block index) of the blocks that can be left out."""
-    return [
-        (path, number, block)
-        for number, stage in enumerate(plan.stages)
-        for block, path in enumerate(stage.blocks)
-        if block > 0
-    ]
+def _blocks(plan: Plan) -> dict[str, list[tuple[int, int]]]:
+    """(stage index, block index) of the blocks that can be left out, by path."""
+    found: dict[str, list[tuple[int, int]]] = {}
+    for number, stage in enumerate(plan.stages):
+        for block, path in enumerate(stage.blocks[1:], start=1):
+            found.setdefault(path, []).append((number, block))
+    return found
 
 
 def _tensors(graph: Graph, plan: Plan) -> Iterator[tuple[Value, list[str]]]:

@@ -19,7 +19,7 @@ from typing import Any
 
 from elastify._analysis import Analysis
 from elastify._branches import Branches
-from elastify._graph import ModuleCall, Value
+from elastify._graph import ModuleCall, Value, enclosing
 from elastify._plan import Skip
 
 _ATTRIBUTES = "attributes called with several tensors stay; a ModuleList could leave them out"
@@ -291,13 +291,3 @@ class _Finder:
                     self.blocks.add(path)  # those inside it are no news
                     text = f"it runs {len(calls)} times with the same weights: without it all of these would be gone"
                     self.runs.append(Run(path.rpartition(".")[0], (path,), True, refusal=text))
-
-
-def enclosing(path: str) -> list[str]:
-    """A path and those of the modules around it.
-
-    >>> enclosing("blocks.0.fc")
-    ['blocks', 'blocks.0', 'blocks.0.fc']
-    """
-    names = path.split(".")
-    return [".".join(names[:i]) for i in range(1, len(names) + 1)]

@@ -17,6 +17,7 @@ from elastify._config import SubnetConfig
 from elastify._cost import Cost, CostModel, parse_budget
 from elastify._errors import ElastifyError
 from elastify._extract import materialise
+from elastify._quiet import uncollected
 from elastify._rewrite import record, set_active
 from elastify._search import Result, run_search
 from elastify._space import SearchSpace
@@ -90,7 +91,8 @@ def extract(model: nn.Module, config: Any = None) -> nn.Module:
     """
     known = state(model)
     chosen = active_config(model) if config is None else known.space.config(config)
-    return materialise(model, *ids_of(known.space, chosen))
+    with uncollected():
+        return materialise(model, *ids_of(known.space, chosen))
 
 
 def search(

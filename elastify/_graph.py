@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from elastify._ints import Attr, Guard
@@ -132,3 +133,14 @@ def _collect(tree: Any, found: list[Value]) -> None:
             _collect(item, found)
     elif kind is slice:
         _collect((tree.start, tree.stop, tree.step), found)
+
+
+@lru_cache(maxsize=1 << 14)
+def enclosing(path: str) -> tuple[str, ...]:
+    """A path and those of the modules around it.
+
+    >>> enclosing("blocks.0.fc")
+    ('blocks', 'blocks.0', 'blocks.0.fc')
+    """
+    names = path.split(".")
+    return tuple(".".join(names[:i]) for i in range(1, len(names) + 1))

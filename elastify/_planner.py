@@ -16,9 +16,9 @@ from torch import nn
 from elastify import _adapters
 from elastify._analysis import Analysis
 from elastify._attributes import get_in, holder, resolve
-from elastify._depth import Run, enclosing
+from elastify._depth import Run
 from elastify._equations import constraints
-from elastify._graph import Graph
+from elastify._graph import Graph, enclosing
 from elastify._ints import Attr, Dim
 from elastify._layout import Axis, Layout, Product, axes_of
 from elastify._metadata import Described, Metadata, counts

@@ -24,11 +24,13 @@ from elastify._plan import RigidBlocks, Stage
 
 
 def children(model: nn.Module, *, contained: bool) -> dict[str, list[str]]:
-    """Paths of the containers of a model, or of its other modules, and of their children in order."""
+    """Paths of the containers of a model that hold any, or of its other modules, and of their children in order."""
     found = {}
     for path, module in model.named_modules():
         if isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict)) is contained:
-            found[path] = [f"{path}.{name}" if path else name for name, _ in module.named_children()]
+            parts = [f"{path}.{name}" if path else name for name, _ in module.named_children()]
+            if parts:
+                found[path] = parts
     return found
 
 

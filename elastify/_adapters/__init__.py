@@ -81,7 +81,8 @@ def measured(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any])
 
 def guard(model: nn.Module) -> None:
     """Let the library of an elastic or extracted model save it in its own way only where that is right."""
-    if any(library_of(module) == "transformers" for module in model.modules()):
+    one_of_each = {type(module): module for module in model.modules()}
+    if any(library_of(module) == "transformers" for module in one_of_each.values()):
         pretrained.guard(model)
 
 

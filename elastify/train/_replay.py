@@ -24,9 +24,9 @@ from torch.utils._pytree import tree_map
 
 from elastify._attributes import resolve
 from elastify._config import SubnetConfig
-from elastify._depth import enclosing
 from elastify._elastic import space
 from elastify._errors import ElastifyError
+from elastify._graph import enclosing
 from elastify._plan import Stage
 
 _generated: dict[type, type] = {}
