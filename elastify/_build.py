@@ -181,16 +181,15 @@ def _with_more_parts(
     run = _adapters.run_of_its_own(model)
     if run is None:
         return []
-    met = [{value.id for call in graph.calls for value in call.inputs()} for graph in graphs]
-    used = {name for graph, ids in zip(graphs, met, strict=True) for name, v in graph.tensors.items() if v.id in ids}
+    used = set[str]().union(*(graph.used() for graph in graphs))
     names = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     if (told and names <= used) or any(p.is_meta for p in model.parameters()):
         return []
     try:
         graph = capture(model, args, kwargs, fake=False, run=run)
     except ElastifyError as error:
-        text = f"{error.where}: {error.why}"
-        warnings.warn(f"a run other than forward was not captured, what only it uses is not seen: {text}", stacklevel=4)
+        text = f"a run other than forward was not captured, what only it uses is not seen: {error.where}: {error.why}"
+        warnings.warn(f"{text}; freeze=[...] keeps the modules whole that it needs whole", stacklevel=4)
         return []
     graph.apart = True
     return [graph]

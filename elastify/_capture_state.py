@@ -119,13 +119,13 @@ def _unless(owner: int, check: Callable[..., bool]) -> Callable[..., bool]:
 
 def _override_checks() -> Iterator[tuple[Any, str, Any, Any]]:
     owner = threading.get_ident()
-    for module, name, check in _checked(len(sys.modules)):
+    for module, name, check in _checked(len(sys.modules), next(reversed(sys.modules))):
         yield module, name, check, _unless(owner, check)
     yield from uncached()
 
 
 @functools.lru_cache(1)
-def _checked(modules: int) -> list[tuple[types.ModuleType, str, Callable[..., bool]]]:
+def _checked(modules: int, last: str) -> list[tuple[types.ModuleType, str, Callable[..., bool]]]:
     """Where modules of torch hold its override checks; looked for anew when any have been imported."""
     names = ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic")
     checks = {name: getattr(torch.overrides, name) for name in names}

@@ -99,6 +99,11 @@ class Graph:
     real: bool = False
     apart: bool = False
 
+    def used(self) -> set[str]:
+        """Names of the parameters and buffers that operations are given."""
+        met = {value.id for call in self.calls for value in call.inputs()}
+        return {name for name, value in self.tensors.items() if value.id in met}
+
     def results(self, hidden: Collection[str]) -> Iterator[Value]:
         """What the model returned, each time it was called, without the entries of dictionaries that are `hidden`."""
         for out in (call.out for call in self.roots):

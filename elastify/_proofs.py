@@ -2,10 +2,10 @@
 
 An axis in which the network is not symmetric, or whose reduced network is not the predicted one, is a mistake of the
 analysis: it stays whole, and there is a warning. (One that the example does not use stays whole, too, but there is
-nothing wrong with it.) Whether blocks can go is told by the proof of sizes alone, for the
-code around them may count them, choose them by number, or collect what some of them give. A row that fails is cut
-where something runs between its blocks. What cannot be cut is tried by its first blocks, one fewer each time, down to
-the first number that fails: what was proven is offered, of the first blocks only, and the reason is kept.
+nothing wrong with it.) Whether blocks can go is told by the proof of sizes alone, for the code around them may count
+them, choose them by number, or collect what some of them give. A row that fails is cut where something runs between
+its blocks. What cannot be cut is tried by its first blocks, one fewer each time, down to the first number that fails:
+what was proven is offered, of the first blocks only, and the reason is kept.
 """
 
 from __future__ import annotations
@@ -72,22 +72,14 @@ def _one_of_the_list(model: nn.Module, analysis: Analysis, args: tuple[Any, ...]
     except ElastifyError:
         return None
 
-    def used(graph: Graph) -> set[str]:
-        met = {value.id for call in graph.calls for value in call.inputs()}
-        return {name for name, value in graph.tensors.items() if value.id in met}
-
-    return fewer if used(found) == used(graph) else None
+    return fewer if found.used() == graph.used() else None
 
 
 def _only_in_training(model: nn.Module, analysis: Analysis) -> bool:
     """Whether some parameter is used in training mode alone (a counter of batches is no parameter)."""
-    parameters = [name for name, _ in model.named_parameters(remove_duplicate=False)]
-
-    def used(graph: Graph) -> set[str]:
-        seen = {value.id for call in graph.calls for value in call.inputs()}
-        return {name for name in parameters if graph.tensors[name].id in seen}
-
-    return any(used(graph) - used(analysis.graphs[0]) for graph in analysis.graphs if graph.training)
+    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    rest = parameters - analysis.graphs[0].used()
+    return any(graph.used() & rest for graph in analysis.graphs if graph.training)
 
 
 def prove_sizes(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from elastify._capture_record import tensors
 
 
 def first_sample(tree: Any, batch: int | None = None) -> Any:
@@ -60,15 +62,6 @@ def cast(tree: Any, dtype: torch.dtype) -> Any:
         return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
     return _mapped(tree, convert)
-
-
-def tensors(tree: Any) -> Iterator[Tensor]:
-    """All tensors of the inputs."""
-    if isinstance(tree, Tensor):
-        yield tree
-    elif isinstance(tree, (tuple, list, dict)):
-        for item in tree.values() if isinstance(tree, dict) else tree:
-            yield from tensors(item)
 
 
 def _mapped(tree: Any, change: Callable[[Tensor], Tensor]) -> Any:

@@ -34,8 +34,6 @@ from elastify._samples import cast, filled, first_sample
 _TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-3}  # a float64 model may compute a norm in float32
 _GAINS = (1.0, 1.0, 4.0, 0.25)  # of the weights, drawn again as long as an axis seems not to matter
 _SMALL = 4  # up to so many units, two axes may be given the same permutation by chance
-
-
 UNPROVEN = "permuting one of its tensors alone does not change the output: nothing is proven"
 """The reason to keep an axis that the outputs for the example do not depend on: nothing is wrong with it."""
 
@@ -76,6 +74,7 @@ def failing_axes(
                 fewer,
                 gain,
             )
+            # other scales may only wake what sleeps: they can blow a deep network up, where rounding is no small error
             found.update(test.failures(plan.axes if gain == 1.0 else silent))
             silent = test.unmoved([axis for axis in silent if axis.id not in found])
     return found | {axis.id: UNPROVEN for axis in silent}
@@ -235,17 +234,18 @@ class _Symmetry:
     def _with_gradient(self, names: set[str]) -> set[str]:
         """Tensors in which the outputs have a gradient; none where forward cannot be differentiated."""
         chosen: dict[Tensor, list[str]] = {}  # a tied tensor has several names
-        for name in sorted(names & self.parameters):
-            if self.tensors[name].is_floating_point():
-                chosen.setdefault(self.tensors[name].requires_grad_(True), []).append(name)
         found: set[str] = set()
+        hooks: list[Any] = []
 
         def look(tensor: Tensor) -> None:
             found.update(chosen[tensor] if tensor.grad is not None and bool(tensor.grad.any()) else ())
             tensor.grad = None  # at once: all of them are as large as the model
 
-        hooks = [tensor.register_post_accumulate_grad_hook(look) for tensor in chosen]
         try:
+            for name in sorted(names & self.parameters):
+                if self.tensors[name].is_floating_point():
+                    chosen.setdefault(self.tensors[name].requires_grad_(True), []).append(name)
+            hooks += [tensor.register_post_accumulate_grad_hook(look) for tensor in chosen]
             with torch.enable_grad(), seeded(self.seed), self.exact:
                 outputs = [t for t in self.pick(self.model(*self.args, **self.kwargs)) if t.requires_grad]
                 total: Any = sum((t.abs() * torch.rand(t.shape, device=t.device)).nansum() for t in outputs)

@@ -39,11 +39,11 @@ class GumbelMask(Masked):
     True
 
     `granularity`: "weight" (the paper: with `weights="kaiming"` or "signed", and a learnt scale per tensor, `rescale`),
-    "unit" for units of axes, channels and heads, or "block" for the blocks of stages but the first
-    (not of stages that keep first blocks only). `select`: globs of
-    the names of weights, axes or stages (None: all of them; axes of roles hidden and heads). `start` is their logit,
-    `tau` the temperature. With `budget_macs` (units and blocks) `penalty` times the excess of expected MACs over the
-    budget, relative to it, is added to the loss. Added parameters end in `_elastic`.
+    "unit" for units of axes, channels and heads, or "block" for the blocks of stages but the first (not of stages that
+    keep first blocks only). `select`: globs of the names of weights, axes or stages (None: all of them; axes of roles
+    hidden and heads). `start` is their logit, `tau` the temperature. With `budget_macs` (units and blocks) `penalty`
+    times the excess of expected MACs over the budget, relative to it, is added to the loss. Added parameters end in
+    `_elastic`.
     """
 
     granularity: str = "weight"

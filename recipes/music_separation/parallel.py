@@ -45,7 +45,7 @@ class Kind:
     def __init__(self, args: argparse.Namespace, seed: int, music: Music, gate: str | None) -> None:
         self.args, self.seed, self.music = args, seed, music
         self.folder = args.out / f"seed{seed}" / (gate or "sliced")
-        self.found = Measurements(self.folder / "measurements.json", settings_of(args))
+        self.found = Measurements(self.folder / "measurements.json", {**settings_of(args), "data": args.data})
         rate = music.train[0].sample_rate
         torch.manual_seed(seed)
         self.samples = round(args.seconds * rate)
