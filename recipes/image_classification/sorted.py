@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from elastify import SubnetConfig, activate, cost, elastify, extract
-from elastify.train import Sorted
+from elastify import SubnetConfig, activate, cost, elastify, extract, space
+from elastify.train import FullPlusRandom, Sandwich, Sorted, Strategy
 
 from ..reporting import Measurements, heat_map, print_table, settings_of, spread, write_figure
 from .blocks import ResidualNet
@@ -36,24 +36,46 @@ class Seed:
         step = 2 if args.width >= 2 * WIDTHS + 2 else 1
         least = (args.width - (WIDTHS - 1) * step) / args.width
         self.model = elastify(net, task.example, min_ratio={"*": least, "blocks": 1 / DEPTHS}, multiple_of=step)
-        self.strategy = Sorted(self.model, (WIDTHS, DEPTHS), args.draws, seed=seed)
+        self.configs = space(self.model).grid(WIDTHS, DEPTHS)
+        self.draws = 2 if args.strategy == "full+random" else args.draws
         self.new = {name: value.clone() for name, value in self.model.state_dict().items()}
 
-    def train(self, name: str, model: nn.Module, strategy: Sorted | None = None, steps: int | None = None) -> None:
+    def strategy(self) -> Strategy:
+        """How the subnets are trained: `draws` of them in each step, the full one and a random one in S2G's."""
+        if self.args.strategy == "sorted":
+            return Sorted(self.model, self.configs, self.draws, seed=self.seed)
+        if self.args.strategy == "sandwich":
+            return Sandwich(self.model, n_random=self.draws - 2, seed=self.seed)
+        return FullPlusRandom(self.model, subnets=self.configs, seed=self.seed)
+
+    def train(self, name: str, model: nn.Module, strategy: Strategy | None = None, steps: int | None = None) -> None:
+        """One training, and the CPU seconds that it took where it was not interrupted."""
         adam = partial(torch.optim.AdamW, lr=self.args.rate, weight_decay=self.args.decay)
         options = {"strategy": strategy, "optimizer": adam, "clip": 1.0, "seed": self.seed}
+        new, start = not (self.folder / name).exists(), time.process_time()
         self.task.fit(model, self.folder / name, steps=steps or self.args.steps, **options)
+        if new:
+            self.found.once(f"seconds {name}", lambda: time.process_time() - start)
 
     def run(self) -> dict[str, Any]:
         """Accuracy of all subnets, and of some sizes trained alone or cut out of the plainly trained network."""
-        configs, model, values = self.strategy.configs, self.model, self.found.content["values"]
-        self.train("sorted", model, self.strategy)
+        configs, model, values = self.configs, self.model, self.found.content["values"]
+        self.train("sorted", model, self.strategy())
         for number, config in enumerate(configs):
             self.found.once(f"subnet {number}", partial(self.subnet_accuracy, config))
         self.found.once("switch ms", self.switching)
         self.found.once("bytes", self.sizes)
+        if self.args.alone or self.args.equal_compute:
+            self.baselines()
+        return values
+
+    def baselines(self) -> None:
+        """Sizes trained alone, and the same cut out of the network that was trained plainly."""
+        configs, model, values = self.configs, self.model, self.found.content["values"]
         plain = [configs[number] for number in alone_sizes(len(configs))]
         macs = cost(model, list(configs)).macs
+        always = {"sorted": [], "sandwich": [macs[-1], macs[0]], "full+random": [macs[-1]]}[self.args.strategy]
+        step_macs = float(sum(always) + (self.draws - len(always)) * macs.mean())
         for number, config in enumerate(plain):
             model.load_state_dict(self.new)
             network = extract(model, config)
@@ -63,13 +85,12 @@ class Seed:
             if self.args.equal_compute and f"compute {number}" not in values:
                 model.load_state_dict(self.new)
                 longer = extract(model, config)
-                share = self.args.draws * float(macs.mean()) / cost(model, config).macs
+                share = step_macs / cost(model, config).macs
                 self.train(f"compute{number}", longer, steps=max(1, round(share * self.args.steps)))
                 self.found.once(f"compute {number}", partial(self.task.score, longer))
         model.load_state_dict(network.state_dict())  # the plain full network; its slices are the naive baseline
         for number, config in enumerate(plain):
             self.found.once(f"sliced {number}", partial(self.subnet_accuracy, config))
-        return values
 
     def subnet_accuracy(self, config: SubnetConfig) -> float:
         with activate(self.model, config):
@@ -78,9 +99,9 @@ class Seed:
     def switching(self) -> float:
         """Median milliseconds from one subnet to another, in random order."""
         times = []
-        for number in torch.randperm(len(self.strategy.configs)).tolist():
+        for number in torch.randperm(len(self.configs)).tolist():
             start = time.perf_counter()
-            activate(self.model, self.strategy.configs[number])
+            activate(self.model, self.configs[number])
             times.append(1000 * (time.perf_counter() - start))
         activate(self.model, None)
         return statistics.median(times)
@@ -99,20 +120,24 @@ def alone_sizes(count: int) -> list[int]:
     return [d * widths + round(d * (widths - 1) / (ALONE - 1)) for d in range(ALONE)]
 
 
-def summary(results: list[dict[str, Any]], seed: Seed) -> tuple[list[list[str]], dict[str, Any]]:
-    """Rows of the table of sizes trained alone, and what is claimed of all subnets."""
-    count = len(seed.strategy.configs)
-    relative = [[100 * r[f"subnet {n}"] / r[f"subnet {count - 1}"] for n in range(count)] for r in results]
-    costs = cost(seed.model, list(seed.strategy.configs))
-    rows = []
-    for number, place in enumerate(alone_sizes(count)):
-        kinds = [f"subnet {place}", f"alone {number}", f"sliced {number}"]
-        if f"compute {number}" in results[0]:
-            kinds.append(f"compute {number}")
-        columns = [[r[kind] for r in results] for kind in kinds]
-        config = seed.strategy.configs[place]
+def sizes_table(results: list[dict[str, Any]], seed: Seed) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: the subnets along the diagonal beside their baselines, as far as these were measured."""
+    kinds = {"trained alone": "alone", "plain, sliced": "sliced", "equal MACs": "compute"}
+    kinds = {title: kind for title, kind in kinds.items() if f"{kind} 0" in results[0]}
+    costs, rows = cost(seed.model, list(seed.configs)), []
+    for number, place in enumerate(alone_sizes(len(seed.configs))):
+        config, names = seed.configs[place], [f"subnet {place}", *(f"{kind} {number}" for kind in kinds.values())]
         name = f"{config.sizes['width']} x {len(config.depths['blocks'])}"
-        rows.append([name, f"{costs.macs[place]:,}", f"{costs.params[place]:,}", *map(spread, columns)])
+        columns = (spread(values[name] for values in results) for name in names)
+        rows.append([name, f"{costs.macs[place]:,}", f"{costs.params[place]:,}", *columns])
+    return ["width x depth", "MACs", "parameters", "one for all", *kinds], rows
+
+
+def claims(results: list[dict[str, Any]], seed: Seed) -> dict[str, Any]:
+    """What is claimed of all subnets, a value per seed."""
+    count = len(seed.configs)
+    relative = [[100 * r[f"subnet {n}"] / r[f"subnet {count - 1}"] for n in range(count)] for r in results]
+    costs = cost(seed.model, list(seed.configs))
     claim = {
         "subnets": count,
         "reach": [sum(value >= GOAL for value in one) for one in relative],
@@ -124,42 +149,66 @@ def summary(results: list[dict[str, Any]], seed: Seed) -> tuple[list[list[str]],
         "relative": [statistics.fmean(column) for column in zip(*relative, strict=True)],
         "macs": costs.macs.tolist(),
         "params": costs.params.tolist(),
+        "seconds": [r.get("seconds sorted") for r in results],
     }
-    return rows, claim
+    if "alone 0" in results[0]:
+        places = list(enumerate(alone_sizes(count)))
+        claim["at least alone"] = [sum(r[f"subnet {p}"] >= r[f"alone {n}"] for n, p in places) for r in results]
+        alone = [[r.get(f"seconds alone{n}") for n in range(ALONE)] for r in results]
+        claim["seconds alone"] = [None if None in times else sum(times) for times in alone]
+    return claim
+
+
+def facts(claim: dict[str, Any]) -> list[tuple[str, str]]:
+    """The claims in words; CPU seconds where no training was interrupted."""
+    each = {name: ", ".join(map(str, claim[name])) for name in ("reach", "at least alone") if name in claim}
+    found = [
+        (
+            f"subnets with at least {GOAL:.0f} % of the full network's accuracy",
+            f"{each['reach']} of {claim['subnets']}",
+        ),
+        ("mean relative accuracy in %", spread(claim["mean relative accuracy"])),
+        ("least relative accuracy in %", spread(claim["least relative accuracy"])),
+        ("accuracy of the full network in %", spread(claim["full accuracy"])),
+        (
+            "MACs and parameters of the smallest, % of the full network's",
+            " and ".join(f"{100 * claim[name][0] / claim[name][-1]:.1f}" for name in ("macs", "params")),
+        ),
+        ("one file for all, in files of the full network", f"{claim['file size ratio']:.3f}"),
+        ("switching from one to another, ms", spread(claim["switch ms"], 2)),
+    ]
+    if "at least alone" in claim:
+        found.append(("sizes at least as good as trained alone", f"{each['at least alone']} of {ALONE}"))
+    if None not in claim["seconds"]:
+        found.append(("CPU seconds of the one training", spread(claim["seconds"], 0)))
+    if None not in claim.get("seconds alone", [None]):
+        found.append((f"CPU seconds of the {ALONE} trained alone", spread(claim["seconds alone"], 0)))
+    return found
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Train, measure all subnets; print the tables, write the heat map, and return what is claimed."""
     parser = argparse.ArgumentParser(description=__doc__)
     add_options(parser, "sorted", steps=1500, rate=4e-3)
+    parser.add_argument("--strategy", choices=("sorted", "sandwich", "full+random"), default="sorted", help="(sorted)")
     parser.add_argument("--draws", type=int, default=4, help="subnets that a step trains (default 4)")
-    parser.add_argument("--width", type=int, default=48, help="channels of the full network (default 48)")
+    parser.add_argument("--width", type=int, default=40, help="channels of the full network (default 40)")
     parser.add_argument("--decay", type=float, default=0.0, help="weight decay (default 0)")
-    parser.add_argument("--equal-compute", action="store_true", help="also each alone for the MACs of the elastic one")
+    parser.add_argument("--alone", action="store_true", help="also trains eight sizes alone, for as many steps")
+    parser.add_argument("--equal-compute", action="store_true", help="and each for the MACs of the elastic training")
     args = parser.parse_args(argv)
     if args.quick:
-        args.steps, args.batch, args.width = 30, 32, 24
+        args.alone, args.steps, args.batch, args.width = True, 30, 32, 24
     task = Task(args)
     results = []
     for number in args.seeds:
         seed = Seed(args, number, task)
         results.append(seed.run())
-    rows, claim = summary(results, seed)
-    header = ["width x depth", "MACs", "parameters", "one for all", "trained alone", "plain, sliced"]
-    header += ["equal MACs"] if args.equal_compute else []
-    print_table(f"{task.name} accuracy in %", header, rows)
-    reach = ", ".join(map(str, claim["reach"]))
-    facts = [
-        (f"subnets with at least {GOAL:.0f} % of the full network's accuracy", f"{reach} of {claim['subnets']}"),
-        ("mean relative accuracy in %", spread(claim["mean relative accuracy"])),
-        ("least relative accuracy in %", spread(claim["least relative accuracy"])),
-        ("accuracy of the full network in %", spread(claim["full accuracy"])),
-        ("one file for all, in files of the full network", f"{claim['file size ratio']:.3f}"),
-        ("switching from one to another, ms", spread(claim["switch ms"], 2)),
-    ]
-    print_table(f"all {claim['subnets']} subnets, {task.name}, per seed", ("", ""), facts)
+    claim = claims(results, seed)
+    print_table(f"{task.name} accuracy in %", *sizes_table(results, seed))
+    print_table(f"all {claim['subnets']} subnets, {task.name}, per seed", ("", ""), facts(claim))
     (args.out / "sorted.json").write_text(json.dumps({"settings": settings_of(args), **claim}, indent=1))
-    sizes = [config.sizes["width"] for config in seed.strategy.configs[-WIDTHS:]]
+    sizes = [config.sizes["width"] for config in seed.configs[-WIDTHS:]]
     grid = [claim["relative"][start : start + WIDTHS] for start in range(0, claim["subnets"], WIDTHS)]
     title = f"accuracy of {claim['subnets']} subnets, % of the full network's"
     depths = list(range(1, DEPTHS + 1))

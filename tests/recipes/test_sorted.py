@@ -19,7 +19,7 @@ from tests.recipes.test_image_classification import write_images
 
 
 def run(folder: Path, out: Path, *options: str) -> dict:
-    return recipe.main(["--data", str(folder), "--out", str(out), "--steps", "6", "--batch", "16", *options])
+    return recipe.main(["--data", str(folder), "--out", str(out), "--steps", "6", "--batch", "16", "--alone", *options])
 
 
 def test_the_whole_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
@@ -54,9 +54,9 @@ def test_a_grid_of_160_subnets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     args = recipe.argparse.Namespace(
         out=tmp_path, npz=None, data=write_images(tmp_path / "images", 60, 8), quick=True, tune=True, batch=8
     )
-    args.width, args.draws = 48, 4
+    args.width, args.draws, args.strategy = 48, 4, "sorted"
     seed = recipe.Seed(args, 0, recipe.Task(args))
-    configs = seed.strategy.configs
+    configs = seed.configs
     assert len(configs) == 160
     assert [len(configs[number].depths["blocks"]) for number in recipe.alone_sizes(160)] == list(range(1, 9))
 
