@@ -8,7 +8,7 @@ way for the sake of time: views and products go to torch's kernels for shapes at
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Any
 
@@ -99,24 +99,67 @@ def _cat(op: str, parts: Any, dim: Any = 0, **other: Any) -> Tensor | None:
     if len(rest) > 1 or not all(p.is_contiguous() and p.device == first.device for p in parts):
         return None
     total = sum(p.shape[place] for p in parts)
-    return viewed(first, lambda t: t.new_empty((*first.shape[:place], total, *first.shape[place + 1 :])))
+    return blank(first, (*first.shape[:place], total, *first.shape[place + 1 :]))
+
+
+def _linear(op: str, data: Tensor, weight: Any, bias: Any = None, **other: Any) -> Tensor | None:
+    """`torch.nn.functional.linear(input, weight, bias)`: [..., in] -> [..., out]."""
+    vectors = [weight] if bias is None else [weight, bias]
+    if other or any(type(v) is not FakeTensor or v.dtype != data.dtype or v.device != data.device for v in vectors):
+        return None
+    fits = data.ndim > 1 and weight.ndim == 2 and data.shape[-1] == weight.shape[1]
+    if not fits or (bias is not None and bias.shape != weight.shape[:1]):
+        return None  # torch says what is wrong
+    return blank(data, (*data.shape[:-1], weight.shape[0]))
+
+
+def _unary(op: str, data: Tensor, *other: Any, **named: Any) -> Tensor | None:
+    """A function of each number by itself; one that is to change them in place is left to torch."""
+    return None if other or named.get("inplace") else _like(data)
+
+
+def _binary(op: str, one: Tensor, other: Any = None, **named: Any) -> Tensor | None:
+    """Arithmetic with a number, or of two tensors of one type of which one is stretched to the shape of the other."""
+    if named or type(one) is not FakeTensor:
+        return None
+    if type(other) is FakeTensor:
+        data, small = (one, other) if one.ndim >= other.ndim and one.numel() >= other.numel() else (other, one)
+        if small.dtype != data.dtype or small.device != data.device or not small.is_contiguous():
+            return None
+        end = data.shape[data.ndim - small.ndim :] if data.ndim >= small.ndim else ()
+        if len(end) < small.ndim or not all(n in (1, size) for size, n in zip(end, small.shape, strict=True)):
+            return None  # both are stretched, or torch says what is wrong
+        return _like(data)
+    return _like(one) if isinstance(other, (int, float)) else None
 
 
 def _like(data: Tensor) -> Tensor | None:
     """An empty tensor of the same kind; None where the kernel would change the type or the order in memory."""
-    if not data.is_contiguous() or not data.is_floating_point():
-        return None
-    return viewed(data, torch.empty_like)
+    return blank(data, data.shape) if data.is_contiguous() and data.is_floating_point() else None
+
+
+def blank(data: Tensor, shape: Sequence[int]) -> Tensor:
+    """An empty tensor without gaps, of the type and on the device of another."""
+    with torch._C._DisableTorchDispatch():  # type: ignore[attr-defined]
+        empty = torch.empty(shape, dtype=data.dtype, device="meta")
+    return FakeTensor(data.fake_mode, empty, data.fake_device)  # type: ignore[attr-defined]
 
 
 _Make = Callable[..., Any]
 _NEEDED: dict[str, _Make] = {**dict.fromkeys(GATES, _recurrent), "istft": _istft}
-_QUICK: dict[str, _Make] = {"batch_norm": _batch_norm, "layer_norm": _layer_norm, "cat": _cat}
+_QUICK: dict[str, _Make] = {
+    **dict.fromkeys("add sub mul div".split(), _binary),
+    **dict.fromkeys("relu relu6 gelu silu mish sigmoid tanh hardswish hardsigmoid".split(), _unary),
+    "batch_norm": _batch_norm,
+    "layer_norm": _layer_norm,
+    "cat": _cat,
+    "linear": _linear,
+}
 VIEWS = frozenset(
     """view reshape flatten unflatten permute transpose movedim T mT contiguous getitem select narrow split chunk unbind
     unsqueeze squeeze expand expand_as""".split()
 )
-_DIRECT = VIEWS | frozenset("matmul bmm linear conv1d conv2d conv3d max_pool2d softmax embedding".split())
+_DIRECT = VIEWS | frozenset("matmul bmm conv1d conv2d conv3d max_pool2d softmax embedding".split())
 
 
 def result(name: OpName, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
