@@ -31,6 +31,7 @@ from elastify._capture_leaks import forget_frames, release, remembering
 from elastify._capture_memo import Memo
 from elastify._capture_mode import mode_reads, same_in_training
 from elastify._capture_record import Recorder, is_python, short_path, tensors
+from elastify._capture_shapes import fake_tensor
 from elastify._capture_state import Convert, Swap, prepared
 from elastify._errors import ElastifyError
 from elastify._graph import Graph
@@ -261,7 +262,7 @@ class _Session:
                 # what from_tensor does, without its care for views and subclasses: a third of the whole time
                 size, device = tensor.shape, torch.device("cpu") if tensor.is_meta else tensor.device
                 empty = torch.empty_strided(size, tensor.stride(), dtype=tensor.dtype, device="meta")
-                made: Tensor = FakeTensor(self.mode, empty.requires_grad_(tensor.requires_grad), device)
+                made = fake_tensor(self.mode, empty.requires_grad_(tensor.requires_grad), device)
                 if isinstance(tensor, nn.Parameter):
                     made._is_param = True  # type: ignore[attr-defined]
             else:

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from elastify._capture_names import OpName
-from elastify._capture_shapes import VIEWS, by_shape_alone, result
+from elastify._capture_shapes import VIEWS, by_shape_alone, fake_tensor, result
 from elastify._ints import Int
 
 _PLAIN = (bool, int, float, str, type(None), torch.dtype, torch.device, torch.memory_format, torch.layout)
@@ -75,7 +75,7 @@ class Memo:
             return given[recipe.argument]
         with torch._C._DisableTorchDispatch():  # type: ignore[attr-defined]
             empty = torch.empty_strided(recipe.shape, recipe.stride, dtype=recipe.dtype, device="meta")
-        return FakeTensor(self.mode, empty, recipe.device)
+        return fake_tensor(self.mode, empty, recipe.device)
 
 
 def _key(item: Any, given: list[FakeTensor]) -> Any:

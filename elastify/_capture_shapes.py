@@ -14,10 +14,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor, in_kernel_invocation_manager
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, in_kernel_invocation_manager
 
 from elastify._capture_names import OpName
 
+_states: dict[torch.device, dict[str, Any]] = {}
 GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
 
 
@@ -142,7 +143,24 @@ def blank(data: Tensor, shape: Sequence[int]) -> Tensor:
     """An empty tensor without gaps, of the type and on the device of another."""
     with torch._C._DisableTorchDispatch():  # type: ignore[attr-defined]
         empty = torch.empty(shape, dtype=data.dtype, device="meta")
-    return FakeTensor(data.fake_mode, empty, data.fake_device)  # type: ignore[attr-defined]
+    return fake_tensor(data.fake_mode, empty, data.fake_device)  # type: ignore[attr-defined]
+
+
+def fake_tensor(mode: FakeTensorMode, empty: Tensor, device: torch.device) -> Tensor:
+    """`FakeTensor(mode, empty, device)`, whose state is worked out once per device: that is most of its time."""
+    state = _states.get(device)
+    if state is None:
+        first = FakeTensor(mode, empty, device)
+        _states[device] = {name: value for name, value in vars(first).items() if value is not mode}
+        return first
+    where = state["_fake_device"]
+    made = Tensor._make_subclass(  # type: ignore[attr-defined]
+        FakeTensor, empty, empty.requires_grad, dispatch_device=True, device_for_backend_keys=where
+    )
+    if not mode._allow_unsafe_data_ptr_access:
+        torch._C._set_throw_on_mutable_data_ptr(made)
+    vars(made).update(state, fake_mode=mode)
+    return made
 
 
 _Make = Callable[..., Any]
@@ -208,7 +226,7 @@ def viewed(tensor: Tensor, make: Callable[[Tensor], Any]) -> Any:
     with in_kernel_invocation_manager(mode):
         made = make(tensor)
     wrapped = [
-        FakeTensor(mode, item, device) if isinstance(item, Tensor) and type(item) is not FakeTensor else item
+        fake_tensor(mode, item, device) if isinstance(item, Tensor) and type(item) is not FakeTensor else item
         for item in (made if isinstance(made, (tuple, list)) else (made,))
     ]
     return type(made)(wrapped) if isinstance(made, (tuple, list)) else wrapped[0]

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from elastify._capture_names import op_name
-from elastify._capture_shapes import _QUICK, result
+from elastify._capture_shapes import _QUICK, fake_tensor, result
 
 PICTURE, CHANNELS, TOKENS, VECTOR = (torch.zeros(*n) for n in ((2, 6, 4, 4), (6, 1, 1), (2, 5, 6), (6,)))
 LAST = PICTURE.to(memory_format=torch.channels_last)
@@ -89,3 +89,16 @@ def test_in_place_stays_in_place(func: Callable[..., Any]) -> None:
 def test_every_short_way_is_taken() -> None:
     taken = {name for name in _QUICK if any(op_name(func).op == name for func, _, _ in CASES)}
     assert set(_QUICK) - taken <= {"mish", "batch_norm"}  # compared in test_capture_memo.py, or as the others
+
+
+def test_fake_tensors_are_like_torchs_own() -> None:
+    mode, cpu = FakeTensorMode(), torch.device("cpu")
+    for shape in ((2, 3), (4,), ()):
+        empty = torch.empty(shape, device="meta", dtype=torch.bfloat16).requires_grad_()
+        made, like = fake_tensor(mode, empty, cpu), FakeTensor(mode, empty, cpu)
+        assert vars(made) == vars(like)
+        assert (type(made), made.shape, made.dtype, made.device) == (FakeTensor, like.shape, like.dtype, cpu)
+        assert made.requires_grad
+        assert torch._C._dispatch_keys(made) == torch._C._dispatch_keys(like)
+    other = FakeTensorMode()
+    assert fake_tensor(other, torch.empty(2, device="meta"), cpu).fake_mode is other
