@@ -114,9 +114,16 @@ def resolve(root: nn.Module, path: str) -> Any:
     3
     """
     try:
-        return reduce(getattr, path.split("."), root) if path else root
+        return reduce(_member, path.split("."), root) if path else root
     except AttributeError as error:
         raise ElastifyError(f"the model has no {path!r}", why=str(error)) from None
+
+
+def _member(owner: Any, name: str) -> Any:
+    """`getattr`, the short way where it is a module of a module."""
+    children = owner.__dict__.get("_modules") if isinstance(owner, nn.Module) else None
+    found = children.get(name) if children else None
+    return getattr(owner, name) if found is None else found
 
 
 def holder(owner: Any, name: str) -> MutableMapping[str, Any]:

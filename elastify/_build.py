@@ -165,6 +165,8 @@ def _build(
         plan = _measure(model, plan, args, kwargs)
         given = {**{f.name: getattr(options, f.name) for f in fields(options)}, "keep_outputs": keep_outputs}
         model.__dict__[STATE] = _state(model, plan, analysis, verified, given)
+        if verify:
+            model.__dict__[STATE].costs.of()  # a model that cannot be counted is refused now, not when it is searched
         _adapters.guard(model)
     except BaseException:
         remove(model)

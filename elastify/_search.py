@@ -18,8 +18,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from elastify._closed_form import METRICS
 from elastify._config import SubnetConfig
-from elastify._cost import METRICS, Cost, human
+from elastify._cost import Cost, human
 from elastify._errors import ElastifyError
 from elastify._space import SearchSpace
 

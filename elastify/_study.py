@@ -19,8 +19,9 @@ from typing import Any
 
 import numpy as np
 
+from elastify._closed_form import METRICS
 from elastify._config import SubnetConfig
-from elastify._cost import METRICS, Cost
+from elastify._cost import Cost
 from elastify._errors import ElastifyError
 from elastify._search import Budget, Trial, shrink, starting_rows
 from elastify._space import SearchSpace

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from elastify import cost, elastify, extract, space
 from elastify._capture import capture
+from elastify._closed_form import itemsize
 from elastify._config import SubnetConfig
-from elastify._cost import Cost, CostModel, human, itemsize, parse_budget
+from elastify._cost import Cost, CostModel, human, parse_budget
 from elastify._errors import ElastifyError
 from elastify._graph import Call, Graph, Value
 from elastify._layout import Axis, Concat, Layout, Product
@@ -218,7 +219,7 @@ def test_maps_in_a_list_have_a_batch():
 def test_a_malformed_call_is_named():
     graph = Graph([Call("linear", (Value(0, (2, 3)),), {}, Value(1, (2, 3)), where="head", source="net.py:7")])
     with pytest.raises(ElastifyError, match="cannot count linear") as error:
-        CostModel(graph, {}, Plan())
+        CostModel(graph, {}, Plan()).of()
     assert error.value.where == "head net.py:7"
 
 
@@ -341,7 +342,7 @@ def test_overflow_is_refused():
     wide = Axis(5, 2**31)
     make.linear(make.value(Axis(6, 8), wide), make.value(wide, wide), "big")
     with pytest.raises(ElastifyError, match="do not fit 64 bits"):
-        CostModel(make.graph, make.layouts, Plan())
+        CostModel(make.graph, make.layouts, Plan()).of()
 
 
 @pytest.mark.parametrize(

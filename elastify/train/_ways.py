@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from elastify._capture import capture
-from elastify._cost import METRICS, Cost, CostModel
+from elastify._closed_form import METRICS
+from elastify._cost import Cost, CostModel
 from elastify._elastic import STATE, State, activate
 from elastify._errors import ElastifyError
 from elastify._plan import ElasticAxis, Plan
