@@ -7,8 +7,9 @@ returned (see `_replay`). The gradients of all exits meet at the blocks, which a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from elastify._elastic import activate, space
 from elastify._errors import ElastifyError
 from elastify._plan import Stage
 from elastify.train._batches import random_state, set_random_state
-from elastify.train._replay import Trace, cut_after, pick_exits, pick_stage
+from elastify.train._replay import Habits, Trace, cut_after, pick_exits, pick_stage
 from elastify.train._strategy import Backward, Distill, Forward, Loss, Losses, Strategy, floats, scalar
 from elastify.train._teacher import evaluating
 
@@ -41,14 +42,13 @@ class AllExits(Strategy):
 
     `exits` are numbers of blocks after which the network may end (None: all that the space allows; the
     full network is always one), `stage` is the name of the stage (None: the longest). They share what follows it.
-    A step costs about one forward and backward of the blocks, and one of what follows per exit. Sizes stay full.
-    Raises ElastifyError, at the first step, if a subnet is no exit of the full network: because what runs
-    before or between its blocks depends on their number.
+    A step costs about one forward and backward of the blocks, and one of what follows per exit. Sizes stay full. Raises
+    ElastifyError, at the first step, if a subnet is no exit: what runs before its blocks may depend on their number.
     """
 
     exits: Sequence[int] | None = None
     stage: str | None = None
-    _checked: list[bool] = field(default_factory=list, init=False, repr=False)
+    _habits: list[Habits] = field(default_factory=list, init=False, repr=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -61,40 +61,40 @@ class AllExits(Strategy):
         self._labels_only(distill)
         stage = pick_stage(self.model, self.stage)
         *exits, _ = every = pick_exits(stage, self.exits, len(stage.blocks))
-        if not self._checked:
-            self._check(lambda: (outputs := forward(), loss(outputs)), stage, exits)
-            self._checked.append(True)
         weight, values = 1 / len(every), []
-        trace = Trace(self.model, stage.blocks)
+        if not self._habits:
+            self._habits.append(self._check(lambda: (outputs := forward(), loss(outputs)), stage, exits))
+        trace = Trace(self.model, stage.blocks, *self._habits)
         activate(self.model, None)
         with trace.recording():
             full = scalar(loss(forward()))
+        if trace.cut:
+            backward(full * weight)
         for blocks in exits:
             with self._exit(stage, blocks), trace.replaying(blocks):
                 value = scalar(loss(forward()))
                 backward(value * weight)
                 values.append(value.detach())
-        backward(full * weight)
+        trace.backward() if trace.cut else backward(full * weight)
         trace.check_joined()
-        numbers = floats([full.detach(), *values])
-        return Losses(numbers[0], numbers[1] if exits else None, tuple(numbers[2:]), weight)
+        first, *others = floats([full.detach(), *values])
+        return Losses(first, others[0] if exits else None, tuple(others[1:]), weight)
 
     def _exit(self, stage: Stage, blocks: int) -> activate:
         return activate(self.model, cut_after(self.model, space(self.model).max, stage, blocks))
 
-    def _check(self, forward: Forward, stage: Stage, exits: Sequence[int]) -> None:
-        """Every exit gives what its subnet gives, without chance and gradients."""
-        outside = random_state()
+    def _check(self, forward: Callable[[], tuple[Any, Any]], stage: Stage, exits: Sequence[int]) -> Habits:
+        """Every exit gives what its subnet gives, without chance; how the model does it."""
+        outside, cut = random_state(), True
         try:
             with evaluating(self.model):
                 activate(self.model, None)
-                trace = Trace(self.model, stage.blocks)
-                with trace.recording():
+                with torch.enable_grad(), (trace := Trace(self.model, stage.blocks)).recording():
                     forward()
                 for blocks in exits:
                     with self._exit(stage, blocks):
                         expected = forward()
-                        with trace.replaying(blocks):
+                        with torch.enable_grad(), trace.replaying(blocks):
                             found = forward()
                     if not _equal(found, expected):
                         raise ElastifyError(
@@ -103,6 +103,8 @@ class AllExits(Strategy):
                             why="what runs before or between its blocks depends on their number",
                             fix="Sorted trains the same subnets one by one",
                         )
+                    cut = cut and trace.straight(scalar(found[1]))
+                return Habits(trace.changed(), cut)
         finally:
             set_random_state(outside)
 

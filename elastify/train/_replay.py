@@ -3,9 +3,9 @@
 Subnets of different depth begin with the same work: all that runs up to the end of the last block they share. A
 `Trace` writes down what each module returned on that way (of nested calls the outermost; not those around blocks). When
 the model runs at another depth these modules hand out what they returned before, through generated subclasses, until
-the last shared block; from there on everything runs. What is handed out is a copy, cut off from the graph: the
-gradients that it gets are kept, and join those of the recorded run where the value was made. So the shared part runs
-once forward and once backward.
+the last shared block; from there on everything runs. What is handed out is cut off from the graph: the gradients that
+it gets are kept, and join those of the recorded run where the value was made. So the shared part runs once forward and
+once backward. The first step shows the `Habits` of the model; with them later ones need less memory.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ import sys
 import types
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import wraps
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from elastify._attributes import resolve
 from elastify._config import SubnetConfig
@@ -33,10 +34,26 @@ _generated: dict[type, type] = {}
 _TRACE = "_elastify_trace"
 
 
-class Trace:
-    """What the modules of a run return, up to the end of the last of these blocks (module paths, in their order)."""
+@dataclass(frozen=True)
+class Habits:
+    """What a model does in a run and its replays, found out beforehand."""
 
-    def __init__(self, model: nn.Module, blocks: Sequence[str]) -> None:
+    changed: frozenset[int]  # numbers of the tensors it returned that it changed in place later
+    cut: bool  # whether what follows a block uses nothing else of what came before than what the block returned
+
+
+class Trace:
+    """What the modules of a run return, up to the end of the last of these blocks (module paths, in their order).
+
+    If the model's habits allow it (`cut`), the recorded run goes on from a cut after the last block: its loss can go
+    backward before those of the replayed runs, so that what follows the blocks is in memory once at a time, and
+    `backward` takes the gradients of all through the blocks. Then only what blocks returned is ever used again.
+    """
+
+    def __init__(self, model: nn.Module, blocks: Sequence[str], habits: Habits | None = None) -> None:
+        self.cut = habits is not None and habits.cut
+        self._changes = habits.changed if habits is not None else frozenset()
+        self._from: set[int] = set()  # what the last replayed block handed out
         around = {resolve(model, parent) for path in blocks for parent in ("", *enclosing(path)[:-1])}
         self._own = set(model.modules()) - around
         self._blocks = [resolve(model, path) for path in blocks]
@@ -57,13 +74,17 @@ class Trace:
             if module in self._own and not running:
                 running.append(module)
 
-        def ends(module: nn.Module, args: Any, output: Any) -> None:
-            if running and module is running[0]:
-                running.clear()
-                if len(self._ends) < len(self._blocks):
-                    self._calls.append((module, tree_map(self._keep, output)))
-                    if module is self._blocks[len(self._ends)]:
-                        self._ends.append(len(self._calls))
+        def ends(module: nn.Module, args: Any, output: Any) -> Any:
+            if not running or module is not running[0]:
+                return None
+            running.clear()
+            if len(self._ends) == len(self._blocks):
+                return None
+            kept = tree_map(self._keep, output)
+            self._calls.append((module, kept))
+            if module is self._blocks[len(self._ends)]:
+                self._ends.append(len(self._calls))
+            return tree_map(self._copied, kept) if self.cut and len(self._ends) == len(self._blocks) else None
 
         handles = register_module_forward_pre_hook(_eager(begins)), register_module_forward_hook(_eager(ends))
         try:
@@ -76,6 +97,14 @@ class Trace:
                 f"only {len(self._ends)} of {len(self._blocks)} blocks of the stage ran, in order, in forward()",
                 fix="forward() must run the model that the strategy was made for",
             )
+        kept = [id(kept) for _, kept in self._kept.values()]
+        lost = {kept[number] for number in self.changed() - self._changes} if self.cut else set()
+        if any(id(item) in lost for end in self._ends for item in tree_leaves(self._calls[end - 1][1])):
+            raise ElastifyError(
+                "forward changes in place what a block has returned, as it did not in evaluation mode",
+                why="it is kept for the subnets of that depth, and is lost",
+                fix="Sorted trains the same subnets one by one",
+            )
 
     @contextmanager
     def replaying(self, blocks: int) -> Iterator[None]:
@@ -83,7 +112,7 @@ class Trace:
         self._queues = {}
         for module, output in self._calls[: self._ends[blocks - 1]]:
             self._queues.setdefault(module, []).append(output)
-        last = self._blocks[blocks - 1]
+        last, self._from = self._blocks[blocks - 1], set()
         for module, queue in self._queues.items():
             queue[:] = [tree_map(self._copied if module is last else self._guarded, output) for output in queue]
         self._waiting = {module: len(queue) for module, queue in self._queues.items()}
@@ -113,9 +142,29 @@ class Trace:
         self._waiting[module] = max(0, waiting - 1)
         return queue[len(queue) - max(1, waiting)]
 
+    def straight(self, loss: Tensor) -> bool:
+        """Whether a loss depends on nothing of the recorded run but what the last replayed block returned."""
+        leaves = [kept for _, kept in self._kept.values() if kept.requires_grad]
+        try:
+            gradients = torch.autograd.grad(loss, leaves, allow_unused=True)
+        except RuntimeError:  # no gradient at all, or none in evaluation mode
+            return False
+        return all(one is None or id(kept) in self._from for one, kept in zip(gradients, leaves, strict=True))
+
+    def backward(self) -> None:
+        """Take the gradients of what was handed out through the recorded run, from where it was cut."""
+        last = {id(kept) for kept in tree_leaves(self._calls[self._ends[-1] - 1][1])}
+        cut = [(value, kept) for value, kept in self._kept.values() if id(kept) in last and kept.grad is not None]
+        gradients = [kept.grad for _, kept in cut]
+        for _, kept in cut:
+            kept.grad = None
+        torch.autograd.backward([value for value, _ in cut], gradients)
+
     def check_joined(self) -> None:
         """After the backward of the recorded run: an error if it has missed a gradient of the replayed ones."""
-        if any(kept.grad is not None and id(kept) not in self._joined for _, kept in self._kept.values()):
+        if not self.cut and any(
+            kept.grad is not None and id(kept) not in self._joined for _, kept in self._kept.values()
+        ):
             raise ElastifyError(
                 "a gradient was lost",
                 why="a subnet uses a value on which the loss of the full network does not depend",
@@ -123,20 +172,27 @@ class Trace:
             )
 
     def _keep(self, value: Any) -> Any:
-        """A copy of a tensor to hand out, made once; its gradients will join those of the original."""
+        """A tensor to hand out, made once; its gradients will join those of the original."""
         if not isinstance(value, Tensor) or (value.is_leaf and value.requires_grad):
             return value
         key = (id(value), _version(value))
         if key not in self._kept:
-            kept = value.detach().clone().requires_grad_(value.requires_grad)
+            same = self.cut and len(self._kept) not in self._changes
+            kept = (value.detach() if same else value.detach().clone()).requires_grad_(value.requires_grad)
             self._kept[key] = (value, kept)
             self._versions[id(kept)] = (value, _version(value))
             if value.requires_grad:
                 value.register_hook(lambda gradient: self._join(gradient, kept))
         return self._kept[key][1]
 
+    def changed(self) -> frozenset[int]:
+        """Numbers of the kept tensors whose originals have been changed in place since."""
+        found = enumerate((_version(value), version) for (_, version), (value, _) in self._kept.items())
+        return frozenset(number for number, (now, then) in found if now != then)
+
     def _copied(self, value: Any) -> Any:
         """What follows the last block may change it in place."""
+        self._from.add(id(value))
         return value.clone() if isinstance(value, Tensor) else value
 
     def _guarded(self, value: Any) -> Any:

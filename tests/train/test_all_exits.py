@@ -48,6 +48,41 @@ class Scaled(Net):
         return self.head(x)
 
 
+class Skipping(Net):
+    """The head takes what the stem gave, too, beside the blocks."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = x = self.stem(x)
+        for block in self.blocks:
+            x = block(x)
+        return self.head(x + first.tanh())
+
+
+class Kept(torch.autograd.Function):
+    """The first three units; counts the graphs that wait for their backward."""
+
+    @staticmethod
+    def forward(ctx: object, x: Tensor) -> Tensor:
+        Following.alive += 1
+        Following.most = max(Following.most, Following.alive)
+        return x[:, :3].clone()
+
+    @staticmethod
+    def backward(ctx: object, gradient: Tensor) -> Tensor:
+        Following.alive -= 1
+        return F.pad(gradient, (0, 5))
+
+
+class Following(nn.Linear):
+    alive = most = 0
+
+    def __init__(self) -> None:
+        super().__init__(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return Kept.apply(super().forward(x))
+
+
 def loss(outputs: Tensor) -> Tensor:
     return F.cross_entropy(outputs, torch.arange(len(outputs)) % 3)
 
@@ -74,7 +109,7 @@ def assert_mean_of_subnets(model: nn.Module, strategy: AllExits, x: Tensor, stag
 @pytest.fixture(scope="module")
 def made() -> dict[type, nn.Module]:
     torch.manual_seed(0)
-    return {kind: elastify(kind().double(), X.double()) for kind in (Net, Stages, Scaled)}
+    return {kind: elastify(kind().double(), X.double()) for kind in (Net, Stages, Scaled, Skipping)}
 
 
 @pytest.fixture
@@ -106,6 +141,25 @@ class TestAllExits:
 
     def test_chosen_exits(self, net: nn.Module) -> None:
         assert_mean_of_subnets(net, AllExits(net, exits=[2]), X.double(), "blocks", [2, 4])
+
+    @pytest.mark.parametrize(("kind", "cut"), [(Net, True), (Stages, True), (Skipping, False)])
+    def test_what_follows_uses_the_blocks_alone_or_more(
+        self, made: dict[type, nn.Module], kind: type, cut: bool
+    ) -> None:
+        model = copy.deepcopy(made[kind])
+        strategy, stage = AllExits(model), max(space(model).stages, key=lambda s: len(s.blocks))
+        for _ in range(2):  # the first step looks at the model's habits
+            assert_mean_of_subnets(model, strategy, X.double(), stage.name, list(stage.choices))
+        assert strategy._habits[0].cut is cut
+
+    def test_what_follows_is_in_memory_once(self) -> None:
+        model = elastify(nn.Sequential(nn.Sequential(*(Block(8, 8) for _ in range(3))), Following()), torch.randn(2, 8))
+        x = torch.randn(4, 8)
+        strategy = AllExits(model)
+        strategy.step(lambda: model(x), loss)  # the first one looks at the model's habits
+        Following.alive = Following.most = 0
+        strategy.step(lambda: model(x), loss)
+        assert (Following.alive, Following.most) == (0, 1)
 
     def test_blocks_run_once_and_what_follows_once_per_exit(self, stages: nn.Module) -> None:
         strategy = AllExits(stages)
