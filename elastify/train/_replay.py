@@ -15,7 +15,7 @@ import types
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import wraps
+from functools import partial, wraps
 from typing import Any
 
 import torch
@@ -53,7 +53,8 @@ class Trace:
     def __init__(self, model: nn.Module, blocks: Sequence[str], habits: Habits | None = None) -> None:
         self.cut = habits is not None and habits.cut
         self._changes = habits.changed if habits is not None else frozenset()
-        self._from: set[int] = set()  # what the last replayed block handed out
+        self._last: nn.Module | None = None  # the last block of a replay, and the tensors that it handed out
+        self._from: set[int] = set()
         around = {resolve(model, parent) for path in blocks for parent in ("", *enclosing(path)[:-1])}
         self._own = set(model.modules()) - around
         self._blocks = [resolve(model, path) for path in blocks]
@@ -80,9 +81,10 @@ class Trace:
             running.clear()
             if len(self._ends) == len(self._blocks):
                 return None
-            kept = tree_map(self._keep, output)
+            block = module is self._blocks[len(self._ends)]
+            kept = tree_map(partial(self._keep, used=block or not self.cut), output)
             self._calls.append((module, kept))
-            if module is self._blocks[len(self._ends)]:
+            if block:
                 self._ends.append(len(self._calls))
             return tree_map(self._copied, kept) if self.cut and len(self._ends) == len(self._blocks) else None
 
@@ -112,9 +114,7 @@ class Trace:
         self._queues = {}
         for module, output in self._calls[: self._ends[blocks - 1]]:
             self._queues.setdefault(module, []).append(output)
-        last, self._from = self._blocks[blocks - 1], set()
-        for module, queue in self._queues.items():
-            queue[:] = [tree_map(self._copied if module is last else self._guarded, output) for output in queue]
+        self._last, self._from = self._blocks[blocks - 1], set()
         self._waiting = {module: len(queue) for module, queue in self._queues.items()}
         classes, give = {module: type(module) for module in self._queues}, _eager(self.give)
         try:
@@ -140,7 +140,8 @@ class Trace:
         if not waiting and not any(module is block for block in self._blocks):  # blocks may be asked again: checkpoints
             return forward(module, *args, **kwargs)
         self._waiting[module] = max(0, waiting - 1)
-        return queue[len(queue) - max(1, waiting)]
+        copy = self._copied if module is self._last else self._guarded
+        return tree_map(copy, queue[len(queue) - max(1, waiting)])
 
     def straight(self, loss: Tensor) -> bool:
         """Whether a loss depends on nothing of the recorded run but what the last replayed block returned."""
@@ -171,14 +172,17 @@ class Trace:
                 fix="Sorted trains the same subnets one by one",
             )
 
-    def _keep(self, value: Any) -> Any:
-        """A tensor to hand out, made once; its gradients will join those of the original."""
+    def _keep(self, value: Any, used: bool) -> Any:
+        """A tensor to hand out, made once; its gradients will join those of the original.
+
+        Its numbers are copied only where they will be `used` and may have changed by then.
+        """
         if not isinstance(value, Tensor) or (value.is_leaf and value.requires_grad):
             return value
         key = (id(value), _version(value))
         if key not in self._kept:
-            same = self.cut and len(self._kept) not in self._changes
-            kept = (value.detach() if same else value.detach().clone()).requires_grad_(value.requires_grad)
+            copied = used and not (self.cut and len(self._kept) not in self._changes)
+            kept = (value.detach().clone() if copied else value.detach()).requires_grad_(value.requires_grad)
             self._kept[key] = (value, kept)
             self._versions[id(kept)] = (value, _version(value))
             if value.requires_grad:
