@@ -207,7 +207,7 @@ def main() -> None:
     print(
         "\nWanted of strategies that slice, the first seven: time at most 1.2 and memory at most 1.15; of those that "
         "transform weights: time at most 1.6. What misses it is bold. Where what follows the blocks uses more than "
-        "what they returned (a skip around them), AllExits keeps the graph of the full network until the exits are done. "
+        "what they returned (a skip around them), AllExits keeps the whole graph until the exits are done. "
         "Transforms cost a pass over the weights, and gradients stay while the next subnet runs: both weigh more where "
         "a batch is small for the number of weights. resnet18: widths 16 to 128, 128 images of 32 pixels; vit: "
         "vit_tiny with patches of 4 pixels, 32 images; llama: six layers of width 192, 16 texts of 64 tokens.\n\n"
