@@ -21,6 +21,7 @@ from .blocks import ResidualNet
 from .protocol import Task, add_options
 
 WIDTHS, DEPTHS, ALONE = 20, 8, 8
+BLOCKS = 9  # of the full network: depths of 2 to 9
 GOAL = 96.0  # percent of the full network's accuracy
 
 
@@ -32,10 +33,12 @@ class Seed:
         self.folder = args.out / f"seed{seed}"
         self.found = Measurements(self.folder / "measurements.json", settings_of(args))
         torch.manual_seed(seed)
-        net = ResidualNet(task.example.shape[1], args.width, DEPTHS)
+        net = ResidualNet(task.example.shape[1], args.width, BLOCKS)
         step = 2 if args.width >= 2 * WIDTHS + 2 else 1
         least = (args.width - (WIDTHS - 1) * step) / args.width
-        self.model = elastify(net, task.example, min_ratio={"*": least, "blocks": 1 / DEPTHS}, multiple_of=step)
+        self.model = elastify(
+            net, task.example, min_ratio={"*": least, "blocks": (BLOCKS - DEPTHS + 1) / BLOCKS}, multiple_of=step
+        )
         self.configs = space(self.model).grid(WIDTHS, DEPTHS)
         self.draws = 2 if args.strategy == "full+random" else args.draws
         self.new = {name: value.clone() for name, value in self.model.state_dict().items()}
@@ -189,7 +192,7 @@ def facts(claim: dict[str, Any]) -> list[tuple[str, str]]:
 def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Train, measure all subnets; print the tables, write the heat map, and return what is claimed."""
     parser = argparse.ArgumentParser(description=__doc__)
-    add_options(parser, "sorted", steps=1500, rate=4e-3)
+    add_options(parser, "sorted", steps=3000, rate=4e-3)
     parser.add_argument("--strategy", choices=("sorted", "sandwich", "full+random"), default="sorted", help="(sorted)")
     parser.add_argument("--draws", type=int, default=4, help="subnets that a step trains (default 4)")
     parser.add_argument("--width", type=int, default=40, help="channels of the full network (default 40)")
@@ -211,7 +214,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     sizes = [config.sizes["width"] for config in seed.configs[-WIDTHS:]]
     grid = [claim["relative"][start : start + WIDTHS] for start in range(0, claim["subnets"], WIDTHS)]
     title = f"accuracy of {claim['subnets']} subnets, % of the full network's"
-    depths = list(range(1, DEPTHS + 1))
+    depths = list(range(BLOCKS - DEPTHS + 1, BLOCKS + 1))
     write_figure(args.out / "sorted.html", [heat_map(grid, sizes, depths, "%")], title, "width", "blocks")
     return claim
 

@@ -24,7 +24,7 @@ def run(folder: Path, out: Path, *options: str) -> dict:
 
 def test_the_whole_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     monkeypatch.setattr("recipes.image_classification.protocol.VALIDATION", 40)
-    for name, value in {"WIDTHS": 3, "DEPTHS": 2, "ALONE": 2}.items():
+    for name, value in {"WIDTHS": 3, "DEPTHS": 2, "BLOCKS": 2, "ALONE": 2}.items():
         monkeypatch.setattr(recipe, name, value)
     folder = write_images(tmp_path / "images", 140, 60)
     claim = run(folder, tmp_path / "out", "--width", "12", "--seeds", "0", "1", "--equal-compute")
@@ -58,7 +58,7 @@ def test_a_grid_of_160_subnets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     seed = recipe.Seed(args, 0, recipe.Task(args))
     configs = seed.configs
     assert len(configs) == 160
-    assert [len(configs[number].depths["blocks"]) for number in recipe.alone_sizes(160)] == list(range(1, 9))
+    assert [len(configs[number].depths["blocks"]) for number in recipe.alone_sizes(160)] == list(range(2, 10))
 
 
 def test_measured_once(tmp_path: Path) -> None:
