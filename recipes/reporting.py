@@ -53,8 +53,9 @@ class Measurements:
 
 
 def settings_of(args: argparse.Namespace) -> dict[str, Any]:
-    """The options that decide what is measured: all but folders, files, the seeds, and baselines that are added."""
-    return {name: value for name, value in vars(args).items() if name not in ("data", "npz", "out", "seeds", "alone")}
+    """The options that decide what is measured: all but folders, files, the seeds, and which baselines there are."""
+    other = ("data", "npz", "out", "seeds", "alone", "ways")
+    return {name: value for name, value in vars(args).items() if name not in other}
 
 
 def spread(values: Iterable[float], digits: int = 1) -> str:

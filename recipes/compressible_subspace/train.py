@@ -61,12 +61,12 @@ def run(kind: str, task: Task, args: argparse.Namespace, seed: int) -> dict[str,
         return [alpha for alpha in LEVELS[kind] if f"{name} {label(kind, alpha)}" not in found.content["values"]]
 
     for name in ("line", "point"):
-        if missing(name):
+        if name in args.ways and missing(name):
             model, strategy = make(name == "line")
             train(f"{kind}-{name}", model, strategy)
             for alpha in missing(name):
                 found.once(f"{name} {label(kind, alpha)}", partial(score, model, strategy, alpha))
-    for number, alpha in enumerate(LEVELS[kind]):
+    for number, alpha in enumerate(LEVELS[kind] if "alone" in args.ways else ()):
         if alpha in missing("alone"):
             model, strategy = make(line=False)
             if kind == "width":
@@ -75,7 +75,7 @@ def run(kind: str, task: Task, args: argparse.Namespace, seed: int) -> dict[str,
                 strategy.at(alpha)  # the compression stays where it is put: training goes through it
             train(f"{kind}-alone{number}", model)
             found.once(f"alone {label(kind, alpha)}", partial(task.score, model))
-    if missing("plain, compressed"):
+    if "plain, compressed" in args.ways and missing("plain, compressed"):
         model, strategy = make(line=False)
         train("plain", model)
         for alpha in missing("plain, compressed"):
@@ -88,6 +88,7 @@ def main(argv: list[str] | None = None) -> list[list[str]]:
     parser = argparse.ArgumentParser(description=__doc__)
     add_options(parser, "compressible_subspace", steps=1000, rate=0.05)
     parser.add_argument("--kinds", nargs="+", choices=list(LEVELS), default=list(LEVELS), help="default: all three")
+    parser.add_argument("--ways", nargs="+", choices=NAMES, default=NAMES, help="default: all four")
     parser.add_argument("--width", type=int, default=32, help="channels of the network (default 32)")
     parser.add_argument("--depth", type=int, default=3, help="its residual blocks (default 3)")
     args = parser.parse_args(argv)
@@ -97,13 +98,13 @@ def main(argv: list[str] | None = None) -> list[list[str]]:
     every = []
     for kind in args.kinds:
         results = [run(kind, task, args, seed) for seed in args.seeds]
-        rows, lines = [], {name: [] for name in NAMES}
+        rows, lines = [], {name: [] for name in args.ways}
         for alpha in LEVELS[kind]:
             what = label(kind, alpha)
-            rows.append([what, *(spread(values[f"{name} {what}"] for values in results) for name in NAMES)])
+            rows.append([what, *(spread(values[f"{name} {what}"] for values in results) for name in args.ways)])
             for name, points in lines.items():
                 points.append((alpha, sum(values[f"{name} {what}"] for values in results) / len(results)))
-        print_table(f"{kind}: {task.name} accuracy in %", ("level", *NAMES), rows)
+        print_table(f"{kind}: {task.name} accuracy in %", ("level", *args.ways), rows)
         plot = [curve(name, points) for name, points in lines.items()]
         write_figure(args.out / f"{kind}.html", plot, kind, "alpha", f"{task.name} accuracy, %")
         every += rows
