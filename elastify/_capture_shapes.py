@@ -114,6 +114,36 @@ def _linear(op: str, data: Tensor, weight: Any, bias: Any = None, **other: Any) 
     return blank(data, (*data.shape[:-1], weight.shape[0]))
 
 
+def _conv(
+    op: str,
+    data: Tensor,
+    weight: Any,
+    bias: Any = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Tensor | None:
+    """`torch.conv2d(input, weight, bias, …)` and its kin: [batch, in, …] -> [batch, out, …], without gaps."""
+    given = [data, weight] if bias is None else [data, weight, bias]
+    if any(type(t) is not FakeTensor or t.dtype != data.dtype or t.device != data.device for t in given):
+        return None
+    if isinstance(padding, str) or data.ndim != weight.ndim or not (data.is_contiguous() and weight.is_contiguous()):
+        return None
+    (batch, channels, *sizes), (out, inside, *kernel) = data.shape, weight.shape
+    if channels != inside * groups or out % groups or (bias is not None and tuple(bias.shape) != (out,)):
+        return None  # torch says what is wrong
+    each = (option if isinstance(option, (tuple, list)) else (option,) for option in (stride, padding, dilation))
+    steps, margins, gaps = (tuple(option) * (len(sizes) if len(option) == 1 else 1) for option in each)
+    if min(steps) < 1:
+        return None
+    ends = [
+        (size + 2 * margin - gap * (width - 1) - 1) // step + 1
+        for size, margin, gap, width, step in zip(sizes, margins, gaps, kernel, steps, strict=True)
+    ]
+    return blank(data, (batch, out, *map(int, ends))) if min(ends) > 0 else None
+
+
 def _unary(op: str, data: Tensor, *other: Any, **named: Any) -> Tensor | None:
     """A function of each number by itself; one that is to change them in place is left to torch."""
     return None if other or named.get("inplace") else _like(data)
@@ -172,12 +202,13 @@ _QUICK: dict[str, _Make] = {
     "layer_norm": _layer_norm,
     "cat": _cat,
     "linear": _linear,
+    **dict.fromkeys("conv1d conv2d conv3d".split(), _conv),
 }
 VIEWS = frozenset(
     """view reshape flatten unflatten permute transpose movedim T mT contiguous getitem select narrow split chunk unbind
     unsqueeze squeeze expand expand_as""".split()
 )
-_DIRECT = VIEWS | frozenset("matmul bmm conv1d conv2d conv3d max_pool2d softmax embedding".split())
+_DIRECT = VIEWS | frozenset("matmul bmm max_pool2d softmax embedding".split())
 
 
 def result(name: OpName, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -1,15 +1,13 @@
 """A plain model of its own out of an elastic one.
 
-The subnet is activated, and the model copied by `copy.deepcopy` with a memo that already holds the small tensor for
-every full one, so full weights are never copied, ties stay ties, and references anywhere in the model find
-the small tensor. Left-out blocks are placeholders in the memo, removed from their containers afterwards. Classes are
-given back, and what was done is written down as plain data, for `save` and `load`.
+The subnet is activated, and the model copied with a memo that already holds the small tensor for every full one, so
+full weights are never copied, ties stay ties, and references anywhere in the model find the small tensor. Left-out
+blocks are placeholders in the memo, removed from their containers afterwards. Classes are given back, and what was done
+is written down as plain data, for `save` and `load`.
 """
 
 from __future__ import annotations
 
-import copy
-from collections import OrderedDict
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -20,10 +18,10 @@ from elastify import _adapters
 from elastify._adapters.saved import describe
 from elastify._attributes import resolve
 from elastify._blocks import read, renumbered, shortened, write
+from elastify._deep_copy import DeepCopy
 from elastify._record import Record
-from elastify._rewrite import SPEC, record, set_active, strip
+from elastify._rewrite import SPEC, original_class, record, set_active, strip
 from elastify._transforms import drop_hooks
-from elastify._verify import computed
 
 FORMAT = 1
 
@@ -116,16 +114,16 @@ def own(value: Tensor, like: Tensor) -> Tensor:
 
 def plain_copy(model: nn.Module, pairs: Collection[tuple[Tensor, Tensor]], skip: Collection[str]) -> nn.Module:
     """A deep copy with other tensors and without elastify; blocks at the paths in `skip` become placeholders."""
-    memo: dict[int, Any] = {**computed(model), **_at_hand(model), **{id(old): new for old, new in pairs}}
+    memo: dict[int, Any] = {id(old): new for old, new in pairs}
     entry = model.__dict__.get("_elastify")
     extras = entry.extras if entry is not None else {}
     if entry is not None:
-        memo[id(entry)] = Record(entry.plan, entry.tables)
+        memo[id(entry)] = Record(entry.plan, entry.tables)  # for modules with a way of their own of being copied
     parameters = dict(model.named_parameters(remove_duplicate=False)) if extras else {}
     memo.update((id(parameters[name]), None) for name in extras)  # they are not copied, and dropped below
     for path in skip:
         memo[id(resolve(model, path))] = nn.Identity()
-    small = copy.deepcopy(model, memo)
+    small = DeepCopy(memo, original_class, lambda name: name.startswith("_elastify") and name != SPEC)(model)
     for module in small.modules():
         strip(module)
         drop_hooks(module)
@@ -133,13 +131,6 @@ def plain_copy(model: nn.Module, pairs: Collection[tuple[Tensor, Tensor]], skip:
         if not any(f"{path}.".startswith(f"{gone}.") for gone in skip):
             del resolve(small, path)._parameters[local]
     return small
-
-
-def _at_hand(model: nn.Module) -> dict[int, Any]:
-    """A memo with what deepcopy need not go into: a module's many empty tables, and what elastify keeps in it."""
-    items = [item for module in model.modules() for item in vars(module).items()]
-    empty = {id(value): type(value)() for _, value in items if type(value) in (dict, OrderedDict) and not value}
-    return {**empty, **{id(value): value for name, value in items if name.startswith("_elastify")}}
 
 
 def drop_blocks(model: nn.Module, removed: Collection[str]) -> None:

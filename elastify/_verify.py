@@ -12,7 +12,6 @@ proven by an output that stays the same.
 
 from __future__ import annotations
 
-import copy
 import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -26,6 +25,7 @@ from torch.overrides import TorchFunctionMode
 
 from elastify._caches import remember, reset
 from elastify._capture_state import generators
+from elastify._deep_copy import DeepCopy
 from elastify._errors import ElastifyError
 from elastify._layout import Layout, axes_of, indices
 from elastify._plan import ElasticAxis, Plan
@@ -320,13 +320,7 @@ def redraw(model: nn.Module, seed: int, gain: float = 1.0) -> None:
 
 def copied(model: nn.Module) -> nn.Module:
     """A deep copy, also of a model that holds what it computed from its weights (an old weight norm)."""
-    return copy.deepcopy(model, computed(model))
-
-
-def computed(model: nn.Module) -> dict[int, Any]:
-    """Copies of the plain tensors in a model that have a history, which deepcopy would refuse; a memo for it."""
-    held = (item for module in model.modules() for item in vars(module).values() if isinstance(item, Tensor))
-    return {id(tensor): tensor.detach().clone() for tensor in held if not tensor.is_leaf}
+    return DeepCopy({})(model)
 
 
 def quiet(model: nn.Module) -> None:

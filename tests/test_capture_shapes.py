@@ -35,6 +35,14 @@ CASES: list[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]] = [
     *((F.linear, (data, torch.zeros(3, 6), *bias), {}) for data in (TOKENS, VECTOR, PICTURE.transpose(1, 3), TOKENS[0])
       for bias in ((), (torch.zeros(3),), (None,))),
     (F.linear, (TOKENS, VECTOR), {}),
+    *((torch.conv2d, (data, torch.zeros(4, 6 // groups, *kernel), *bias), {"groups": groups, **options})
+      for data in (PICTURE, LAST, torch.zeros(2, 6, 1, 1), torch.zeros(1, 6, 9, 5)) for kernel in ((1, 1), (3, 2))
+      for groups in (1, 2) for bias in ((), (torch.zeros(4),))
+      for options in ({"padding": 1}, {"padding": (1, 2), "stride": 2, "dilation": (1, 1)}, {"padding": "same"})),
+    (torch.conv2d, (torch.zeros(2, 1, 8, 8), torch.zeros(1, 1, 1, 1), None, [2, 1], [0, 1]), {}),
+    (torch.conv2d, (PICTURE[0], torch.zeros(4, 6, 3, 3)), {}),
+    (torch.conv1d, (TOKENS, torch.zeros(3, 5, 2), None, (2,), (1,), (1,), 1), {}),
+    (torch.conv3d, (torch.zeros(2, 1, 5, 6, 7), torch.zeros(2, 1, 3, 3, 3)), {"stride": (1, 2, 3)}),
     (F.layer_norm, (TOKENS, (6,), VECTOR, VECTOR), {}),
     (F.layer_norm, (TOKENS.transpose(1, 2), (5,)), {}),
     *((torch.cat, ([PICTURE, other], 1), {}) for other in (PICTURE, LAST, PICTURE[:, :2], PICTURE[:, ::2])),
@@ -47,6 +55,11 @@ WRONG: list[tuple[Callable[..., Any], tuple[Any, ...]]] = [
     (F.linear, (TOKENS, torch.zeros(3, 5))),
     (F.linear, (TOKENS, torch.zeros(3, 6), torch.zeros(2))),
     (torch.cat, ([TOKENS, PICTURE],)),
+    (torch.conv2d, (PICTURE, torch.zeros(4, 5, 3, 3))),
+    (torch.conv2d, (PICTURE, torch.zeros(4, 6, 5, 5))),
+    (torch.conv2d, (PICTURE, torch.zeros(4, 6, 3, 3), torch.zeros(3))),
+    (torch.conv2d, (PICTURE, torch.zeros(3, 3, 3, 3), None, 1, 0, 1, 2)),
+    (torch.conv2d, (PICTURE, torch.zeros(4, 6, 3, 3), None, 0)),
 ]
 
 
