@@ -28,6 +28,7 @@ from elastify._blocks import renumbered
 from elastify._errors import ElastifyError
 from elastify._extract import FORMAT, children_of, drop_blocks, marked, own, plain_copy
 from elastify._rewrite import SPEC, is_elastic, record, set_active
+from elastify._transforms import InputHook
 
 JSON_NAME, WEIGHTS_NAME = "elastify.json", "model.safetensors"
 
@@ -54,6 +55,13 @@ def save(model: nn.Module, directory: str | os.PathLike[str]) -> None:
             f"this {type(model).__name__} was not extracted",
             why="only the difference from a full-size model is written down",
             fix="save(extract(model), directory), or safetensors.torch.save_model for any model",
+        )
+    hooks = (hook for module in model.modules() for hook in module._forward_pre_hooks.values())
+    if any(isinstance(hook, InputHook) for hook in hooks):
+        raise ElastifyError(
+            "this model rounds what its layers take in",
+            why="a saved folder holds weights; read back, it would compute something else",
+            fix="keep the elastic model's checkpoint and extract from it, or train with activations=False",
         )
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)

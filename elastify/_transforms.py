@@ -47,6 +47,14 @@ class Hook(ABC):
         """What the module hands on in place of `output`."""
 
 
+class InputHook(ABC):
+    """A forward pre-hook (`with_kwargs`) that extracted models keep; what `save` writes does not have it."""
+
+    @abstractmethod
+    def __call__(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
+        """What the module takes in, in place of these arguments."""
+
+
 def drop_hooks(module: nn.Module) -> None:
     """Take such hooks off one module."""
     for key in [key for key, hook in module._forward_hooks.items() if isinstance(hook, Hook)]:

@@ -38,7 +38,7 @@ class Compressible(Strategy):
     `dense`: globs of weights that stay whole (None: the first and last). `beta` weighs cos^2 between the ends of the
     lines, once a step [how often is left open]. A step of "width" trains alphas 0, 1 and `n_random` others; other kinds
     one, an end with probability `ends`. In the first `warmup` steps (paper: 80 %) sparsity grows; a point is dense;
-    activations stay whole. Extracted models round them as well; what is saved of these are the weights only.
+    activations stay whole. Extracted models round them as well, and `save` refuses them for it. Batch norms
     need `recalibrate` at each level: convert them with `replace_norms` before `elastify`.
     """
 

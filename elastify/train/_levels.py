@@ -21,7 +21,7 @@ from elastify._errors import ElastifyError
 from elastify._layout import Axis, Layout, Product, axes_of
 from elastify._rewrite import record
 from elastify._space import SearchSpace
-from elastify._transforms import Transform, attach
+from elastify._transforms import InputHook, Transform, attach
 
 LEAST = {"width": 0.0, "sparsity": 0.025, "bits": 1 / 6}
 
@@ -79,7 +79,7 @@ class Compressed(Transform):
         return self.own(), full
 
 
-class RoundedInputs:
+class RoundedInputs(InputHook):
     """A forward pre-hook of a layer: what it takes in is rounded to as many bits as its weight.
 
     Extracted models keep it, with a level of their own, so they compute the same.

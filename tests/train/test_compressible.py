@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from elastify import ElastifyError, activate, elastify, space
+from elastify import ElastifyError, activate, elastify, save, space
 from elastify.train import Compressible, replace_norms
 from elastify.train._levels import largest, quantised, squared_cosine
 from tests.train.prepared import LABELS, X, check_added_parameters, cross_entropy, elastic_net, extras, plain_net
@@ -227,6 +227,14 @@ def test_activations_are_rounded_as_the_weights_are() -> None:
     twin = copy.deepcopy(model)
     Compressible(twin, "bits", activations=True).at(1 / 6)
     torch.testing.assert_close(twin(x), Compressible(model, "bits", activations=True).extract(1 / 6)(x))
+
+
+def test_models_that_round_activations_are_not_saved(tmp_path: Path) -> None:
+    small = Compressible(elastic_net(), "bits", activations=True).extract(1 / 6)
+    with pytest.raises(ElastifyError, match="rounds what its layers take in"):
+        save(small, tmp_path / "small")
+    assert not (tmp_path / "small").exists()
+    save(Compressible(elastic_net(), "bits").extract(1 / 6), tmp_path / "small")
 
 
 def test_activations_need_bits() -> None:
