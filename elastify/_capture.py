@@ -121,7 +121,7 @@ class _Session:
         self.paths: dict[int, list[str]] = {}
         for path, module in model.named_modules(remove_duplicate=False):
             self.paths.setdefault(id(module), []).append(path)
-        self.real_only = ""
+        self.real_only = False
         self.call: Run | None = None
         self.remembering = remembering(model)
         self.exchanged: str | None = None
@@ -186,7 +186,7 @@ class _Session:
                 forget_frames(error)
                 release(self.made)  # what ran before the error may have been kept as well
                 graph = self.on_real_tensors(training)
-                self.real_only = line
+                self.real_only = True
                 warnings.warn(
                     f"{type(self.model).__name__} depends on the values of tensors{line and f' at {line}'} "
                     f"({type(error).__name__}): the path that the example takes was captured",

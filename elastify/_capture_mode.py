@@ -71,11 +71,11 @@ def same_in_training(recorder: Recorder, model: nn.Module) -> bool:
     for module in model.modules():
         if "training" in vars(module):
             vars(module)["training"] = True
-    with torch._C.DisableTorchFunction():
-        kinds = {_likeness(graph, asker): asker for asker in recorder.askers}
     lists = (graph.calls, graph.values, graph.modules, graph.constants)
     ends = [len(items) for items in lists]
     try:
+        with torch._C.DisableTorchFunction():
+            kinds = {_likeness(graph, asker): asker for asker in recorder.askers}
         return all(_same(recorder, asker) for asker in kinds.values())
     except Exception:  # noqa: BLE001 - whatever it is, the whole run in training mode will meet it
         return False

@@ -67,6 +67,12 @@ def test_a_module_may_hold_anything():
     assert graphs(SAME["dropout"], names={"a", 3}, table={"k": {1}, "l": [set(), frozenset()]}, other=object()) == 1
 
 
+def test_a_list_in_itself_cannot_be_compared_and_nothing_is_lost():
+    own: list = []
+    own.append(own)
+    assert graphs(SAME["dropout"], names=own) == 2
+
+
 def test_a_batch_norm_of_somebody_else():
     owned = {"mean": torch.zeros(4), "variance": torch.ones(4), "count": torch.tensor(0), "tracks": True}
     assert graphs(batch_norm, **owned) == 1
