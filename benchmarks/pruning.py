@@ -218,7 +218,7 @@ def main() -> None:
         known = json.loads(RESULTS.read_text("utf-8"))
         print_table(("model", "elastify (s)", "Torch-Pruning (s)", "ratio"), times(options.models, options.repeats))
         print(
-            f"\nMedian ratio {median(RATIOS):.1f}, range {min(RATIOS):.1f} to {max(RATIOS):.1f}; wanted: at least 3.\n"
+            f"\nMedian ratio {median(RATIOS):.2f}, range {min(RATIOS):.1f} to {max(RATIOS):.1f}; wanted: at least 3.\n"
         )
         for suite in SUITE_NAMES:
             rows = known[suite].values()

@@ -211,7 +211,7 @@ class Planner:
         """Float attributes used in a product that are a size to the power of one half, up or down."""
         found: dict[Attr, tuple[Layout, float]] = {}
         used = self._used_floats()
-        owners = {p for p, m in self.model.named_modules() if used.get(p, set()) & _floats(m).keys()}
+        owners = {p for p, floats in used.items() if floats & _floats(resolve(self.model, p)).keys()}
         sizes = self._sizes_by_module(elastic, owners)
         for attr, layout in attributes.items():
             sizes.setdefault(attr.owner, {}).setdefault(layout.size, {})[layout] = 2

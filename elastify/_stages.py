@@ -15,6 +15,7 @@ from typing import Any
 from torch import nn
 
 from elastify._analysis import Analysis
+from elastify._attributes import resolve
 from elastify._branches import Branches
 from elastify._depth import Run, all_branches, find_runs
 from elastify._metadata import Described
@@ -151,7 +152,7 @@ class Stages:
         return {path: parts for path, parts in contained.items() if path not in numbered}, {**others}
 
     def _kind(self, path: str) -> Any:
-        module = self.model.get_submodule(path)
+        module = resolve(self.model, path)
         inside = isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict))
         parts = [f"{path}.{name}" if path else name for name, _ in module.named_children()] if inside else ()
         return (type(module), tuple(map(self._kind, parts))) if parts else type(module)
