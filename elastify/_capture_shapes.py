@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, in_kernel_
 
 from elastify._capture_names import OpName
 
-_states: dict[torch.device, dict[str, Any]] = {}
+_states: dict[torch.device, tuple[torch.device, dict[str, Any]]] = {}
 GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
 
 
@@ -178,12 +178,13 @@ def blank(data: Tensor, shape: Sequence[int]) -> Tensor:
 
 def fake_tensor(mode: FakeTensorMode, empty: Tensor, device: torch.device) -> Tensor:
     """`FakeTensor(mode, empty, device)`, whose state is worked out once per device: that is most of its time."""
-    state = _states.get(device)
-    if state is None:
+    known = _states.get(device)
+    if known is None:
         first = FakeTensor(mode, empty, device)
-        _states[device] = {name: value for name, value in vars(first).items() if value is not mode}
+        state = {name: value for name, value in vars(first).items() if value is not mode}
+        _states[device] = first.fake_device, state
         return first
-    where = state["_fake_device"]
+    where, state = known
     made = Tensor._make_subclass(  # type: ignore[attr-defined]
         FakeTensor, empty, empty.requires_grad, dispatch_device=True, device_for_backend_keys=where
     )
