@@ -35,14 +35,11 @@ def unrecorded() -> Iterator[None]:
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """No garbage collection inside the block, nor at its end, of the many objects that it has made and are needed."""
+    """No garbage collection inside the block."""
     collecting = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
         if collecting:
-            if not gc.get_freeze_count():
-                gc.freeze()  # with `unfreeze` all there is counts as old, without being looked at
-                gc.unfreeze()
             gc.enable()
