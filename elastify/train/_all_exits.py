@@ -7,9 +7,8 @@ returned (see `_replay`). The gradients of all exits meet at the blocks, which a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -63,7 +62,7 @@ class AllExits(Strategy):
         *exits, _ = every = pick_exits(stage, self.exits, len(stage.blocks))
         weight, values = 1 / len(every), []
         if not self._habits:
-            self._habits.append(self._check(lambda: (outputs := forward(), loss(outputs)), stage, exits))
+            self._habits.append(self._check(forward, loss, stage, exits))
         trace = Trace(self.model, stage.blocks, *self._habits)
         activate(self.model, None)
         with trace.recording():
@@ -83,14 +82,14 @@ class AllExits(Strategy):
     def _exit(self, stage: Stage, blocks: int) -> activate:
         return activate(self.model, cut_after(self.model, space(self.model).max, stage, blocks))
 
-    def _check(self, forward: Callable[[], tuple[Any, Any]], stage: Stage, exits: Sequence[int]) -> Habits:
+    def _check(self, forward: Forward, loss: Loss, stage: Stage, exits: Sequence[int]) -> Habits:
         """Every exit gives what its subnet gives, without chance; how the model does it."""
-        outside, cut = random_state(), True
+        outside = random_state()
         try:
             with evaluating(self.model):
                 activate(self.model, None)
                 with torch.enable_grad(), (trace := Trace(self.model, stage.blocks)).recording():
-                    forward()
+                    cut = trace.apart(scalar(loss(forward())))
                 for blocks in exits:
                     with self._exit(stage, blocks):
                         expected = forward()
@@ -103,7 +102,8 @@ class AllExits(Strategy):
                             why="what runs before or between its blocks depends on their number",
                             fix="Sorted trains the same subnets one by one",
                         )
-                    cut = cut and trace.straight(scalar(found[1]))
+                    with torch.enable_grad():
+                        cut = cut and trace.straight(scalar(loss(found)))
                 return Habits(trace.changed(), cut)
         finally:
             set_random_state(outside)

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import sys
 import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial, wraps
+from functools import wraps
+from itertools import count
 from typing import Any
 
 import torch
@@ -38,7 +39,7 @@ _TRACE = "_elastify_trace"
 class Habits:
     """What a model does in a run and its replays, found out beforehand."""
 
-    changed: frozenset[int]  # numbers of the tensors it returned that it changed in place later
+    changed: frozenset[tuple[int, int]]  # tensors that it changed in place later: block, place in what that returned
     cut: bool  # whether what follows a block uses nothing else of what came before than what the block returned
 
 
@@ -60,7 +61,7 @@ class Trace:
         self._blocks = [resolve(model, path) for path in blocks]
         self._calls: list[tuple[nn.Module, Any]] = []
         self._ends: list[int] = []  # number of calls after each block
-        self._kept: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}  # with the original: its id must not be reused
+        self._kept: dict[tuple[int, int, bool], tuple[Tensor, Tensor]] = {}  # and the originals: ids are reused
         self._versions: dict[int, tuple[Tensor, int]] = {}
         self._joined: set[int] = set()
         self._queues: dict[nn.Module, list[Any]] = {}
@@ -81,8 +82,14 @@ class Trace:
             running.clear()
             if len(self._ends) == len(self._blocks):
                 return None
-            block = module is self._blocks[len(self._ends)]
-            kept = tree_map(partial(self._keep, used=block or not self.cut), output)
+            number, places = len(self._ends), count()
+            block = module is self._blocks[number]
+
+            def keep(value: Any) -> Any:
+                changes = block and (number, next(places)) in self._changes
+                return self._keep(value, copied=changes or not self.cut)
+
+            kept = tree_map(keep, output)
             self._calls.append((module, kept))
             if block:
                 self._ends.append(len(self._calls))
@@ -99,9 +106,7 @@ class Trace:
                 f"only {len(self._ends)} of {len(self._blocks)} blocks of the stage ran, in order, in forward()",
                 fix="forward() must run the model that the strategy was made for",
             )
-        kept = [id(kept) for _, kept in self._kept.values()]
-        lost = {kept[number] for number in self.changed() - self._changes} if self.cut else set()
-        if any(id(item) in lost for end in self._ends for item in tree_leaves(self._calls[end - 1][1])):
+        if self.cut and not self.changed() <= self._changes:
             raise ElastifyError(
                 "forward changes in place what a block has returned, as it did not in evaluation mode",
                 why="it is kept for the subnets of that depth, and is lost",
@@ -152,9 +157,17 @@ class Trace:
             return False
         return all(one is None or id(kept) in self._from for one, kept in zip(gradients, leaves, strict=True))
 
+    def apart(self, loss: Tensor) -> bool:
+        """Whether a loss of the recorded run, up to what the last block returned, shares no operation with the rest."""
+        if len(self._ends) < len(self._blocks):
+            return False
+        last = {id(kept) for kept in self._returned(len(self._blocks) - 1)}
+        ends = {value.grad_fn for value, kept in self._kept.values() if id(kept) in last}
+        return _operations({loss.grad_fn} - ends, ends).isdisjoint(_operations(ends))
+
     def backward(self) -> None:
         """Take the gradients of what was handed out through the recorded run, from where it was cut."""
-        last = {id(kept) for kept in tree_leaves(self._calls[self._ends[-1] - 1][1])}
+        last = {id(kept) for kept in self._returned(len(self._blocks) - 1)}
         cut = [(value, kept) for value, kept in self._kept.values() if id(kept) in last and kept.grad is not None]
         gradients = [kept.grad for _, kept in cut]
         for _, kept in cut:
@@ -163,25 +176,22 @@ class Trace:
 
     def check_joined(self) -> None:
         """After the backward of the recorded run: an error if it has missed a gradient of the replayed ones."""
-        if not self.cut and any(
-            kept.grad is not None and id(kept) not in self._joined for _, kept in self._kept.values()
-        ):
+        if any(kept.grad is not None and id(kept) not in self._joined for _, kept in self._kept.values()):
             raise ElastifyError(
                 "a gradient was lost",
                 why="a subnet uses a value on which the loss of the full network does not depend",
                 fix="Sorted trains the same subnets one by one",
             )
 
-    def _keep(self, value: Any, used: bool) -> Any:
+    def _keep(self, value: Any, copied: bool) -> Any:
         """A tensor to hand out, made once; its gradients will join those of the original.
 
-        Its numbers are copied only where they will be `used` and may have changed by then.
+        Its numbers are `copied` where they may be used after they have changed.
         """
         if not isinstance(value, Tensor) or (value.is_leaf and value.requires_grad):
             return value
-        key = (id(value), _version(value))
+        key = (id(value), _version(value), copied)
         if key not in self._kept:
-            copied = used and not (self.cut and len(self._kept) not in self._changes)
             kept = (value.detach().clone() if copied else value.detach()).requires_grad_(value.requires_grad)
             self._kept[key] = (value, kept)
             self._versions[id(kept)] = (value, _version(value))
@@ -189,10 +199,17 @@ class Trace:
                 value.register_hook(lambda gradient: self._join(gradient, kept))
         return self._kept[key][1]
 
-    def changed(self) -> frozenset[int]:
-        """Numbers of the kept tensors whose originals have been changed in place since."""
-        found = enumerate((_version(value), version) for (_, version), (value, _) in self._kept.items())
-        return frozenset(number for number, (now, then) in found if now != then)
+    def changed(self) -> frozenset[tuple[int, int]]:
+        """Tensors that blocks returned and that have been changed in place since: block, place in what it returned."""
+        every = ((number, place) for number in range(len(self._ends)) for place in enumerate(self._returned(number)))
+        return frozenset((number, place) for number, (place, kept) in every if self._has_changed(kept))
+
+    def _has_changed(self, kept: Any) -> bool:
+        original, version = self._versions.get(id(kept), (None, 0))
+        return original is not None and _version(original) != version
+
+    def _returned(self, block: int) -> list[Any]:
+        return tree_leaves(self._calls[self._ends[block] - 1][1])
 
     def _copied(self, value: Any) -> Any:
         """What follows the last block may change it in place."""
@@ -201,12 +218,22 @@ class Trace:
 
     def _guarded(self, value: Any) -> Any:
         """Before it, only what was changed then will be changed again."""
-        original, version = self._versions.get(id(value), (None, 0))
-        return value.clone() if original is not None and _version(original) != version else value
+        return value.clone() if self._has_changed(value) else value
 
     def _join(self, gradient: Tensor, kept: Tensor) -> Tensor:
         self._joined.add(id(kept))
         return gradient if kept.grad is None else gradient + kept.grad
+
+
+def _operations(last: set[Any], ends: Collection[Any] = ()) -> set[Any]:
+    """The nodes of the graph that these, the last ones, need, up to `ends`; not those that collect gradients."""
+    found, waiting = set(), [node for node in last if node is not None]
+    while waiting:
+        node = waiting.pop()
+        if node not in found and node.next_functions:
+            found.add(node)
+            waiting += [before for before, _ in node.next_functions if before is not None and before not in ends]
+    return found
 
 
 def _version(tensor: Tensor) -> int:

@@ -58,6 +58,43 @@ class Skipping(Net):
         return self.head(x + first.tanh())
 
 
+class Tied(Net):
+    """Weights that are made before the blocks and used again after them, by no module."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = F.normalize(self.head.weight, dim=-1)
+        x = self.stem(x)
+        x = x + F.linear(x, weight).softmax(-1) @ weight
+        for block in self.blocks:
+            x = block(x)
+        return F.linear(x, weight)
+
+
+class InPlace(Net):
+    """Blocks change what they get, which is behind a dropout: that returns another tensor in training mode only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drop = nn.Dropout(1e-12)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.drop(self.stem(x))
+        for block in self.blocks:
+            x = block(x * 1.0)
+            x += 1.0
+        return self.head(x)
+
+
+class Cut(Net):
+    """No gradient goes from block to block."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for block in self.blocks:
+            x = block(x.detach())
+        return self.head(x)
+
+
 class Kept(torch.autograd.Function):
     """The first three units; counts the graphs that wait for their backward."""
 
@@ -109,7 +146,7 @@ def assert_mean_of_subnets(model: nn.Module, strategy: AllExits, x: Tensor, stag
 @pytest.fixture(scope="module")
 def made() -> dict[type, nn.Module]:
     torch.manual_seed(0)
-    return {kind: elastify(kind().double(), X.double()) for kind in (Net, Stages, Scaled, Skipping)}
+    return {kind: elastify(kind().double(), X.double()) for kind in (Net, Stages, Scaled, Skipping, Tied, InPlace, Cut)}
 
 
 @pytest.fixture
@@ -142,7 +179,9 @@ class TestAllExits:
     def test_chosen_exits(self, net: nn.Module) -> None:
         assert_mean_of_subnets(net, AllExits(net, exits=[2]), X.double(), "blocks", [2, 4])
 
-    @pytest.mark.parametrize(("kind", "cut"), [(Net, True), (Stages, True), (Skipping, False)])
+    @pytest.mark.parametrize(
+        ("kind", "cut"), [(Net, True), (Stages, True), (Skipping, False), (Tied, False), (InPlace, True)]
+    )
     def test_what_follows_uses_the_blocks_alone_or_more(
         self, made: dict[type, nn.Module], kind: type, cut: bool
     ) -> None:
@@ -151,6 +190,20 @@ class TestAllExits:
         for _ in range(2):  # the first step looks at the model's habits
             assert_mean_of_subnets(model, strategy, X.double(), stage.name, list(stage.choices))
         assert strategy._habits[0].cut is cut
+
+    def test_the_full_network_alone(self, made: dict[type, nn.Module]) -> None:
+        for kind in (Net, Skipping):
+            model = copy.deepcopy(made[kind])
+            assert_mean_of_subnets(model, AllExits(model, exits=[4]), X.double(), "blocks", [4])
+
+    def test_only_the_outputs_of_exits_are_compared(self, net: nn.Module) -> None:
+        calls: list[int] = []
+
+        def changing(outputs: Tensor) -> Tensor:
+            calls.append(0)
+            return loss(outputs) + len(calls) + torch.rand(())
+
+        assert AllExits(net).step(lambda: net(X.double()), changing).max > len(calls) - 4
 
     def test_what_follows_is_in_memory_once(self) -> None:
         model = elastify(nn.Sequential(nn.Sequential(*(Block(8, 8) for _ in range(3))), Following()), torch.randn(2, 8))
@@ -229,6 +282,9 @@ class TestAllExits:
         scaled = copy.deepcopy(made[Scaled])
         with pytest.raises(ElastifyError, match="is no exit of the full network"):
             AllExits(scaled).step(lambda: scaled(X.double()), loss)
+        cut = copy.deepcopy(made[Cut])
+        with pytest.raises(ElastifyError, match="a gradient was lost"):
+            AllExits(cut).step(lambda: cut(X.double()), loss)
         with pytest.raises(ElastifyError, match="no stage is called 'layers'"):
             AllExits(net, stage="layers")
         with pytest.raises(ElastifyError, match="there is no exit after 9 blocks"):
