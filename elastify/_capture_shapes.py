@@ -145,13 +145,13 @@ def _conv(
 
 
 def _unary(op: str, data: Tensor, *other: Any, **named: Any) -> Tensor | None:
-    """A function of each number by itself; one that is to change them in place is left to torch."""
-    return None if other or named.get("inplace") else _like(data)
+    """A function of each number by itself; one that is to write into a tensor there is, is left to torch."""
+    return None if other or named.get("inplace") or "out" in named else _like(data)
 
 
-def _binary(op: str, one: Tensor, other: Any = None, **named: Any) -> Tensor | None:
+def _binary(op: str, one: Tensor, other: Any = None, *more: Any, **named: Any) -> Tensor | None:
     """Arithmetic with a number, or of two tensors of one type of which one is stretched to the shape of the other."""
-    if named or type(one) is not FakeTensor:
+    if more or named or type(one) is not FakeTensor:
         return None
     if type(other) is FakeTensor:
         data, small = (one, other) if one.ndim >= other.ndim and one.numel() >= other.numel() else (other, one)
@@ -221,7 +221,7 @@ def result(name: OpName, func: Callable[..., Any], args: tuple[Any, ...], kwargs
     if type(first) is FakeTensor and not name.inplace:
         if name.op in _NEEDED:
             out = _NEEDED[name.op](name.op, *args, **kwargs)
-        elif by_shape_alone():
+        elif first.constant is None and by_shape_alone():  # torch computes with numbers that are known
             if name.op in _QUICK:
                 out = _QUICK[name.op](name.op, *args, **kwargs)
             elif name.op in _DIRECT:

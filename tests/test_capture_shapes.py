@@ -26,6 +26,7 @@ CASES: list[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]] = [
         (TOKENS, TOKENS[:, :1]), (torch.zeros(2, 5, 1), torch.zeros(2, 1, 6)), (torch.zeros(1, 6), torch.zeros(5, 1)),
     )),
     (torch.add, (TOKENS, VECTOR), {"alpha": 2}),
+    (torch.add, (TOKENS, 2, TOKENS), {}),
     (Tensor.__rsub__, (TOKENS, 1), {}),
     *((op, (data,), {})
       for op in (F.relu, F.gelu, F.silu, torch.sigmoid, Tensor.tanh, F.hardswish, F.hardsigmoid, F.relu6)
@@ -97,6 +98,20 @@ def test_in_place_stays_in_place(func: Callable[..., Any]) -> None:
     data = mode.from_tensor(PICTURE)
     with torch.no_grad():
         assert result(op_name(func), func, (data,), {"inplace": True}) is data
+
+
+def test_what_is_written_into_a_tensor_stays_there() -> None:
+    mode = FakeTensorMode()
+    data, out = mode.from_tensor(PICTURE), mode.from_tensor(LAST)
+    with torch.no_grad():
+        assert result(op_name(torch.sigmoid), torch.sigmoid, (data,), {"out": out}) is out
+
+
+def test_numbers_that_are_known_stay_known() -> None:
+    with FakeTensorMode(), torch.no_grad():
+        scale = torch.tensor(2.0)
+        assert result(op_name(torch.mul), torch.mul, (scale, 3), {}).item() == 6
+        assert result(op_name(torch.sigmoid), torch.sigmoid, (scale * 0,), {}).item() == 0.5
 
 
 def test_every_short_way_is_taken() -> None:
