@@ -122,7 +122,7 @@ def resolve(root: nn.Module, path: str) -> Any:
 def _member(owner: Any, name: str) -> Any:
     """`getattr`, the short way where it is a module of a module."""
     children = owner.__dict__.get("_modules") if isinstance(owner, nn.Module) else None
-    found = children.get(name) if children else None
+    found = children.get(name) if type(children) is dict else None  # scripted modules have a table of another kind
     return getattr(owner, name) if found is None else found
 
 
