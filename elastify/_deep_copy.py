@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 _ATOMS = frozenset({int, float, bool, str, type(None), torch.dtype, torch.device})
-_PICKLED = ("__reduce_ex__", "__reduce__", "__getstate__", "__deepcopy__")
+_PICKLED = "__reduce_ex__ __reduce__ __getstate__ __getnewargs__ __getnewargs_ex__ __deepcopy__ __slots__".split()
 
 
 @dataclass
@@ -43,7 +43,7 @@ class DeepCopy:
         found = memo.get(id(item), memo)
         if found is not memo:
             return found
-        if kind is dict or kind is OrderedDict:
+        if kind is dict or (kind is OrderedDict and not vars(item)):
             made = memo[id(item)] = kind()
             for key, value in item.items():
                 made[key if type(key) is str else copy.deepcopy(key, memo)] = self(value)
@@ -68,8 +68,7 @@ class DeepCopy:
             return made
         made: Any = kind.__new__(kind)  # type: ignore[call-overload]
         self.memo[id(module)] = made
-        state = module.__getstate__()
-        made.__setstate__({name: self(value) for name, value in state.items() if not self.left_out(name)})
+        made.__setstate__({name: self(value) for name, value in [*vars(module).items()] if not self.left_out(name)})
         return made
 
 

@@ -71,6 +71,29 @@ def test_what_has_a_way_of_its_own_takes_it() -> None:
     assert isinstance(made[1], torch.jit.ScriptModule)
 
 
+class Numbered(nn.Module):
+    def __new__(cls, number: int) -> Numbered:
+        made = super().__new__(cls)
+        made.__dict__["number"] = number
+        return made
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+
+    def __getnewargs__(self) -> tuple[int]:
+        return (self.number,)
+
+
+def test_classes_that_are_made_with_arguments_are_given_them() -> None:
+    assert DeepCopy({})(Numbered(3)).number == 3
+
+
+def test_tables_keep_what_they_hold_beside_their_items() -> None:
+    net = nn.Linear(2, 2)
+    net.saved = net.state_dict()
+    assert DeepCopy({})(net).saved._metadata == net.saved._metadata
+
+
 def test_tensors_with_a_history_lose_it() -> None:
     net = nn.Linear(2, 2)
     net.computed = net.weight * 2
