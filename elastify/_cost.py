@@ -85,8 +85,12 @@ class CostModel:
     @cached_property
     def _closed(self) -> ClosedForm:
         """The closed form, worked out when the first cost is asked for; the graph is not needed any more then."""
-        closed = self._compile()
-        del self._compile
+        own = vars(self)
+        compiled = own.get("_compile")
+        if compiled is None:  # another thread was faster
+            return own["_closed"]
+        closed = own["_closed"] = compiled()
+        own.pop("_compile", None)
         return closed
 
     @cached_property

@@ -337,6 +337,13 @@ def test_encoded_arrays_are_checked(rows, message):
     assert message in str(error.value)
 
 
+def test_costs_may_be_asked_for_in_several_threads():
+    costs = CostModel(Graph([]), {}, Plan())
+    compiled = costs._compile
+    costs._compile = lambda: (vars(costs).pop("_compile"), compiled())[1]  # another thread was ready meanwhile
+    assert costs.of().macs == 0
+
+
 def test_overflow_is_refused():
     make = Builder()
     wide = Axis(5, 2**31)
