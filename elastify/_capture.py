@@ -29,7 +29,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from elastify._adapters import auxiliary_outputs
 from elastify._capture_leaks import forget_frames, release, remembering
 from elastify._capture_memo import Memo
-from elastify._capture_mode import mode_reads, same_in_training
+from elastify._capture_mode import in_training, mode_reads
 from elastify._capture_record import Recorder, is_python, short_path, tensors
 from elastify._capture_shapes import fake_tensor
 from elastify._capture_state import Convert, Swap, prepared
@@ -73,7 +73,7 @@ def capture_all(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any],
     """
     session = _Session(model, args, kwargs)
     with _lock, mode_reads(model, session.ask):
-        graphs = [session.run(training=False)]
+        graphs = [session.run(training=False), *session.trained]
     if session.has_modes:
         graphs += _unless_it_fails(session, "training mode", training=True)
     if run is not None:
@@ -127,6 +127,7 @@ class _Session:
         self.exchanged: str | None = None
         self.recorder: Recorder | None = None
         self.has_modes = False
+        self.trained: list[Graph] = []  # what a run in training mode does, where one in evaluation mode has shown it
         self.tensors = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
         owned = [tensor for _, tensor in self.tensors]
         mode = next((t.fake_mode for t in owned if isinstance(t, FakeTensor)), None)
@@ -223,17 +224,20 @@ class _Session:
                 with torch._C.DisableTorchFunction():
                     graph.caches = list(swap.caches())
                 if recorder.asking and not training and not self.has_modes:
-                    self.has_modes = not (fake and same_in_training(recorder, self.model))
+                    found = in_training(recorder, self.model) if fake else None
+                    self.has_modes, self.trained = found is None, found or []
         finally:
             args = kwargs = None
             recorder.askers.clear()
+            recorder.ran.clear()
             if fake:
                 self.made = self.made_by(recorder)
                 recorder.known.clear()
         if fake:
             release(self.made)
         graph.guards = list(recorder.guards)
-        graph.outputs = list(graph.results(auxiliary_outputs(self.model)))
+        for one in (graph, *self.trained):
+            one.outputs = list(one.results(auxiliary_outputs(self.model)))
         return graph
 
     def made_by(self, recorder: Recorder) -> list[weakref.ref[Tensor]]:
@@ -321,7 +325,7 @@ class _Watch(TorchDispatchMode):
         self.recorder = recorder
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return watched(self.recorder, func, args, kwargs or {}, func)
+        return self.recorder.watched(func, args, kwargs or {}, func)
 
 
 class _watching:  # noqa: N801 - a context manager
@@ -336,7 +340,7 @@ class _watching:  # noqa: N801 - a context manager
         def dispatch(func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             if self.recorder.busy:
                 return plain(func, types, args, kwargs or {})
-            return watched(self.recorder, func, args, kwargs or {}, lambda *a, **k: plain(func, types, a, k))
+            return self.recorder.watched(func, args, kwargs or {}, lambda *a, **k: plain(func, types, a, k))
 
         self.mode.dispatch = dispatch  # type: ignore[method-assign]
         self.mode.__enter__()
@@ -344,19 +348,6 @@ class _watching:  # noqa: N801 - a context manager
     def __exit__(self, *error: Any) -> None:
         self.mode.__exit__(*error)
         del self.mode.dispatch
-
-
-def watched(recorder: Recorder, func: Any, args: Any, kwargs: Any, run: Any) -> Any:
-    if recorder.busy:
-        return run(*args, **kwargs)
-    recorder.busy += 1
-    try:
-        out = run(*args, **kwargs)
-        with torch._C.DisableTorchFunction():
-            recorder.unseen(func, args, kwargs, out)
-    finally:
-        recorder.busy -= 1
-    return out
 
 
 def _clone(tensor: Tensor) -> Tensor:

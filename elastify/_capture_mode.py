@@ -3,7 +3,9 @@
 It can only differ from one in evaluation mode from the first line on that reads `module.training`. Layers of torch.nn
 read it, too, but whatever they do then (dropout, statistics of the batch) has the dimensions that it has otherwise.
 Modules by others that read it run once more, alone, in training mode, right after the run in evaluation mode and on
-the same tensors. Where each does again what it did, but for what the layers of torch.nn may do, the run is left out.
+the same tensors; what runs inside them and does not ask is not run again (`_capture_replay`). Where each does again
+what it did, but for what the layers of torch.nn may do, the run in training mode is left out. Where the model itself
+does something else, it has been recorded by then.
 """
 
 from __future__ import annotations
@@ -21,8 +23,9 @@ import torch
 from torch import Tensor, nn
 
 from elastify._capture_record import Asker, Recorder
-from elastify._graph import Call, Graph, Value
-from elastify._ints import Attr, Dim, Expr, Guard, Int, Op, guard_log
+from elastify._capture_replay import Replay
+from elastify._graph import Call, Graph, ModuleCall, Value
+from elastify._ints import Attr, Dim, Expr, Guard, Int, Op, guard_log, leaves
 
 _LAYERS = os.path.dirname(nn.modules.__file__) + os.sep
 _TORCH = os.path.dirname(torch.__file__) + os.sep
@@ -60,14 +63,16 @@ def mode_reads(model: nn.Module, tell: Callable[[], None]) -> Iterator[None]:
         del nn.Module.training
 
 
-def same_in_training(recorder: Recorder, model: nn.Module) -> bool:
-    """Whether all modules that asked for their mode do in training mode what they did; asked inside the recorded run.
+def in_training(recorder: Recorder, model: nn.Module) -> list[Graph] | None:
+    """What the model does in training mode that it has not done in the recorded run, inside which this is asked.
 
-    The model is left in training mode, and the record as it was.
+    Nothing where all modules that asked for their mode do again what they did; the whole run where the model asked
+    itself; None: it has to be captured on its own. The model is left in training mode, and the record as it was.
     """
     graph, guards = recorder.graph, dict(recorder.guards)
-    if not recorder.asking.isdisjoint((None, *graph.roots)):
-        return False
+    whole = [asker for asker in recorder.askers if asker.call in graph.roots]
+    if None in recorder.asking or len(whole) < sum(call in recorder.asking for call in graph.roots) or len(whole) > 1:
+        return None
     for module in model.modules():
         if "training" in vars(module):
             vars(module)["training"] = True
@@ -75,10 +80,12 @@ def same_in_training(recorder: Recorder, model: nn.Module) -> bool:
     ends = [len(items) for items in lists]
     try:
         with torch._C.DisableTorchFunction():
-            kinds = {_likeness(graph, asker): asker for asker in recorder.askers}
-        return all(_same(recorder, asker) for asker in kinds.values())
+            asked = whole or {_likeness(graph, asker): asker for asker in recorder.askers}.values()
+        if all(_same(recorder, asker) for asker in asked):
+            return []
+        return [_tail(recorder, ends[0], ends[2])] if whole else None
     except Exception:  # noqa: BLE001 - whatever it is, the whole run in training mode will meet it
-        return False
+        return None
     finally:
         for items, end in zip(lists, ends, strict=True):
             del items[end:]
@@ -86,22 +93,61 @@ def same_in_training(recorder: Recorder, model: nn.Module) -> bool:
 
 
 def _same(recorder: Recorder, asker: Asker) -> bool:
-    """Whether one module does what it did, compares what it did, and leaves everything in its place."""
+    """Whether one module does what it did; an error where it does not leave everything in its place."""
     graph, parts = recorder.graph, list(asker.module.modules())
     begun, known, before = len(graph.calls), len(recorder.guards), [_owned(part) for part in parts]
-    with guard_log(lambda *fact: None if _by_torch() else recorder.guard(*fact)):
+    replay = Replay(recorder, asker.call)
+    with guard_log(lambda *fact: None if _by_torch() else recorder.guard(*fact)), replay.active():
         out = asker.module(*asker.args, **asker.kwargs)
     if not all(map(_identical, map(_owned, parts), before)):
-        return False
+        raise RuntimeError("forward has changed what a module holds")
     with torch._C.DisableTorchFunction():
         again = recorder.tree(out)
+    old, now = graph.calls[asker.call.start : asker.call.stop], graph.calls[begun:]
+    alike = next((n for n, (a, b) in enumerate(zip(old, now, strict=False)) if a is not b), min(len(old), len(now)))
     first, second = _Trace(recorder.before), _Trace(recorder.before)
-    if first.calls(graph.calls[asker.call.start : asker.call.stop]) != second.calls(graph.calls[begun:]):
+    if first.calls(old[alike:]) != second.calls(now[alike:]):
         return False
     guards = list(recorder.guards)
     new = [second.guard(guard) for guard in guards[known:]]
-    old = [first.guard(guard) for guard in guards[:known]] if new else []
-    return first.of(asker.call.out) == second.of(again) and all(guard in old for guard in new)
+    past = [first.guard(guard) for guard in guards[:known]] if new else []
+    return first.of(asker.call.out) == second.of(again) and all(guard in past for guard in new)
+
+
+def _tail(recorder: Recorder, calls: int, modules: int) -> Graph:
+    """The second run of a record that has two; what both have in common has the same numbers in both."""
+    graph = recorder.graph
+    owned = {value.id: value for value in (*graph.tensors.values(), *graph.inputs)}
+    if any(old.id in owned for call in graph.calls[:calls] for old in _changed(recorder, call)):
+        raise RuntimeError("the first run has changed a parameter, a buffer or an input")
+    again = graph.calls[calls:]
+    here = {*owned, *(v.id for v in graph.constants), *(v.id for call in again for v in call.outputs())}
+    if any(value.id not in here for call in again for value in call.inputs()):
+        raise RuntimeError("the second run uses what the first one has left")
+    return Graph(
+        calls=again,
+        values=list(graph.values),
+        tensors=dict(graph.tensors),
+        inputs=list(graph.inputs),
+        constants=list(graph.constants),
+        modules=[
+            ModuleCall(m.path, m.args, m.kwargs, m.out, m.start - calls, m.stop - calls)
+            for m in graph.modules[modules:]
+        ],
+        guards=[guard for guard in recorder.guards if _dims(guard) <= here],
+        caches=list(graph.caches),
+        training=True,
+    )
+
+
+def _changed(recorder: Recorder, call: Call) -> Iterator[Value]:
+    """What a call has changed in place, as it was."""
+    return (recorder.before[value.id] for value in call.outputs() if value.id in recorder.before)
+
+
+def _dims(guard: Guard) -> set[int]:
+    """The values whose sizes a guard compares."""
+    return {leaf.value for arg in guard.args for leaf in leaves(arg) if isinstance(leaf, Dim)}
 
 
 def _likeness(graph: Graph, asker: Asker) -> Any:

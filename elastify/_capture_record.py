@@ -45,6 +45,16 @@ class Asker:
     kwargs: dict[str, Any]
 
 
+@dataclass(slots=True)
+class Ran:
+    """What a call of a module returned; it and those inside are `modules[begin:end]` of the graph (-1: it raised)."""
+
+    module: nn.Module
+    begin: int
+    end: int = -1
+    output: Any = None
+
+
 class Recorder(TorchFunctionMode):
     """Fills `graph` while it is the active mode."""
 
@@ -61,6 +71,7 @@ class Recorder(TorchFunctionMode):
         self.guards: dict[Guard, None] = {}
         self.asking: set[ModuleCall | None] = set()  # calls in which the mode of a module was read; None outside any
         self.askers: list[Asker] = []
+        self.ran: dict[ModuleCall, Ran] = {}
 
     # -- values ------------------------------------------------------------------------------------------------
 
@@ -206,6 +217,19 @@ class Recorder(TorchFunctionMode):
         found = self.known.get(id(tensor))
         return found[1] if found is not None else self.new(tensor)
 
+    def watched(self, func: Any, args: Any, kwargs: Any, run: Callable[..., Any]) -> Any:
+        """Run an ATen operation, and record it where no recorded call contains it."""
+        if self.busy:
+            return run(*args, **kwargs)
+        self.busy += 1
+        try:
+            out = run(*args, **kwargs)
+            with _NO_FUNCTION():
+                self.unseen(func, args, kwargs, out)
+        finally:
+            self.busy -= 1
+        return out
+
     def unseen(self, func: Any, args: Any, kwargs: Any, out: Any) -> None:
         """Record an ATen operation that no recorded call contains."""
         schema = func._schema
@@ -264,6 +288,7 @@ class Recorder(TorchFunctionMode):
             path = next((p for p in paths if p.startswith(inside)), path)
         with _NO_FUNCTION():
             call = ModuleCall(path, self.tree(args), {}, None, len(self.graph.calls), -1)
+        self.ran[call] = Ran(module, len(self.graph.modules))
         self.graph.modules.append(call)
         self.stack.append((module, path, call, len(self.graph.values)))
 
@@ -282,6 +307,7 @@ class Recorder(TorchFunctionMode):
                 with _NO_FUNCTION():
                     call.kwargs = self.tree(rest[0], lambda tensor: self.on_entry(tensor, first))
                     call.out = self.tree(rest[1])
+                self.ran[call].output, self.ran[call].end = rest[1], len(self.graph.modules)
 
     def ask(self) -> None:
         """Note that the mode of a module is read."""
