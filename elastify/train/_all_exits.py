@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from elastify._elastic import activate, space
 from elastify._errors import ElastifyError
 from elastify._plan import Stage
 from elastify.train._batches import random_state, set_random_state
-from elastify.train._replay import Habits, Trace, cut_after, pick_exits, pick_stage
+from elastify.train._replay import Habits, Trace, alike, cut_after, pick_exits, pick_stage
 from elastify.train._strategy import Backward, Distill, Forward, Loss, Losses, Strategy, floats, scalar
 from elastify.train._teacher import evaluating
 
@@ -84,36 +85,31 @@ class AllExits(Strategy):
 
     def _check(self, forward: Forward, loss: Loss, stage: Stage, exits: Sequence[int]) -> Habits:
         """Every exit gives what its subnet gives, without chance; how the model does it."""
+
+        def both() -> tuple[Any, Any]:  # what is compared: outputs, but where all is done by `loss`
+            outputs = forward()
+            value = loss(outputs)
+            return (outputs if any(isinstance(x, Tensor) for x in tree_leaves(outputs)) else value), value
+
         outside = random_state()
         try:
             with evaluating(self.model):
                 activate(self.model, None)
                 with torch.enable_grad(), (trace := Trace(self.model, stage.blocks)).recording():
-                    cut = trace.apart(scalar(loss(forward())))
+                    cut = trace.apart(scalar(both()[1]))
                 for blocks in exits:
                     with self._exit(stage, blocks):
-                        expected = forward()
+                        expected, _ = both()
                         with torch.enable_grad(), trace.replaying(blocks):
-                            found = forward()
-                    if not _equal(found, expected):
+                            found, value = both()
+                    if not alike(found, expected):
                         raise ElastifyError(
                             f"the subnet of {blocks} blocks is no exit of the full network",
                             where=stage.name,
                             why="what runs before or between its blocks depends on their number",
                             fix="Sorted trains the same subnets one by one",
                         )
-                    with torch.enable_grad():
-                        cut = cut and trace.straight(scalar(loss(found)))
+                    cut = cut and trace.straight(scalar(value))
                 return Habits(trace.changed(), cut)
         finally:
             set_random_state(outside)
-
-
-def _equal(found: object, expected: object) -> bool:
-    pairs = zip(tree_leaves(found), tree_leaves(expected), strict=True)
-    return all(_close(a, b) for a, b in pairs if isinstance(a, Tensor) and a.is_floating_point() and a.numel())
-
-
-def _close(a: Tensor, b: Tensor) -> bool:
-    tolerance = torch.finfo(a.dtype).eps ** 0.5
-    return a.shape == b.shape and bool((a - b).abs().max() <= tolerance * (b.abs().max() + tolerance))

@@ -236,6 +236,17 @@ def _operations(last: set[Any], ends: Collection[Any] = ()) -> set[Any]:
     return found
 
 
+def alike(found: object, expected: object) -> bool:
+    """Whether two runs gave the same, but for rounding."""
+    pairs = zip(tree_leaves(found), tree_leaves(expected), strict=True)
+    return all(_close(a, b) for a, b in pairs if isinstance(a, Tensor) and a.is_floating_point() and a.numel())
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    tolerance = torch.finfo(a.dtype).eps ** 0.5
+    return a.shape == b.shape and bool((a - b).abs().max() <= tolerance * (b.abs().max() + tolerance))
+
+
 def _version(tensor: Tensor) -> int:
     """How often a tensor has been changed in place."""
     return -1 if tensor.is_inference() else tensor._version
