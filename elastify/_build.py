@@ -65,8 +65,8 @@ def elastify(
     that stay as they are. `choices` maps globs of axis names to legal sizes (int) or ratios (float). `min_ratio` is
     the smallest share of an axis or a depth (rounded up), or a mapping of globs to shares. `multiple_of` is the step
     between sizes: None means 8 for axes of 64 units and more and 1 otherwise. `depth=False` keeps all blocks.
-    `keep_outputs=False` lets the output dimensions of the model move. `verify=False` skips the proofs; of a model on
-    the meta device only sizes can be proven.
+    `keep_outputs=False` lets the output dimensions of the model move. `verify=False` skips the proofs, and what
+    cannot be counted is an error at the first `cost` then; of a model on the meta device only sizes can be proven.
 
     Raises ElastifyError where the model does not run on the inputs, nothing in it is elastic, or an argument is wrong.
     """

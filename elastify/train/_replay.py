@@ -71,6 +71,7 @@ class Trace:
     def recording(self) -> Iterator[None]:
         """Record the run inside."""
         running: list[nn.Module] = []
+        learning = torch.is_grad_enabled()
 
         def begins(module: nn.Module, args: Any) -> None:
             if module in self._own and not running:
@@ -84,6 +85,13 @@ class Trace:
                 return None
             number, places = len(self._ends), count()
             block = module is self._blocks[number]
+            if block and learning and not torch.is_grad_enabled() and any(p.requires_grad for p in module.parameters()):
+                raise ElastifyError(
+                    "a block runs without gradients, though it has parameters to train",
+                    where=type(module).__name__,
+                    why="a reentrant checkpoint runs it again in the backward: no gradient of an exit would reach it",
+                    fix="checkpoint(..., use_reentrant=False); Sorted trains the same subnets one by one",
+                )
 
             def keep(value: Any) -> Any:
                 changes = block and (number, next(places)) in self._changes

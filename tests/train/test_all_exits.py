@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from elastify import ElastifyError, activate, elastify, extract, space
@@ -277,6 +278,22 @@ class TestAllExits:
         with torch.no_grad():
             small = extract(model, {space(model).stages[0].name: 1})(**batch).loss.item()
         assert small < 0.8 * first.min
+
+    @pytest.mark.parametrize("reentrant", [False, True])
+    def test_checkpoints(self, reentrant: bool) -> None:
+        class Saving(Net):
+            def forward(self, x: Tensor) -> Tensor:
+                x = self.stem(x)
+                for block in self.blocks:
+                    x = checkpoint(block, x, use_reentrant=reentrant) if self.training else block(x)
+                return self.head(x)
+
+        model = elastify(Saving().double(), X.double()).train()
+        if not reentrant:
+            assert_mean_of_subnets(model, AllExits(model), X.double(), "blocks", [1, 2, 3, 4])
+            return
+        with pytest.raises(ElastifyError, match="a block runs without gradients"):
+            AllExits(model).step(lambda: model(X.double()), loss)
 
     def test_refusals(self, made: dict[type, nn.Module], net: nn.Module) -> None:
         scaled = copy.deepcopy(made[Scaled])
