@@ -8,7 +8,7 @@ calls are then entered into the record once more, and it returns what it returne
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -119,5 +119,11 @@ def _is_same(a: Any, b: Any) -> bool:
 
 
 def _state(module: nn.Module) -> tuple[int, ...]:
-    """Which objects a module holds."""
-    return tuple(map(id, (*vars(module).values(), *module._parameters.values(), *module._buffers.values())))
+    """Which objects a module holds, and which are in its tables and lists: forward may collect something in them."""
+    held = list(vars(module).values())
+    inside = (part for item in held if isinstance(item, (dict, list)) for part in _parts(item))
+    return tuple(map(id, (*held, *inside)))
+
+
+def _parts(item: dict[Any, Any] | list[Any]) -> Iterable[Any]:
+    return item.values() if isinstance(item, dict) else item

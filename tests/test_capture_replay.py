@@ -27,10 +27,13 @@ class Body(nn.Module):
         self.layers = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(inplace=True))
         self.more = nn.Sequential(*(nn.Conv2d(8, 8, 1) for _ in range(6)))
         self.scale = 1.0
+        self.seen: list[Tensor] = []
 
     def forward(self, x: Tensor) -> Tensor:
         Body.runs += 1
-        return self.more(self.layers(x)) * self.scale
+        x = self.more(self.layers(x)) * self.scale
+        self.seen.append(x)
+        return x
 
 
 class Model(nn.Module):
@@ -78,6 +81,12 @@ def scaled(s: Model, x: Tensor) -> Any:
     return s.head(x)
 
 
+def collected(s: Model, x: Tensor) -> Any:
+    s.body.seen.clear()
+    y = s.head(s.body(x).mean((2, 3)))
+    return (y, sum(part.mean() for part in s.body.seen)) if s.training else y
+
+
 def flattened(s: Model, x: Tensor) -> Any:
     y = s.body(x)
     y.unsqueeze_(0)
@@ -91,7 +100,15 @@ def changed(s: Model, x: Tensor) -> Any:
 
 @pytest.mark.parametrize(
     ("run", "graphs", "runs"),
-    [(dropout, 1, 1), (more_heads, 2, 1), (before, 2, 2), (scaled, 2, 2), (flattened, 2, 2), (changed, 2, 3)],
+    [
+        (dropout, 1, 1),
+        (more_heads, 2, 1),
+        (before, 2, 2),
+        (scaled, 2, 2),
+        (collected, 2, 2),
+        (flattened, 2, 2),
+        (changed, 2, 3),
+    ],
     ids=lambda item: getattr(item, "__name__", item),
 )
 def test_a_model_that_asks_itself(run: Callable[[Model, Tensor], Any], graphs: int, runs: int) -> None:
