@@ -35,7 +35,8 @@ def read_images(folder: Path, *, train: bool) -> tuple[Tensor, Tensor]:
     """Images float32 [n, channels, height, width] with values from -1 to 1, and their labels int64 [n].
 
     An `.npz` file in the place of a folder has arrays `train_jpeg` (the bytes of all JPEG files), `train_offset` (where
-    each begins, and the end of the last) and `train_label`, and the same for `test`.
+    each begins, and the end of the last) and `train_label`, and the same for `test`. Images that come sorted by class
+    are put into one fixed random order, so that the last of them are a fair sample.
     """
     if folder.suffix == ".npz":
         images, labels = _read_jpegs(folder, "train" if train else "test")
@@ -48,6 +49,9 @@ def read_images(folder: Path, *, train: bool) -> tuple[Tensor, Tensor]:
         labels = _read_idx(folder / f"{split}-labels-idx1-ubyte.gz")
     if len(images) != len(labels):
         raise ElastifyError(f"{len(images)} images but {len(labels)} labels", where=str(folder))
+    if np.all(labels[1:] >= labels[:-1]):
+        order = np.random.default_rng(0).permutation(len(labels))
+        images, labels = images[order], labels[order]
     return torch.from_numpy(images.astype(np.float32) / 127.5 - 1), torch.from_numpy(labels.astype(np.int64))
 
 

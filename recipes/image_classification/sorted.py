@@ -23,6 +23,7 @@ from .protocol import Task, add_options
 WIDTHS, DEPTHS, ALONE = 20, 8, 8
 BLOCKS = 9  # of the full network: depths of 2 to 9
 GOAL = 96.0  # percent of the full network's accuracy
+BUDGETS = {"each": 1, "together": ALONE}  # by what the MACs of the elastic training are divided for a size alone
 
 
 class Seed:
@@ -85,12 +86,13 @@ class Seed:
             if f"alone {number}" not in values or config == plain[-1]:
                 self.train(f"alone{number}", network)
                 self.found.once(f"alone {number}", partial(self.task.score, network))
-            if self.args.equal_compute and f"compute {number}" not in values:
-                model.load_state_dict(self.new)
-                longer = extract(model, config)
-                share = step_macs / cost(model, config).macs
-                self.train(f"compute{number}", longer, steps=max(1, round(share * self.args.steps)))
-                self.found.once(f"compute {number}", partial(self.task.score, longer))
+            share = step_macs / cost(model, config).macs
+            for kind in self.args.equal_compute:
+                if f"{kind} {number}" not in values:
+                    model.load_state_dict(self.new)
+                    other, steps = extract(model, config), share * self.args.steps / BUDGETS[kind]
+                    self.train(f"{kind}{number}", other, steps=max(1, round(steps)))
+                    self.found.once(f"{kind} {number}", partial(self.task.score, other))
         model.load_state_dict(network.state_dict())  # the plain full network; its slices are the naive baseline
         for number, config in enumerate(plain):
             self.found.once(f"sliced {number}", partial(self.subnet_accuracy, config))
@@ -125,8 +127,9 @@ def alone_sizes(count: int) -> list[int]:
 
 def sizes_table(results: list[dict[str, Any]], seed: Seed) -> tuple[list[str], list[list[str]]]:
     """Header and rows: the subnets along the diagonal beside their baselines, as far as these were measured."""
-    kinds = {"trained alone": "alone", "plain, sliced": "sliced", "equal MACs": "compute"}
-    kinds = {title: kind for title, kind in kinds.items() if f"{kind} 0" in results[0]}
+    kinds = {"trained alone": "alone", "plain, sliced": "sliced"}
+    kinds |= {"alone, 1/8 of MACs": "together", "alone, all MACs": "each"}
+    kinds = {title: kind for title, kind in kinds.items() if all(f"{kind} {ALONE - 1}" in one for one in results)}
     costs, rows = cost(seed.model, list(seed.configs)), []
     for number, place in enumerate(alone_sizes(len(seed.configs))):
         config, names = seed.configs[place], [f"subnet {place}", *(f"{kind} {number}" for kind in kinds.values())]
@@ -198,10 +201,16 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--width", type=int, default=40, help="channels of the full network (default 40)")
     parser.add_argument("--decay", type=float, default=0.0, help="weight decay (default 0)")
     parser.add_argument("--alone", action="store_true", help="also trains eight sizes alone, for as many steps")
-    parser.add_argument("--equal-compute", action="store_true", help="and each for the MACs of the elastic training")
+    parser.add_argument(
+        "--equal-compute",
+        nargs="+",
+        default=[],
+        choices=list(BUDGETS),
+        help="and for the MACs of the elastic training, which each of the eight gets, or all together",
+    )
     args = parser.parse_args(argv)
     if args.quick:
-        args.alone, args.steps, args.batch, args.width = True, 30, 32, 24
+        args.alone, args.equal_compute, args.steps, args.batch, args.width = True, ["together"], 30, 32, 24
     task = Task(args)
     results = []
     for number in args.seeds:
