@@ -7,6 +7,7 @@ import json
 import statistics
 import time
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from elastify import SubnetConfig, activate, cost, elastify, extract, space
-from elastify.train import FullPlusRandom, Sandwich, Sorted, Strategy
+from elastify.train import FullPlusRandom, Sandwich, Sorted, Strategy, sort_channels
 
 from ..reporting import Measurements, heat_map, print_table, settings_of, spread, write_figure
 from .blocks import ResidualNet
@@ -64,6 +65,10 @@ class Seed:
     def run(self) -> dict[str, Any]:
         """Accuracy of all subnets, and of some sizes trained alone or cut out of the plainly trained network."""
         configs, model, values = self.configs, self.model, self.found.content["values"]
+        if self.args.sort:
+            self.train("first", model)
+            few = islice(self.task.loader(), 8)
+            sort_channels(model, self.args.sort, few, nn.functional.cross_entropy, seed=self.seed)
         self.train("sorted", model, self.strategy())
         for number, config in enumerate(configs):
             self.found.once(f"subnet {number}", partial(self.subnet_accuracy, config))
@@ -197,6 +202,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     parser = argparse.ArgumentParser(description=__doc__)
     add_options(parser, "sorted", steps=3000, rate=4e-3)
     parser.add_argument("--strategy", choices=("sorted", "sandwich", "full+random"), default="sorted", help="(sorted)")
+    kinds = ("magnitude", "taylor", "activation", "scale", "random")
+    parser.add_argument("--sort", choices=kinds, help="first train the full network plainly, and sort its channels")
     parser.add_argument("--draws", type=int, default=4, help="subnets that a step trains (default 4)")
     parser.add_argument("--width", type=int, default=40, help="channels of the full network (default 40)")
     parser.add_argument("--decay", type=float, default=0.0, help="weight decay (default 0)")

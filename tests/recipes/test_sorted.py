@@ -22,11 +22,26 @@ def run(folder: Path, out: Path, *options: str) -> dict:
     return recipe.main(["--data", str(folder), "--out", str(out), "--steps", "6", "--batch", "16", "--alone", *options])
 
 
-def test_the_whole_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A few images, and a grid of six subnets in the place of 160."""
     monkeypatch.setattr("recipes.image_classification.protocol.VALIDATION", 40)
     for name, value in {"WIDTHS": 3, "DEPTHS": 2, "BLOCKS": 2, "ALONE": 2}.items():
         monkeypatch.setattr(recipe, name, value)
-    folder = write_images(tmp_path / "images", 140, 60)
+    return write_images(tmp_path / "images", 140, 60)
+
+
+def test_channels_of_a_trained_network_are_sorted_first(folder: Path, tmp_path: Path) -> None:
+    claim = run(folder, tmp_path / "out", "--width", "12", "--sort", "taylor")
+    assert (tmp_path / "out/seed0/first/checkpoint.json").exists()
+    values = json.loads((tmp_path / "out/seed0/measurements.json").read_text())["values"]
+    assert "seconds first" in values
+    assert run(folder, tmp_path / "out", "--width", "12", "--sort", "taylor") == claim
+
+
+def test_the_whole_recipe(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     claim = run(folder, tmp_path / "out", "--width", "12", "--seeds", "0", "1", "--equal-compute", "each")
     assert (claim["subnets"], len(claim["reach"]), len(claim["relative"])) == (6, 2, 6)
     assert claim["relative"][-1] == 100
