@@ -54,7 +54,7 @@ class Measurements:
 
 def settings_of(args: argparse.Namespace) -> dict[str, Any]:
     """The options that decide what is measured: all but folders, files, the seeds, and which baselines there are."""
-    other = ("data", "npz", "out", "seeds", "alone", "equal_compute", "ways")
+    other = ("data", "npz", "out", "seeds", "alone", "equal_compute", "ways", "methods")
     return {name: value for name, value in vars(args).items() if name not in other}
 
 

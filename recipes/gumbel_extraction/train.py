@@ -79,6 +79,7 @@ def main(argv: list[str] | None = None) -> list[list[str]]:
     add_options(parser, "gumbel_extraction", steps=2000, rate=50.0)
     parser.add_argument("--net", choices=list(CHANNELS), default="conv2", help="which network (default conv2)")
     parser.add_argument("--scale", type=float, default=1.0, help="factor on its widths (default 1)")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS, help="which of them (default all)")
     parser.add_argument("--weights", choices=("kaiming", "signed"), default="signed", help="frozen ones (signed)")
     parser.add_argument("--popup-rate", type=float, default=0.1, help="learning rate of edge-popup (default 0.1)")
     parser.add_argument("--target", type=float, default=60.0, help="validation accuracy to count steps to (default 60)")
@@ -87,10 +88,10 @@ def main(argv: list[str] | None = None) -> list[list[str]]:
     if args.quick:
         args.steps, args.batch, args.scale, args.every = 40, 32, 0.25, 10
     task = Task(args)
-    results: dict[str, list[dict[str, Any]]] = {method: [] for method in METHODS}
+    results: dict[str, list[dict[str, Any]]] = {method: [] for method in args.methods}
     for seed in args.seeds:
         found = Measurements(args.out / f"seed{seed}" / "measurements.json", settings_of(args))
-        for method in METHODS:
+        for method in args.methods:
             results[method].append(run(method, task, args, seed, found))
     rows = []
     for method, runs in results.items():
