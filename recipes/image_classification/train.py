@@ -72,15 +72,17 @@ def main(argv: list[str] | None = None) -> list[list[str]]:
     sort_channels(model)
     plain = train(copy.deepcopy(model), steps)
     train(model, steps, Sandwich(model, n_random=2))
-    rows = [row("100", cost(model), model, plain)]
+    as_trained = copy.deepcopy(model)  # with the running statistics of all the sizes that the training drew
+    rows = [row("100", cost(model), model, as_trained, plain)]
     for share in BUDGETS:
         result = search(model, budget_macs=share * cost(model).macs, evaluate=score, n_trials=trials)
-        found = [result.model, extract(calibrated(plain, result.config), result.config)]
+        found = [result.model, extract(as_trained, result.config)]
+        found.append(extract(calibrated(plain, result.config), result.config))
         if args.alone:
             found.append(train(extract(new, result.config), steps if args.model else 2 * steps))
         rows.append(row(f"{100 * share:.0f}", result.cost, *found))
         save(result.model, args.out / f"{100 * share:.0f}")
-    kinds = ("elastic", "plain, sliced", "alone")[: 3 if args.alone else 2]
+    kinds = ("elastic", "not recalibrated", "plain, sliced", "alone")[: 4 if args.alone else 3]
     print_table("test accuracy in %", ("budget %", "MACs", "parameters", *kinds), rows)
     lines = [
         curve(kind, [(int(cells[1].replace(",", "")), float(cells[column])) for cells in rows if len(cells) > column])

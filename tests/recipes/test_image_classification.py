@@ -59,7 +59,7 @@ def test_the_whole_recipe(
     full = int(rows[0][1].replace(",", ""))
     for row, share in zip(rows[1:], train.BUDGETS, strict=True):
         assert int(row[1].replace(",", "")) <= share * full
-        assert len(row) == 6
+        assert len(row) == 7
         assert all(0 <= float(score) <= 100 for score in row[3:])
     printed = capsys.readouterr().out
     assert "test accuracy in %" in printed
