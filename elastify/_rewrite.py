@@ -268,6 +268,11 @@ def store_statistics(
         entry.overlays[key] = dict(statistics)
 
 
+def all_statistics(model: nn.Module) -> list[tuple[dict[int, int], dict[str, tuple[int, ...]], dict[str, Tensor]]]:
+    """What is stored for every configuration, with its sizes and blocks: arguments of `store_statistics`."""
+    return [(dict(sizes), dict(blocks), stored) for (sizes, blocks), stored in record(model).overlays.items()]
+
+
 def generate(base: type, spec: Spec) -> type:
     """The subclass of `base` for modules of this kind; made once."""
     cls = _generated.get((base, spec))

@@ -102,6 +102,12 @@ class _Watch:
 
     def before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         """Withhold and save what the step shall not change."""
+        if kwargs.get("closure", args[1] if len(args) > 1 else None) is not None:
+            raise ElastifyError(
+                "active_only cannot watch a step with a closure",
+                why="which entries get gradients has to be known before the optimizer begins",
+                fix="the backward passes first, then optimizer.step()",
+            )
         self._withheld, self._saved = [], []
         for parameter in _parameters(optimizer):
             place = self._place(parameter)

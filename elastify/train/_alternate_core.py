@@ -40,7 +40,6 @@ class AlternateCore(Strategy):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._memory["taken"] = 0
         if self.core_steps < 1 or self.full_steps < 1:
             raise ElastifyError("there is at least one step on each", where="AlternateCore", fix="core_steps=1")
         if space(self.model).config(self.core) == space(self.model).max:
@@ -51,8 +50,8 @@ class AlternateCore(Strategy):
     ) -> Losses:
         """Add the gradients of the core or the full network; arguments as for `Sandwich.step`, but no `distill`."""
         self._labels_only(distill)
-        on_core = self._memory["taken"] % (self.core_steps + self.full_steps) < self.core_steps
+        on_core = self._memory["steps"] % (self.core_steps + self.full_steps) < self.core_steps
         config = space(self.model).config(self.core) if on_core else None
         (value,) = floats([self._pass(config, forward, loss, backward)])
-        self._memory["taken"] += 1
+        self._count()
         return Losses(min=value) if on_core else Losses(value)

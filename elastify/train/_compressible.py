@@ -54,7 +54,6 @@ class Compressible(Strategy):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._memory["steps"] = 0
         for value, known in ((self.compress, tuple(LEAST)), (self.params, (None, "norms", "all"))):
             if value not in known:
                 raise ElastifyError(f"no such choice: {value!r}", where="Compressible", fix=f"one of {known}")
@@ -86,7 +85,7 @@ class Compressible(Strategy):
         ends = [transform.ends() for transform in compressed(self.model) if transform.line]
         if ends and self.beta:
             backward(self.beta * squared_cosine(ends))
-        self._memory["steps"] += 1
+        self._count()
         found = dict(zip(alphas, floats(values), strict=True))
         return Losses(found.pop(1.0, None), found.pop(LEAST[self.compress], None), tuple(found.values()))
 

@@ -26,7 +26,7 @@ from elastify.train._plain import Plain
 from elastify.train._ranks import Ranks, is_sharded
 from elastify.train._run import Run
 from elastify.train._schedule import Limits, make_schedule
-from elastify.train._strategy import Distill, Losses, Strategy
+from elastify.train._strategy import Distill, Losses, Strategy, check_optimizer, check_strategy
 
 _AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -114,8 +114,12 @@ def fit(
     limits = Limits(epochs, steps, minutes, batch_count(data), accumulate)
     if amp not in (None, *_AMP):
         raise ElastifyError(f"unknown amp {amp!r}", fix='None, "bf16" or "fp16"')
-    if checkpoint_every is not None and (checkpoint is None or checkpoint_every < 1):
-        raise ElastifyError(f"checkpoint_every={checkpoint_every} needs checkpoint='folder/' and at least 1 step")
+    if clip is not None and not (isinstance(clip, (int, float)) and clip > 0):
+        raise ElastifyError(f"clip={clip!r} is no bound of a norm", fix="a number above 0, or None")
+    if checkpoint_every is not None and (
+        checkpoint is None or not isinstance(checkpoint_every, int) or checkpoint_every < 1
+    ):
+        raise ElastifyError(f"checkpoint_every={checkpoint_every!r} needs checkpoint='folder/' and at least 1 step")
     if not isinstance(checkpoint_keep, int) or checkpoint_keep < 0 or (checkpoint_keep and checkpoint is None):
         raise ElastifyError(f"checkpoint_keep={checkpoint_keep!r} needs checkpoint='folder/' and a number of them")
     if tensorboard and log_dir is None:
@@ -130,12 +134,11 @@ def fit(
         model.to(device)
     if strategy is None and is_elastic(model):
         activate(model, None)
+    if strategy is not None:
+        check_strategy(strategy, model)
     chosen = Plain(model) if strategy is None else strategy
-    if not any(chosen.model is module for module in model.modules()):
-        raise ElastifyError(
-            f"this {type(chosen).__name__} trains another model",
-            fix=f"{type(chosen).__name__}(model), of the same model",
-        )
+    ranks = Ranks.of(next((p.device for p in model.parameters()), torch.device("cpu")))
+    ranks.broadcast(iter([*model.parameters(), *model.buffers()]))  # before a strategy makes something of them
     chosen.prepare()
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not parameters:
@@ -144,10 +147,11 @@ def fit(
         raise ElastifyError(
             "fit writes no checkpoints of sharded parameters", fix="torch.distributed.checkpoint, in on_step"
         )
-    ranks = Ranks.of(parameters[0].device)
     fewest = min(ranks.gather(-1 if limits.batches is None else limits.batches))
     limits = replace(limits, batches=None if fewest < 0 else fewest)
     made = _optimizer(optimizer, parameters)
+    if strategy is not None:
+        check_optimizer(strategy, made)
     hooks = [on_step] if callable(on_step) else [*on_step]
     log = Log(Path(log_dir), made, tensorboard) if log_dir is not None and ranks.rank == 0 else None
     if log is not None:
@@ -185,6 +189,8 @@ def fit(
         if log is not None:
             log.close()
         set_random_state(outside)
+        if is_elastic(chosen.model):
+            activate(chosen.model, None)  # also where a hook has left a subnet active
         for module, mode in modes:
             module.training = mode
         for parameter in parameters:

@@ -19,7 +19,7 @@ class Plain:
     def prepare(self) -> None:
         """Nothing to add."""
 
-    def advance(self, progress: float) -> None:
+    def advance(self, progress: float, step: int | None = None) -> None:
         """It does the same throughout."""
 
     def step(
@@ -29,6 +29,10 @@ class Plain:
         value = scalar(loss(forward()))
         backward(value)
         return Losses(floats([value.detach()])[0])
+
+    def arguments(self) -> dict[str, str]:
+        """None."""
+        return {}
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing to remember."""

@@ -2,8 +2,8 @@
 
 The full network is trained before, or is the first phase. Each later phase opens a further part of the way from the
 full to the smallest depth, then from the full to the smallest sizes; subnets are drawn from what is open. All learn
-from the labels and from the full network: from a copy of its weights as they were at the beginning, which is put in
-the place of the weights for one pass without gradients, or from the network as it is, trained along.
+from the labels and from the full network: a copy of its weights at the beginning, put in their place for one pass
+without gradients, or the network as it is, trained along.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from elastify._elastic import space
 from elastify._errors import ElastifyError
 from elastify.train._distill import TeacherLabels, TeacherOutputs
 from elastify.train._sort import sort_channels
-from elastify.train._strategy import Backward, Distill, Forward, Loss, Losses, Strategy, floats
+from elastify.train._strategy import Backward, Distill, Forward, Loss, Losses, Strategy, floats, warn_of_norms
 from elastify.train._teacher import as_it_was, tensors_of
 
 
@@ -41,9 +41,9 @@ class ProgressiveShrinking(Strategy):
     Make it when the full network is trained; or let the first `full_phases` phases train it alone, with
     `teacher="inplace"`: then the full network is trained in every step and teaches as it is. `teacher="copy"` is the
     network as `prepare` found it, in eval mode. All phases take equal shares of the run [our choice]; `depth_phases`
-    and `width_phases` open the choices in equal parts. Each step trains `draws` subnets on
-    `loss + kd_ratio * distillation loss`. `sort` puts important channels first, once, in `prepare`; the
-    authors do it again before each width phase, which would disorder the moments of an optimizer.
+    and `width_phases` open the choices in equal parts, where there are any. Each step trains `draws` subnets on
+    `loss + kd_ratio * distillation loss`. `sort` puts important channels first, in `prepare`; the authors do it again
+    before each width phase, which would disorder an optimizer's moments.
     """
 
     draws: int = 2
@@ -58,40 +58,42 @@ class ProgressiveShrinking(Strategy):
         super().__post_init__()
         self._memory.update(now={"done": 0.0, "prepared": 0}, teacher={})
         if self.teacher not in ("copy", "inplace"):
-            raise ElastifyError(f"teacher={self.teacher!r}", where="ProgressiveShrinking", fix='"copy" or "inplace"')
+            raise ElastifyError(f"there is no teacher {self.teacher!r}", fix='teacher="copy" or "inplace"')
         if self.full_phases and self.teacher == "copy":
             raise ElastifyError("a copy of an untrained network cannot teach", fix='teacher="inplace" or full_phases=0')
-        phases = self.full_phases, self.depth_phases, self.width_phases
-        if self.draws < 1 or self.kd_ratio < 0 or min(phases) < 0 or not sum(phases):
-            raise ElastifyError("draws is 1 or more, phases and kd_ratio are not negative", where=str(phases))
+        least = min(self.draws - 1, self.kd_ratio, self.full_phases, self.depth_phases, self.width_phases)
+        if least < 0 or not self._plan:
+            raise ElastifyError("draws is 1 or more, kd_ratio and phases are not negative, and there is a phase")
+
+    @property
+    def _plan(self) -> list[tuple[float, float]]:
+        where = space(self.model)
+        depth, width = self.depth_phases * bool(where.stages), self.width_phases * bool(where.axes)
+        shares = [(0.0, 0.0)] * self.full_phases + [(k / depth, 0.0) for k in range(1, depth + 1)]
+        return shares + [(1.0, k / width) for k in range(1, width + 1)]
 
     @property
     def phase(self) -> tuple[float, float]:
         """How far depth and width are open now: 0 is the full network only, 1 everything."""
-        depth, width = self.depth_phases, self.width_phases
-        plan = [(0.0, 0.0)] * self.full_phases + [(k / depth, 0.0) for k in range(1, depth + 1)]
-        plan += [(1.0, k / width) for k in range(1, width + 1)]
-        return plan[min(int(self._memory["now"]["done"] * len(plan) + 1e-9), len(plan) - 1)]
+        return self._plan[min(int(self._memory["now"]["done"] * len(self._plan) + 1e-9), len(self._plan) - 1)]
 
-    def advance(self, progress: float) -> None:
+    def advance(self, progress: float, step: int | None = None) -> None:
         """Go to the phase of this share of the run, from 0 to 1."""
         self._memory["now"]["done"] = float(progress)
 
     def prepare(self) -> None:
         """Sort the channels and copy the teacher, the first time."""
-        if self._memory["now"]["prepared"]:
-            return
-        self._memory["now"]["prepared"] = 1
-        if self.sort:
+        first, self._memory["now"]["prepared"] = not self._memory["now"]["prepared"], 1
+        if first and self.sort:
             sort_channels(self.model)
-        if self.teacher == "copy":
+        if first and self.teacher == "copy":
+            warn_of_norms(self)
             self._memory["teacher"] = {name: value.detach().clone() for name, value in tensors_of(self.model).items()}
 
     def sample(self) -> SubnetConfig:
         """A random configuration of what the phase has opened."""
         rows, n_axes = space(self.model).rows, len(space(self.model).axes)
-        depth, width = self.phase
-        share = np.where(np.arange(len(rows.full)) < n_axes, width, depth)
+        share = np.where(np.arange(len(rows.full)) < n_axes, *reversed(self.phase))
         row = rows.fit(rows.full - share * (rows.full - rows.sample(self._generator))[None])
         return space(self.model).decode(rows.normalise(row)[0])
 
@@ -100,12 +102,10 @@ class ProgressiveShrinking(Strategy):
     ) -> Losses:
         """Add the gradients of the losses of the drawn subnets; arguments as for `Sandwich.step`."""
         learn = TeacherLabels(loss) if distill is None else TeacherOutputs(loss, distill)
-        full: list[Tensor] = []
-        if self.teacher == "inplace":
-            full.append(self._pass(None, forward, learn.teacher, backward))
-            if self.phase == (0.0, 0.0):
-                return Losses(floats(full)[0])
-        elif self.kd_ratio:
+        full = [self._pass(None, forward, learn.teacher, backward)] if self.teacher == "inplace" else []
+        if full and self.phase == (0.0, 0.0):
+            return Losses(floats(full)[0])
+        if not full and self.kd_ratio:
             if not self._memory["now"]["prepared"]:
                 raise ElastifyError("there is no teacher yet", fix="strategy.prepare() before the first step")
             with as_it_was(self.model, self._memory["teacher"]):

@@ -141,9 +141,7 @@ def one_reduction(model: nn.Module, strategy: Any, *, last: bool = True) -> Iter
 
 def fingerprint(strategy: Any) -> int:
     """A number that differs where a strategy differs in its arguments or in what it will sample."""
-    values = {name: getattr(strategy, name) for name in getattr(strategy, "__dataclass_fields__", ())}
-    plain = {name: value for name, value in values.items() if isinstance(value, (bool, int, float, str, tuple, list))}
-    said = [type(strategy).__name__, plain, strategy.state_dict()]
+    said = [type(strategy).__name__, strategy.arguments(), strategy.state_dict()]
     return zlib.crc32(json.dumps(said, default=lambda value: type(value).__name__).encode())
 
 

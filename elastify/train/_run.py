@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from elastify._errors import ElastifyError
+from elastify._rewrite import all_statistics, is_elastic, store_statistics
 from elastify.train._batches import (
     ForwardFn,
     epoch_batches,
@@ -34,10 +35,12 @@ from elastify.train._checkpoint import damaged, describe_tensors, pack, write_ch
 from elastify.train._plain import Plain
 from elastify.train._progress import Bar, catch_interrupt
 from elastify.train._ranks import Ranks, one_reduction
+from elastify.train._recalibrate import counts_of_statistics, forget_stale
 from elastify.train._schedule import Limits, Schedule
 from elastify.train._strategy import Distill, Losses, Strategy
 
 _SECONDS_BETWEEN_CHECKPOINTS = 300.0
+_LOST_IN_FP16 = 20  # a scaler skips a step that overflows; so many in a row are something else
 _END = object()
 
 
@@ -70,6 +73,7 @@ class Run:
     seconds: float = 0.0
     interrupted: bool = False
     _stop: bool = False
+    _lost: int = 0  # steps in a row whose loss was not finite
     _noticed: bool = False
     _random: Mapping[str, Any] | None = None
     _saved: tuple[int, float] = (-1, 0.0)
@@ -86,14 +90,17 @@ class Run:
         if self.folder is not None:
             pack(self._small_state(), {})  # what cannot be stored shall be known now, not at the first checkpoint
         self.ranks.same("numbers of steps behind them", len(self.losses), "a checkpoint folder that all of them see")
-        self.ranks.broadcast(iter([*self.model.parameters(), *self.model.buffers()]))
+        self.ranks.broadcast(iter([*self.model.parameters(), *self._buffers()]))
+        begun, counts = len(self.losses), counts_of_statistics(self.strategy.model) if self._is_elastic else []
         bar = Bar(*self.limits.total(), len(self.losses), self.seconds, shown=progress and self.ranks.rank == 0)
         with catch_interrupt(self._notice), bar:
             while not self._finished():
                 self._epoch(epoch_batches(data, self.seed, self.epoch, self.batch, self.ranks.rank), bar)
+            if self._is_elastic and begun < len(self.losses):
+                forget_stale(self.strategy.model, counts)
             if self.folder and self._saved[0] != len(self.losses):
                 self.save()
-        self.ranks.broadcast(self.model.buffers())
+        self.ranks.broadcast(self._buffers())
         self.ranks.sum([])  # none goes on before the first one has written the last checkpoint
 
     def _notice(self) -> None:
@@ -156,14 +163,15 @@ class Run:
 
     def _step(self, group: list[Any]) -> Losses:
         self.optimizer.zero_grad(set_to_none=True)
-        self.strategy.advance(self._progress())
+        self.strategy.advance(self._progress(), len(self.losses))
         with one_reduction(self.model, self.strategy):
             losses = self._mean(Losses.average([self._gradients(batch) for batch in group]))
         if len(group) > 1:
             for parameter in self._parameters():
                 if parameter.grad is not None:
                     parameter.grad /= len(group)
-        if not math.isfinite(losses.total) and not self.scaler.is_enabled():
+        self._lost = 0 if math.isfinite(losses.total) else self._lost + 1
+        if self._lost > (_LOST_IN_FP16 if self.scaler.is_enabled() else 0):
             raise ElastifyError(
                 f"the loss is not finite in step {len(self.losses) + 1}",
                 why=str(losses),
@@ -210,6 +218,16 @@ class Run:
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None)
 
+    @property
+    def _is_elastic(self) -> bool:
+        return is_elastic(self.strategy.model)
+
+    def _buffers(self) -> Iterator[Tensor]:
+        """The buffers of the model, and the statistics that are stored for its subnets."""
+        yield from self.model.buffers()
+        for _, _, stored in all_statistics(self.strategy.model) if self._is_elastic else []:
+            yield from stored.values()
+
     def _progress(self) -> float:
         return self.limits.progress(len(self.losses), self.epoch, self.batch, self.seconds)
 
@@ -230,7 +248,7 @@ class Run:
         """Write the checkpoint."""
         assert self.folder is not None
         self._saved = (len(self.losses), time.monotonic())
-        self.ranks.broadcast(self.model.buffers())
+        self.ranks.broadcast(self._buffers())
         if self.ranks.rank > 0:
             self._seed_anew()
             return
@@ -247,6 +265,7 @@ class Run:
             "seconds": self.seconds,
             "random": random_state(),
             "written": self._written,
+            "statistics": all_statistics(self.strategy.model) if self._is_elastic else [],
         }
         write_checkpoint(self.folder, len(self.losses), state, self._written[:-1])
 
@@ -260,7 +279,9 @@ class Run:
 
     def _kinds(self) -> dict[str, str]:
         parts = {"strategy": self.strategy, "optimizer": self.optimizer, "scheduler": self.schedule}
-        return {name: type(part).__name__ for name, part in parts.items()} | {"amp": str(self.dtype)}
+        kinds = {name: type(part).__name__ for name, part in parts.items()}
+        arguments = {f"{name} of the strategy": value for name, value in self.strategy.arguments().items()}
+        return kinds | {"amp": str(self.dtype)} | arguments
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from a checkpoint, or say why that cannot be."""
@@ -272,6 +293,8 @@ class Run:
             self.schedule.load_state_dict(state["schedule"])
             self.scaler.load_state_dict(state["scaler"])
             self.strategy.load_state_dict(state["strategy"])
+            for sizes, blocks, stored in state.get("statistics", []):
+                store_statistics(self.strategy.model, stored, sizes, blocks)
             rows = state["losses"].split(state["widths"].tolist())
             self.losses = [_losses_of(row.tolist()) for row in rows]
             self.epoch, self.batch, self.seconds = state["epoch"], state["batch"], state["seconds"]
@@ -296,11 +319,12 @@ class Run:
                 fix=fix,
             )
         for name, kind in self._kinds().items():
-            if state["kinds"][name] != kind:
+            before = state["kinds"].get(name, "nothing")
+            if before != kind:
                 raise ElastifyError(
                     f"the checkpoint is of a run with another {name}",
                     where=str(self.folder),
-                    why=f"{state['kinds'][name]} there, {kind} here",
+                    why=f"{before[:100]} there, {kind[:100]} here",
                     fix=fix,
                 )
 

@@ -17,7 +17,7 @@ from elastify._config import SubnetConfig
 from elastify._cost import parse_budget
 from elastify._elastic import cost, space
 from elastify._errors import ElastifyError
-from elastify.train._strategy import Backward, Distill, Forward, Loss, Losses, Strategy, floats
+from elastify.train._strategy import Backward, Distill, Forward, Loss, Losses, Strategy, floats, warn_of_norms
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,10 +49,16 @@ class Sorted(Strategy):
         if self.draws < 1 or not self.configs:
             raise ElastifyError("a step needs at least one draw from at least one subnet", where="Sorted")
 
+    def prepare(self) -> None:
+        """Nothing to add; a warning where the model has running statistics, which the full network alone moves."""
+        warn_of_norms(self)
+
     @cached_property
     def configs(self) -> tuple[SubnetConfig, ...]:
         """The subnets."""
         where, asked = space(self.model), self.subnets
+        if not isinstance(asked, (int, Sequence)):
+            raise ElastifyError(f"subnets={asked!r}", where="Sorted", fix="a number, (widths, depths), or a list")
         if isinstance(asked, int):
             return tuple(dict.fromkeys(where.nested(asked)))
         if len(asked) == 2 and all(isinstance(number, int) for number in asked):

@@ -9,9 +9,11 @@ be saved.
 from __future__ import annotations
 
 import copy
+import json
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from itertools import zip_longest
 from statistics import fmean
 from typing import Any
@@ -19,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from elastify._config import SubnetConfig
 from elastify._elastic import activate, space
@@ -89,13 +92,23 @@ class Strategy(ABC):
 
     def __post_init__(self) -> None:
         space(self.model)  # an error for a model that is not elastic
+        for known in fields(self):
+            value = getattr(self, known.name, None)
+            if known.type == "int" and (not isinstance(value, int) or isinstance(value, bool)):
+                raise ElastifyError(f"{known.name}={value!r} is not a whole number", where=type(self).__name__)
+        self._memory.update(steps=0, told=False)
         object.__setattr__(self, "_generator", np.random.default_rng(self.seed))
 
     def prepare(self) -> None:  # noqa: B027 - most strategies add nothing
         """Add the parameters that the strategy needs to the model: call it before making the optimizer."""
 
-    def advance(self, progress: float) -> None:  # noqa: B027 - most strategies do the same throughout
-        """Told the share of the run that is done, from 0 to 1, before each step: `fit` does it."""
+    def advance(self, progress: float, step: int | None = None) -> None:
+        """Told the share of the run that is done, from 0 to 1, and how many optimizer steps: `fit` does it before each.
+
+        A strategy that counts steps and is not told counts calls of `step`, of which accumulation has several.
+        """
+        if step is not None:
+            self._memory.update(steps=step, told=True)
 
     @abstractmethod
     def step(
@@ -112,8 +125,19 @@ class Strategy(ABC):
         memory = {name: copy.copy(value) for name, value in self._memory.items()}
         return {"generator": copy.deepcopy(self._generator.bit_generator.state), **memory}
 
+    def arguments(self) -> dict[str, str]:
+        """What it was made with, its own arguments and the model's space, as text that is the same in every process."""
+        where = space(self.model)
+        values = {known.name: _said(getattr(self, known.name)) for known in fields(self) if known.init}
+        axes = [[axis.name, *axis.choices] for axis in where.axes]
+        stages = [[stage.name, *stage.choices] for stage in where.stages]
+        return {name: json.dumps(value) for name, value in {**values, "axes": axes, "stages": stages}.items()}
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was called."""
+        missing = {"generator", *self._memory} - state.keys()
+        if missing:
+            raise ElastifyError(f"this is no state of a {type(self).__name__}", why=f"it has no {min(missing)}")
         self._generator.bit_generator.state = state["generator"]
         self._memory.update({name: copy.copy(state[name]) for name in self._memory})
 
@@ -125,6 +149,10 @@ class Strategy(ABC):
                 fix="Sandwich(model, n_random=1) distils, or leave distill out",
             )
 
+    def _count(self) -> None:
+        """One step more, unless somebody tells."""
+        self._memory["steps"] += not self._memory["told"]
+
     def _pass(self, config: SubnetConfig | None, forward: Forward, loss: Loss, backward: Backward) -> Tensor:
         """Gradients of one subnet (None: the full one); its loss without the graph."""
         activate(self.model, config)
@@ -134,6 +162,48 @@ class Strategy(ABC):
             return value.detach()
         finally:
             activate(self.model, None)
+
+
+def _said(value: Any) -> Any:
+    """An argument as JSON has it; of what only this process knows, a module or a function, the kind."""
+    if isinstance(value, SubnetConfig):
+        return [dict(value.sizes), {name: list(blocks) for name, blocks in value.depths.items()}]
+    if isinstance(value, dict):
+        return {str(name): _said(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_said(item) for item in value]
+    return value if value is None or isinstance(value, (bool, int, float, str)) else type(value).__name__
+
+
+def check_strategy(strategy: Any, model: nn.Module) -> None:
+    """Refuse what is no strategy of this model."""
+    if not isinstance(strategy, Strategy):
+        raise ElastifyError(f"{strategy!r} is not a strategy", fix="an object of one, as strategy=Sandwich(model)")
+    if not any(strategy.model is module for module in model.modules()):
+        name = type(strategy).__name__
+        raise ElastifyError(f"this {name} trains another model", fix=f"strategy={name}(model), of the same model")
+
+
+def check_optimizer(strategy: Strategy, optimizer: Any) -> None:
+    """Refuse an optimizer that was made before the strategy added its parameters."""
+    known = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    for name, parameter in strategy.model.named_parameters():
+        if name.endswith("_elastic") and parameter.requires_grad and id(parameter) not in known:
+            raise ElastifyError(
+                f"the optimizer does not know {name}",
+                why=f"{type(strategy).__name__} adds parameters to the model",
+                fix="strategy.prepare() before the optimizer is made",
+            )
+
+
+def warn_of_norms(strategy: Strategy) -> None:
+    """For strategies that train the full network seldom, whose running statistics then stay behind its weights."""
+    if any(isinstance(m, _NormBase) and m.running_mean is not None for m in strategy.model.modules()):
+        warnings.warn(
+            f"{type(strategy).__name__} seldom runs the full network, so the running statistics of its norms stay "
+            "behind: recalibrate(model, batches, update_full=True) after the training, and each subnet as ever",
+            stacklevel=3,
+        )
 
 
 def check_prepared(strategy: Strategy, done: bool) -> None:

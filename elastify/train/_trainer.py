@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from elastify._adapters.trainer import Trainer
 from elastify._elastic import activate, space
 from elastify._errors import ElastifyError
+from elastify._rewrite import all_statistics, store_statistics
 from elastify.train._checkpoint import read_checkpoint, write_checkpoint
-from elastify.train._ranks import one_reduction
-from elastify.train._strategy import Distill, Losses, Strategy
+from elastify.train._ranks import Ranks, one_reduction
+from elastify.train._strategy import Distill, Losses, Strategy, check_optimizer, check_strategy
 
 _FOLDER = "strategy"
 _IN_BACKWARD = ("lomo", "adalomo")  # optimizers that step inside a backward, of which there are several here
@@ -50,18 +51,14 @@ class ElasticTrainer(Trainer):
         eval_configs: Mapping[str, Any] | None = None,
         **others: Any,
     ) -> None:
-        if strategy.model is not model:
-            raise ElastifyError(
-                f"this {type(strategy).__name__} trains another model",
-                where="ElasticTrainer",
-                fix=f"strategy={type(strategy).__name__}(model), of the same model",
-            )
+        check_strategy(strategy, model)
         self.strategy, self.distill = strategy, distill
         self.eval_configs = {name: space(model).config(wishes) for name, wishes in (eval_configs or {}).items()}
         self._seen: dict[int, dict[str, float]] = {}  # by step: losses since the last log
-        strategy.prepare()
         super().__init__(model, args, **others)
         self._refuse()
+        Ranks.of(self.args.device).broadcast(iter([*model.parameters(), *model.buffers()]))  # before a teacher is made
+        strategy.prepare()
 
     def _refuse(self) -> None:
         name = str(getattr(self.args.optim, "value", self.args.optim))
@@ -75,16 +72,8 @@ class ElasticTrainer(Trainer):
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
         """As ever; refused is one that does not know the parameters that the strategy has added."""
-        given: Any = self.optimizer
-        if given is not None:
-            known = {id(p) for group in given.param_groups for p in group["params"]}
-            for name, parameter in self.strategy.model.named_parameters():
-                if name.endswith("_elastic") and parameter.requires_grad and id(parameter) not in known:
-                    raise ElastifyError(
-                        f"the optimizer does not know {name}",
-                        why=f"{type(self.strategy).__name__} adds parameters to the model",
-                        fix="strategy.prepare() before the optimizer is made",
-                    )
+        if self.optimizer is not None:
+            check_optimizer(self.strategy, self.optimizer)
         return super().create_optimizer(*args, **kwargs)
 
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
@@ -95,7 +84,7 @@ class ElasticTrainer(Trainer):
             optimizer.train()
         inputs = self._prepare_inputs(inputs)
         scale = 1.0 if self._is_scaled(num_items_in_batch) else 1 / self.current_gradient_accumulation_steps
-        self.strategy.advance(self.state.global_step / max(1, self.state.max_steps))
+        self.strategy.advance(self.state.global_step / max(1, self.state.max_steps), self.state.global_step)
 
         def both() -> tuple[Tensor, Any]:
             copied = dict(inputs)  # compute_loss may take the labels out
@@ -161,7 +150,8 @@ class ElasticTrainer(Trainer):
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
         if self.args.should_save:
-            state = {"kind": type(self.strategy).__name__, "state": self.strategy.state_dict()}
+            model, kind = self.strategy.model, type(self.strategy).__name__
+            state = {"kind": kind, "state": self.strategy.state_dict(), "statistics": all_statistics(model)}
             write_checkpoint(Path(output_dir) / _FOLDER, self.state.global_step, state)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
@@ -177,3 +167,5 @@ class ElasticTrainer(Trainer):
                 fix="the same strategy as before, and save_only_model=False",
             )
         self.strategy.load_state_dict(stored["state"])
+        for sizes, blocks, statistics in stored.get("statistics", []):
+            store_statistics(self.strategy.model, statistics, sizes, blocks)

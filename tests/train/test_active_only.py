@@ -168,3 +168,12 @@ def test_refusal() -> None:
     plain = nn.Linear(6, 3)
     with pytest.raises(ElastifyError, match="active_only does not know Rprop"):
         active_only(torch.optim.Rprop(plain.parameters()))
+
+
+def test_a_closure_is_refused(model: nn.Module) -> None:
+    """Its backward comes when the optimizer has begun: nothing would be protected."""
+    optimizer = active_only(SGD(model.parameters(), 0.1))
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ElastifyError, match="cannot watch a step with a closure"):
+        optimizer.step(lambda: 0.0)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

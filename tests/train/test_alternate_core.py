@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from elastify import ElastifyError, activate, elastify, extract, space
-from elastify.train import AlternateCore, factorize, soft_cross_entropy
+from elastify.train import AlternateCore, factorize, fit, soft_cross_entropy
 from tests.small_nets import Net, X
 
 
@@ -104,3 +104,15 @@ class TestAlternateCore:
             AlternateCore(model, full_steps=0)
         with pytest.raises(ElastifyError, match="AlternateCore learns from labels only"):
             AlternateCore(model).step(lambda: model(X), lambda y: y.sum(), distill=soft_cross_entropy)
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_all_batches_of_a_step_train_the_same(accumulate: int) -> None:
+    torch.manual_seed(0)
+    model = elastify(Net(), X, verify=False)
+    data = [(X, torch.arange(len(X)) % 3)] * 12
+    run = fit(
+        model, data, F.cross_entropy, strategy=AlternateCore(model), steps=4, accumulate=accumulate, progress=False
+    )
+    assert ["core" if losses.max is None else "full" for losses in run.losses] == ["core", "full"] * 2
+    assert all((losses.max is None) != (losses.min is None) for losses in run.losses)

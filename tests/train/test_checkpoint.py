@@ -358,3 +358,10 @@ class TestForeign:
         said = refused(tmp_path, model, strategy=FullPlusRandom(model))
         assert "a run with another strategy" in said
         assert "Sandwich there, FullPlusRandom here" in said
+
+    def test_other_arguments_of_the_strategy(self, tmp_path: Path) -> None:
+        model = elastify(net(8), torch.randn(2, 4))
+        run(model, tmp_path, strategy=Sandwich(model, n_random=1, seed=1))
+        said = refused(tmp_path, model, strategy=Sandwich(model, n_random=3, seed=1))
+        assert "another n_random of the strategy" in said
+        assert "1 there, 3 here" in said

@@ -130,7 +130,7 @@ def shrinking_late(model: nn.Module, teacher: str) -> ProgressiveShrinking:
 
 
 def alternate(strategy: AlternateCore, naive: Naive) -> Iterator[Tensor]:
-    yield cross_entropy(naive.run(strategy.core if strategy.state_dict()["taken"] % 2 == 0 else None))
+    yield cross_entropy(naive.run(strategy.core if strategy.state_dict()["steps"] % 2 == 0 else None))
 
 
 def masked(strategy: Masked, naive: Naive) -> Iterator[Tensor]:

@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from elastify import ElastifyError, elastify, space
-from elastify.train import FullPlusRandom, Losses, Sandwich, Sorted, fit
+from elastify import ElastifyError, activate, elastify, space
+from elastify._elastic import active_config
+from elastify.train import Compressible, FullPlusRandom, Losses, ProgressiveShrinking, Sandwich, Sorted, fit
 
 GENERATOR = torch.Generator().manual_seed(0)
 X = torch.randn(96, 6, generator=GENERATOR)
@@ -433,3 +434,52 @@ class TestAccumulation:
         whole = run(copy.deepcopy(model), steps=5)
         run(other := copy.deepcopy(model), steps=3, checkpoint=tmp_path)
         assert run(other, steps=5, checkpoint=tmp_path) == whole
+
+
+def test_an_optimizer_that_does_not_know_what_the_strategy_adds(model: nn.Module) -> None:
+    early = torch.optim.SGD(model.parameters(), 0.1)
+    with pytest.raises(ElastifyError, match=r"does not know .*_elastic[\s\S]*strategy.prepare\(\) before"):
+        quiet(model, loader(), strategy=Compressible(model, "sparsity", dense=()), optimizer=early, steps=1)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"clip": -1.0}, "clip=-1.0 is no bound"),
+        ({"clip": "1"}, "clip='1' is no bound"),
+        ({"checkpoint": "run", "checkpoint_every": "5"}, "checkpoint_every='5' needs"),
+        ({"strategy": Sandwich}, "is not a strategy"),
+        ({"strategy": "sandwich"}, "'sandwich' is not a strategy"),
+    ],
+)
+def test_bad_arguments_are_named(model: nn.Module, options: dict, said: str) -> None:
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(ElastifyError, match=said):
+        quiet(model, loader(), steps=1, **options)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_numbers_of_strategies_are_whole(model: nn.Module) -> None:
+    for make in (lambda: Sandwich(model, n_random=1.5), lambda: Sorted(model, draws="4")):
+        with pytest.raises(ElastifyError, match="is not a whole number"):
+            make()
+    with pytest.raises(ElastifyError, match=r"subnets=2\.5"):
+        Sorted(model, 2.5)
+
+
+def test_a_state_of_another_strategy(model: nn.Module) -> None:
+    with pytest.raises(ElastifyError, match=r"no state of a ProgressiveShrinking[\s\S]*it has no now"):
+        ProgressiveShrinking(model).load_state_dict(Sandwich(model).state_dict())
+
+
+def test_a_hook_that_leaves_a_subnet_active(model: nn.Module) -> None:
+    quiet(model, loader(), strategy=Sandwich(model), steps=2, on_step=lambda *_: activate(model, 0.5) and None)
+    assert active_config(model) == space(model).max
+
+
+def test_nan_in_fp16_ends_the_run(model: nn.Module) -> None:
+    def lost(outputs: Tensor, _: Tensor) -> Tensor:
+        return outputs.sum() * float("nan")
+
+    with pytest.raises(ElastifyError, match="not finite in step 21"):
+        quiet(model, loader(), loss=lost, strategy=Sandwich(model), amp="fp16", steps=40)

@@ -127,11 +127,20 @@ def test_resumes_to_the_same_losses_with_the_same_teacher(model: nn.Module, tmp_
 
 
 def test_refusals(model: nn.Module) -> None:
-    with pytest.raises(ElastifyError, match="teacher='me'"):
+    with pytest.raises(ElastifyError, match="no teacher 'me'"):
         ProgressiveShrinking(model, teacher="me")
     with pytest.raises(ElastifyError, match="an untrained network cannot teach"):
         ProgressiveShrinking(model, full_phases=1)
-    with pytest.raises(ElastifyError, match="phases and kd_ratio"):
+    with pytest.raises(ElastifyError, match="kd_ratio and phases"):
         ProgressiveShrinking(model, depth_phases=0, width_phases=0)
     with pytest.raises(ElastifyError, match="there is no teacher yet"):
         ProgressiveShrinking(model).step(lambda: model(X), loss)
+
+
+def test_phases_that_open_nothing_are_left_out() -> None:
+    narrow = elastify(nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3)), X, verify=False)
+    strategy = ProgressiveShrinking(narrow)
+    strategy.advance(0.0)
+    assert strategy.phase == (1.0, 0.5)
+    with pytest.raises(ElastifyError, match="there is a phase"):
+        ProgressiveShrinking(narrow, width_phases=0)

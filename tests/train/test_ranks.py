@@ -22,19 +22,21 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from elastify import ElastifyError, elastify
+from elastify import ElastifyError, elastify, space
 from elastify.train import (
     AllExits,
+    AlternateCore,
     Compressible,
     FullPlusRandom,
     GumbelMask,
+    ProgressiveShrinking,
     Sandwich,
     Sorted,
     Strategy,
     fit,
     one_reduction,
 )
-from elastify.train._ranks import _others
+from elastify.train._ranks import _others, fingerprint
 from tests.small_nets import Net
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -106,6 +108,8 @@ MADE: dict[str, Made] = {
     "AllExits": AllExits,
     "Compressible": lambda model: Compressible(model, "sparsity"),
     "GumbelMask": GumbelMask,
+    "ProgressiveShrinking": lambda model: ProgressiveShrinking(model, sort=False),  # its teacher is a copy
+    "AlternateCore": AlternateCore,
 }
 
 
@@ -128,6 +132,20 @@ def test_fit_gives_the_losses_of_the_joint_batch(tmp_path: Path) -> None:
         assert first[f"{name} weights"] == pytest.approx(
             [float(p.detach().sum()) for p in model.parameters()], abs=1e-4
         )
+
+
+def test_ranks_compare_what_they_are_about_to_train() -> None:
+    def differ(first: Strategy, second: Strategy) -> bool:
+        return fingerprint(first) != fingerprint(second)
+
+    model, other = net(), elastify(Net(), DATA[0][0][:2], verify=False, min_ratio=0.75)
+    half, more = (space(model).config(share) for share in (0.5, 0.75))
+    assert differ(AlternateCore(model, {"*": 0.5}), AlternateCore(model, {"*": 0.75}))
+    assert differ(FullPlusRandom(model, [half]), FullPlusRandom(model, [more]))
+    assert differ(Sorted(model, [half]), Sorted(model, [more]))
+    assert differ(Sandwich(model), Sandwich(other))
+    assert differ(Sandwich(model), Sandwich(model, seed=1))
+    assert not differ(Sorted(model, [half, {"width": 12}]), Sorted(net(1), [half, {"width": 12}]))
 
 
 def steps(model: nn.Module, called: nn.Module, strategy: Strategy, data: Any, mean: Any = lambda x: x) -> list[float]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from elastify import ElastifyError, activate, elastify, extract
-from elastify.train import fit, recalibrate
+from elastify import ElastifyError, activate, elastify, extract, space
+from elastify._rewrite import all_statistics
+from elastify.train import FullPlusRandom, ProgressiveShrinking, Sandwich, Sorted, fit, recalibrate
 
 GENERATOR = torch.Generator().manual_seed(0)
 X = torch.randn(256, 1, 8, 8, generator=GENERATOR) + torch.linspace(-2, 2, 256)[:, None, None, None]
@@ -170,3 +173,62 @@ def test_errors_leave_everything_as_it_was(model: nn.Module, stored: bool) -> No
     assert torch.equal(extract(model, 0.5)(X), output)
     assert not any(module.training for module in model.modules())
     assert model.norm.momentum == 0.1
+
+
+def stored(model: nn.Module) -> dict[int, Tensor]:
+    """The running means of the first norm that subnets have for themselves, by their width."""
+    return {
+        statistics["norm.running_mean"].numel(): statistics["norm.running_mean"].clone()
+        for _, _, statistics in all_statistics(model)
+    }
+
+
+def test_switchable_statistics_are_trained_and_resumed(model: nn.Module, tmp_path: Path) -> None:
+    """Each of a finite set of sizes has its own; they move in its passes, and checkpoints have them."""
+    sizes = [space(model).config({"*": share}) for share in (0.5, 1.0)]
+    twin = copy.deepcopy(model)
+
+    def trained(model: nn.Module, steps: int, **options: object) -> dict[int, Tensor]:
+        strategy = Sorted(model, sizes, draws=2, seed=1)
+        sgd = lambda p: torch.optim.SGD(p, 0.01)  # noqa: E731
+        with pytest.warns(UserWarning, match="running statistics of its norms stay behind"):
+            fit(
+                model,
+                BATCHES,
+                F.cross_entropy,
+                strategy=strategy,
+                steps=steps,
+                optimizer=sgd,
+                progress=False,
+                **options,
+            )
+        return stored(model)
+
+    recalibrate(model, BATCHES, 0.5)
+    (before,) = stored(model).values()
+    recalibrate(twin, BATCHES, 0.5)
+    whole = trained(model, 6)
+    assert not torch.equal(whole[6], before)
+    trained(twin, 3, checkpoint=tmp_path)
+    fresh = elastify(Net(), torch.randn(2, 1, 8, 8))
+    assert torch.equal(trained(fresh, 6, checkpoint=tmp_path)[6], whole[6])
+
+
+def test_statistics_of_subnets_that_no_step_ran_are_forgotten(model: nn.Module) -> None:
+    for share in (0.5, 0.75):
+        recalibrate(model, BATCHES, share)
+    assert set(stored(model)) == {6, 9}
+    strategy = FullPlusRandom(model, [0.75])
+    fit(model, BATCHES, F.cross_entropy, strategy=strategy, steps=1, progress=False)
+    assert set(stored(model)) == {9}
+    fit(model, BATCHES, F.cross_entropy, steps=1, progress=False)
+    assert not stored(model)
+
+
+def test_a_warning_where_the_full_network_is_seldom_run(model: nn.Module) -> None:
+    with pytest.warns(UserWarning, match="recalibrate\\(model, batches, update_full=True\\)"):
+        ProgressiveShrinking(model).prepare()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Sorted(elastify(nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2)), torch.randn(2, 4))).prepare()
+        Sandwich(model).prepare()
