@@ -150,8 +150,12 @@ class ElasticTrainer(Trainer):
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
         if self.args.should_save:
-            model, kind = self.strategy.model, type(self.strategy).__name__
-            state = {"kind": kind, "state": self.strategy.state_dict(), "statistics": all_statistics(model)}
+            state = {
+                "kind": type(self.strategy).__name__,
+                "arguments": self.strategy.arguments(),
+                "state": self.strategy.state_dict(),
+                "statistics": all_statistics(self.strategy.model),
+            }
             write_checkpoint(Path(output_dir) / _FOLDER, self.state.global_step, state)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
@@ -166,6 +170,15 @@ class ElasticTrainer(Trainer):
                 why=f"it holds the state of {stored['kind'] if stored else 'none'}, not of {mine}",
                 fix="the same strategy as before, and save_only_model=False",
             )
+        for name, value in self.strategy.arguments().items():
+            before = str(stored.get("arguments", {}).get(name, "nothing"))
+            if before != value:
+                raise ElastifyError(
+                    f"the checkpoint is of a run with another {name} of the strategy",
+                    where=checkpoint,
+                    why=f"{before[:100]} there, {value[:100]} here",
+                    fix="the same arguments as before",
+                )
         self.strategy.load_state_dict(stored["state"])
         for sizes, blocks, statistics in stored.get("statistics", []):
             store_statistics(self.strategy.model, statistics, sizes, blocks)

@@ -18,9 +18,11 @@ from transformers import BertConfig, BertForSequenceClassification, LlamaConfig,
 from elastify import ElastifyError, activate, elastify, space
 from elastify.train import (
     AllExits,
+    AlternateCore,
     Compressible,
     ElasticTrainer,
     FullPlusRandom,
+    GumbelMask,
     ProgressiveShrinking,
     Sandwich,
     Sorted,
@@ -102,6 +104,9 @@ STRATEGIES = {
     "AllExits": AllExits,
     "Progressive": lambda model: ProgressiveShrinking(model, draws=1),
     "Compressible": lambda model: Compressible(model, "sparsity"),
+    "FullPlusRandom": FullPlusRandom,
+    "AlternateCore": AlternateCore,
+    "GumbelMask": GumbelMask,
 }
 
 
@@ -128,6 +133,19 @@ def test_checkpoints_load_without_elastify(bert: nn.Module, tmp_path: Path) -> N
     torch.testing.assert_close(plain(IDS).logits, bert.eval()(IDS).logits)
     with pytest.raises(ElastifyError, match="cannot be resumed with this strategy"):
         trainer(bert, tmp_path, Sorted(bert, 4)).train(resume_from_checkpoint=str(tmp_path / "checkpoint-6"))
+    with pytest.raises(ElastifyError, match="another seed of the strategy"):
+        trainer(bert, tmp_path, FullPlusRandom(bert, seed=1)).train(
+            resume_from_checkpoint=str(tmp_path / "checkpoint-6")
+        )
+
+
+def test_all_batches_of_a_step_train_the_same(bert: nn.Module, tmp_path: Path) -> None:
+    run = trainer(bert, tmp_path, AlternateCore(bert), max_steps=4, gradient_accumulation_steps=2)
+    run.train()
+    kinds = [{"loss_max", "loss_min"} & entry.keys() for entry in run.state.log_history if "loss" in entry]
+    assert kinds == [{"loss_min"}, {"loss_max"}] * 2
+    for entry, (kind,) in zip(run.state.log_history, kinds, strict=False):
+        assert entry["loss"] == pytest.approx(entry[kind], abs=1e-3)
 
 
 @pytest.mark.parametrize("rows", [ROWS, TEXT], ids=["mean", "num_items_in_batch"])
