@@ -6,7 +6,9 @@ A new strategy is one `Case`: how it is made, and its step written down naively,
 from __future__ import annotations
 
 import copy
+import gc
 import inspect
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -219,6 +221,36 @@ class TestEveryStrategy:
             strategy.step(lambda: model(X.double()), lambda outputs: 1 / 0)
         assert_full(model)
         assert torch.equal(model(X.double()), before)
+
+    def test_one_graph_at_a_time(self, model: nn.Module, case: Case) -> None:
+        class Kept:
+            """What a graph keeps for its backward."""
+
+            def __init__(self, tensor: Tensor) -> None:
+                self.tensor = tensor
+
+        strategy, alive, left = case.make(model), weakref.WeakSet[Kept](), list[int]()
+        strategy.prepare()
+        step(strategy)  # some look at the model in their first step
+
+        def pack(tensor: Tensor) -> Kept:
+            alive.add(kept := Kept(tensor))
+            return kept
+
+        def forward() -> Tensor:
+            gc.collect()
+            left.append(len(alive))
+            return model(X.double())
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda kept: kept.tensor):
+            value = model(X.double()).sum()
+            whole = len(alive)
+            value.backward()
+            strategy.step(forward, cross_entropy)
+        gc.collect()
+        assert not alive
+        shared = whole if isinstance(strategy, AllExits) else 0  # its exits begin on the blocks that one forward ran
+        assert max(left) <= shared, (left, whole)
 
     def test_accumulates(self, model: nn.Module, case: Case) -> None:
         strategy, again = case.make(model), case.make(model)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import gc
-import weakref
 
 import numpy as np
 import pytest
@@ -90,31 +88,6 @@ class TestSandwich:
         with activate(model, space(model).min):
             assert losses.min == pytest.approx(square(model(X.double())).item(), rel=1e-12)
         assert losses.random == ()
-
-    def test_one_graph_at_a_time(self, model: nn.Module) -> None:
-        class Kept:
-            """What a graph keeps for its backward."""
-
-            def __init__(self, tensor: Tensor) -> None:
-                self.tensor = tensor
-
-        alive: weakref.WeakSet[Kept] = weakref.WeakSet()
-        passes: list[int] = []
-
-        def pack(tensor: Tensor) -> Kept:
-            kept = Kept(tensor)
-            alive.add(kept)
-            return kept
-
-        def forward() -> Tensor:
-            gc.collect()
-            assert not alive, "the graph of an earlier subnet is alive"
-            passes.append(1)
-            return model(X.double())
-
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda kept: kept.tensor):
-            Sandwich(model, n_random=2).step(forward, cross_entropy)
-        assert len(passes) == 4
 
     def test_min_is_the_smallest_and_backward_runs_inside(self, model: nn.Module) -> None:
         widths: list[int] = []
