@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
-import pkgutil
 import re
 import sys
 from collections.abc import Sequence
@@ -25,6 +24,7 @@ from elastify._errors import ElastifyError
 
 _SHAPE = re.compile(r"(?:(?P<name>[A-Za-z_]\w*)=)?(?P<shape>\d+(?:[x,]\d+)*)(?::(?P<below>\d+))?")
 _FORMS = "timm:NAME, torchvision:NAME, hf:NAME or package.module:factory"
+_HOMES = ("elastify_recipes", "recipes")  # of the installed recipes, and of the checkout that is the current folder
 
 
 def build_model(word: str) -> tuple[nn.Module, Any]:
@@ -169,24 +169,38 @@ def _number(option: str, text: str) -> int | float:
 
 def find_recipe(name: str) -> str:
     """The module that a recipe's name means: `NAME.train`, or `NAME.MODULE`, installed or of the current checkout."""
-    if "" not in sys.path:
-        sys.path.insert(0, "")
-    homes = [home for home in ("elastify_recipes", "recipes") if importlib.util.find_spec(home) is not None]
-    known = sorted(found.name for home in homes for found in pkgutil.iter_modules(_folders(home)) if found.ispkg)
-    recipe, _, module = name.partition(".")
-    for home in homes:
-        if recipe in known and any(m.name == (module or "train") for m in pkgutil.iter_modules(_folders(home, recipe))):
-            return f"{home}.{recipe}.{module or 'train'}"
+    known = known_recipes()
+    module = known.get(name.removesuffix(".train"))
+    if module is not None:
+        return module
+    recipe, _, part = name.partition(".")
+    exists = any(
+        Path(folder, recipe, f"{part or 'train'}.py").is_file() for home in _HOMES for folder in _folders(home)
+    )
     raise ElastifyError(
-        f"there is no recipe {name!r}",
-        why=f"known are {', '.join(dict.fromkeys(known))}" if known else "no recipes are installed",
-        fix="elastify train RECIPE, or RECIPE.MODULE" if known else "pip install elastify, or run from a checkout",
+        f"{name} cannot be run" if exists else f"there is no recipe {name!r}",
+        why="it has no function main" if exists else "" if known else "no recipes are installed",
+        fix=f"one of {', '.join(known)}" if known else "pip install elastify, or run from a checkout",
     )
 
 
-def _folders(*names: str) -> list[str]:
-    spec = importlib.util.find_spec(names[0])
-    return [str(Path(folder, *names[1:])) for folder in (spec.submodule_search_locations or [])] if spec else []
+def known_recipes() -> dict[str, str]:
+    """The modules that `elastify train` runs, those with a function `main`, by the names that it takes for them."""
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    found: dict[str, str] = {}
+    for home in _HOMES:
+        for file in sorted(file for folder in _folders(home) for file in Path(folder).glob("*/*.py")):
+            # Read, not imported: what one recipe needs may be missing where another runs.
+            if re.search(r"^def main\(", file.read_text(encoding="utf-8"), re.MULTILINE):
+                recipe, module = file.parent.name, file.stem
+                found.setdefault(recipe if module == "train" else f"{recipe}.{module}", f"{home}.{recipe}.{module}")
+    return dict(sorted(found.items()))
+
+
+def _folders(home: str) -> list[str]:
+    spec = importlib.util.find_spec(home)
+    return list(spec.submodule_search_locations or []) if spec else []
 
 
 def read_recipe_options(words: Sequence[str]) -> list[str]:

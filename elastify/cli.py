@@ -22,6 +22,7 @@ from elastify._build import elastify
 from elastify._cli_arguments import (
     build_model,
     find_recipe,
+    known_recipes,
     read_choices,
     read_input,
     read_pairs,
@@ -65,6 +66,7 @@ def main(
     \b
     [bold]Examples[/bold]
     elastify inspect timm:deit_tiny_patch16_224
+    elastify train image_classification --quick
     elastify demo
     """
     context.obj = debug
@@ -189,6 +191,7 @@ def demo(context: typer.Context) -> None:
     [bold]Examples[/bold]
     elastify demo
     elastify demo --minutes 2
+    elastify demo --quick
     """
     with _mistakes(bool(context.obj)):
         _run(
@@ -218,9 +221,13 @@ def train(
     elastify train image_classification --config mine.json --epochs 2
     elastify train music_separation --help
     """
+    if recipe == "--help":
+        typer.echo(f"{context.get_help()}\n Recipes: {', '.join(known_recipes())}")
+        raise typer.Exit
     with _mistakes(bool(context.obj)):
         if recipe.startswith("-"):
-            raise ElastifyError("name a recipe first", why=f"{recipe} is an option", fix="elastify train RECIPE ...")
+            fix = f"elastify train RECIPE ..., with one of {', '.join(known_recipes())}"
+            raise ElastifyError("name a recipe first", why=f"{recipe} is an option", fix=fix)
         module, options = find_recipe(recipe), read_recipe_options(context.args)
         fix = 'install it, or pip install "elastify[test]", which has what all recipes need'
         _run(module, [f"elastify train {recipe}", *options], f"the recipe {recipe} cannot run here", fix)

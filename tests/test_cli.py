@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from elastify import ElastifyError
 from elastify._adapters.build import LARGE, build
+from elastify._cli_arguments import known_recipes
 from elastify.cli import app
 
 NETS = """
@@ -221,9 +222,14 @@ def test_version() -> None:
 DEMO = """
 import sys
 import argparse
-parser = argparse.ArgumentParser(prog=sys.argv[0])
-parser.add_argument("--minutes", type=float, default=5)
-print("minutes", parser.parse_args().minutes, __name__)
+
+def main():
+    parser = argparse.ArgumentParser(prog=sys.argv[0])
+    parser.add_argument("--minutes", type=float, default=5)
+    print("minutes", parser.parse_args().minutes, __name__)
+
+if __name__ == "__main__":
+    main()
 """
 
 
@@ -288,3 +294,35 @@ def test_train_runs_a_recipe_with_flags_and_a_file(
     assert "the options cannot be read" in refused("train", "music_separation", "--config", "theirs.json")
     (tmp_path / "mine.json").write_text("[1]", encoding="utf-8")
     assert "the options are no JSON object" in refused("train", "music_separation", "--config", "mine.json")
+
+
+def test_train_refuses_what_has_no_main(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh: None) -> None:
+    recipes(tmp_path, DEMO)
+    (tmp_path / "elastify_recipes" / "music_separation" / "data.py").write_text("assert False\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    text = refused("train", "music_separation.data", "--bogus", "3")
+    assert "music_separation.data cannot be run" in text
+    assert "it has no function main" in text
+    assert "music_separation.demo" in text.partition("fix:   one of ")[2]
+    assert "music_separation.data" not in text.partition("fix:   one of ")[2]
+    assert "--bogus is an option" in refused("train", "--bogus")
+    assert "music_separation.demo" in run("train", "--help").partition(" Recipes: ")[2]
+
+
+def test_every_recipe_can_be_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh: None) -> None:
+    home = Path(__file__).parents[1] / "recipes"
+    (tmp_path / "elastify_recipes").symlink_to(home)  # those of this checkout, whatever is installed
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    known = known_recipes()
+    assert {file.parent.name for file in home.glob("*/__init__.py")} <= set(known)
+    assert {"image_classification.sorted", "music_separation.demo", "music_separation.parallel"} <= set(known)
+    listed = run("train", "--help").split()
+    for name, module in known.items():
+        assert module.startswith("elastify_recipes.")
+        assert name in {word.strip(",") for word in listed}
+        text = run("train", name, "--help")
+        assert "usage:" in text, name
+        assert "--out" in text, name
+        assert "error: " in run("train", name, "--bogus", "3", code=2), name

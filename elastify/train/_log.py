@@ -59,6 +59,9 @@ def _events(folder: Path) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise ElastifyError(
-            "there is no TensorBoard here", why=str(error), fix="pip install tensorboard, or tensorboard=False"
+            "there is no TensorBoard here",
+            where="fit(tensorboard=True)",
+            why=str(error),
+            fix="pip install tensorboard, or tensorboard=False: losses.csv has the same numbers",
         ) from error
     return SummaryWriter(str(folder))

@@ -20,7 +20,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,18 +29,26 @@ import soundfile
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor, nn
+from torch import nn
 
 from elastify import ElastifyError, cost, elastify, extract, search, space
 from elastify.train import Sandwich, fit, sort_channels
 
-from .data import Song, read_songs
-from .losses import separation_loss
+from .data import Song
 from .model import BSRNN, small_settings
-from .prepare import SOURCES, prepare
 from .report import write_report
 from .separate import save_separator, separate
-from .train import hold_out, make_loader, mean_improvement, real_time_factor, validate
+from .train import (
+    Music,
+    held_out_score,
+    loss_for,
+    make_loader,
+    mean_improvement,
+    on_mixture,
+    open_music,
+    real_time_factor,
+    validate,
+)
 
 console = Console()
 
@@ -73,40 +81,12 @@ class Interrupted(Exception):  # noqa: N818 - not an error: what was trained is 
     """Ctrl-C ended a training; its checkpoint is written."""
 
 
-@dataclass(frozen=True, slots=True)
-class Music:
-    """Songs to learn from, to search with, and to test on."""
-
-    train: list[Song]
-    search: list[Song]
-    test: list[Song]
-    target: str
-    licence: str
-
-
-def open_music(options: Options, cache: Path | None) -> Music:
-    """The songs that the options name: prepared ones, or a folder in the layout of MUSDB18-HQ."""
-    if options.data in SOURCES:
-        made = prepare(options.data, cache=cache)
-        root, stems, target, licence = made.root, made.stems, options.target or made.target, made.licence
-    else:
-        root, stems, licence = Path(options.data), None, f"music of {options.data}: its own terms hold"
-        target = options.target or ""
-    songs = read_songs(root, "train", stems)
-    target = target or ("vocals" if "vocals" in songs[0].stems else songs[0].stems[0])
-    test = read_songs(root, "test", songs[0].stems, sample_rate=songs[0].sample_rate, channels=songs[0].channels)
-    train, kept = hold_out(songs, min(3, max(1, len(songs) // 5)))
-    if not kept:
-        raise ElastifyError("one training song is too few", where=str(root), why="the search needs songs of its own")
-    return Music(train, kept, test, target, licence)
-
-
 def run(options: Options, out: Path, cache: Path | None = None) -> dict[str, Any]:
     """The whole demonstration; returns what the report was made from."""
     out.mkdir(parents=True, exist_ok=True)
     notes = Notes(out / "run.json", options)
     torch.manual_seed(options.seed)
-    music = open_music(options, cache)
+    music = open_music(options.data, options.target, cache)
     rate = music.train[0].sample_rate
     settings = small_settings(rate, bands=options.bands, width=options.width, depth=options.depth)
     net = BSRNN(**settings)
@@ -255,21 +235,6 @@ class Notes:
         return self.content[phase]
 
 
-def on_mixture(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-    """The network sees the mixture of a batch of (mixture, target)."""
-    return model(batch[0])
-
-
-def loss_for(net: nn.Module) -> Callable[[Tensor, tuple[Tensor, Tensor]], Tensor]:
-    """The loss of an estimate given the batch it was made from, with the network's own spectrogram."""
-
-    def loss(estimate: Tensor, batch: tuple[Tensor, Tensor]) -> Tensor:
-        mixture, target = batch
-        return separation_loss(estimate, target, mixture, n_fft=net.n_fft, hop=net.hop)
-
-    return loss
-
-
 def train(
     net: nn.Module, strategy: Sandwich | None, options: Options, music: Music, steps: int, folder: Path, what: str
 ) -> None:
@@ -306,11 +271,6 @@ def trained_alone(net: nn.Module, options: Options, music: Music, steps: int, fo
             module.reset_parameters()
     train(net, None, options, music, steps, folder, f"the same size alone ({folder.name})")
     return net
-
-
-def held_out_score(net: nn.Module, music: Music) -> float:
-    """Mean SI-SDR improvement on the test songs, in dB."""
-    return mean_improvement(validate(net, music.test, music.target))
 
 
 def estimate_song(net: nn.Module, song: Song) -> np.ndarray:
@@ -390,13 +350,16 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--target", help="the stem to separate (default: the easiest of the data)")
     parser.add_argument("--minutes", type=float, default=5.0, help="of training in all (default: %(default)s)")
+    parser.add_argument("--quick", action="store_true", help="a tiny network for seconds: shows that everything works")
     parser.add_argument("--full", action="store_true", help="also train the three sizes alone, for as many steps")
-    parser.add_argument("--out", type=Path, help="folder of the run (default: elastify-demo/DATA)")
+    parser.add_argument("--out", type=Path, help="folder of the run (default: elastify-demo/DATA, or DATA-quick)")
     parser.add_argument("--cache", type=Path, help="where prepared music is kept (default: the user's cache folder)")
     parser.add_argument("--seed", type=int, default=0, help="of weights, examples and search (default: %(default)s)")
     given = parser.parse_args(arguments)
     options = Options(given.data, given.target, given.minutes, given.full, given.seed)
-    out = given.out or Path("elastify-demo") / Path(given.data).name
+    if given.quick:
+        options = replace(options, minutes=min(0.1, given.minutes), width=8, bands=6, batch=2, seconds=0.5, trials=4)
+    out = given.out or Path("elastify-demo") / (Path(given.data).name + ("-quick" if given.quick else ""))
     try:
         if not given.minutes > 0:
             raise ElastifyError(f"--minutes must be above 0, not {given.minutes:g}")

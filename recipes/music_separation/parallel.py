@@ -22,9 +22,8 @@ from elastify.nn import ParallelResidual
 from elastify.train import FullPlusRandom, fit
 
 from ..reporting import Measurements, curve, print_table, settings_of, spread, write_figure
-from .demo import Music, Options, held_out_score, loss_for, on_mixture, open_music
 from .model import BSRNN, ResRNN, small_settings
-from .train import make_loader
+from .train import Music, held_out_score, loss_for, make_loader, on_mixture, open_music
 
 KINDS = {"branches, TAC": "tac", "branches, no gate": "none", "sliced channels": None}
 
@@ -127,7 +126,7 @@ def main(argv: list[str] | None = None) -> list[list[str]]:
     args = parser.parse_args(argv)
     if args.quick:
         args.steps, args.batch, args.seconds, args.bands, args.width, args.hidden = 4, 2, 0.5, 6, 8, 6
-    music = open_music(Options(data=args.data, target=args.target), None)
+    music = open_music(args.data, args.target)
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in KINDS}
     macs: dict[str, list[int]] = {}
     for seed in args.seeds:

@@ -123,6 +123,18 @@ def test_interrupted_training_goes_on(songs: Path, tmp_path: Path, monkeypatch: 
     assert elastify.train.fit is not None
 
 
+def test_quick_is_small_and_has_a_folder_of_its_own(
+    songs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[Options, Path]] = []
+    monkeypatch.setattr("recipes.music_separation.demo.run", lambda options, out, cache: calls.append((options, out)))
+    assert main(["--data", str(songs)]) == main(["--data", str(songs), "--quick"]) == 0
+    (usual, folder), (quick, other) = calls
+    assert usual == Options(str(songs))
+    assert (quick.minutes, quick.width, quick.trials) == (0.1, 8, 4)
+    assert (folder, other) == (Path("elastify-demo") / songs.name, Path("elastify-demo") / f"{songs.name}-quick")
+
+
 def test_mistakes_on_the_command_line(songs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--data", str(tmp_path / "nowhere"), "--out", str(tmp_path / "run")]) == 2
     assert "no songs for train" in capsys.readouterr().err
