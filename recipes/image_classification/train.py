@@ -72,7 +72,7 @@ def main(argv: list[str] | None = None) -> list[list[str]]:
     sort_channels(model)
     plain = train(copy.deepcopy(model), steps)
     train(model, steps, Sandwich(model, n_random=2))
-    as_trained = copy.deepcopy(model)  # with the running statistics of all the sizes that the training drew
+    as_trained = copy.deepcopy(model)  # no size has running statistics of its own yet
     rows = [row("100", cost(model), model, as_trained, plain)]
     for share in BUDGETS:
         result = search(model, budget_macs=share * cost(model).macs, evaluate=score, n_trials=trials)
