@@ -89,7 +89,7 @@ class GumbelMask(Masked):
     ) -> Losses:
         """Add the gradients of the loss with newly drawn gates, and of the excess over the budget."""
         if self.granularity != "weight" and not self._proven and gates_of(self.model):
-            prove(self.model, forward)
+            prove(self.model, forward, loss)
             self._proven.append(True)
         found = super().step(forward, loss, distill=distill, backward=backward)
         if self.budget_macs is not None:

@@ -188,6 +188,28 @@ class TestUnits:
         assert torch.equal(model(TOKENS[:, 0]), before)
         assert model.training
 
+    @pytest.mark.parametrize("seed", range(3))
+    def test_gates_are_proven_where_only_the_loss_runs_the_model(self, seed: int) -> None:
+        torch.manual_seed(seed)
+        net = nn.Sequential(nn.Linear(6, 16), nn.LayerNorm(16), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 3))
+        x, labels = torch.randn(32, 6), torch.arange(32) % 3
+        model = elastify(net, x[:2])
+        names = {axis.members[0][0]: axis.name for axis in space(model).axes}
+        first, second = names["0.weight"], names["2.weight"]
+        for select in (second, (first, second)):
+            twin = copy.deepcopy(model)
+            strategy = GumbelMask(twin, "unit", select=(select,) if isinstance(select, str) else select)
+            strategy.prepare()
+
+            def loss(_: None, twin: nn.Module = twin) -> Tensor:
+                return F.cross_entropy(twin(x), labels)
+
+            if select == second:
+                assert strategy.step(lambda: None, loss).max is not None
+            else:
+                with pytest.raises(ElastifyError, match=f"closing gates of {first} is not the same"):
+                    strategy.step(lambda: None, loss)
+
     def test_blocks_that_cannot_go_alone_have_no_gates(self) -> None:
         class Collecting(nn.ModuleList):
             def forward(self, x: torch.Tensor) -> torch.Tensor:
