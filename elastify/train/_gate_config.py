@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -46,16 +47,8 @@ def _rest(blocks: tuple[str, ...]) -> list[tuple[int, str]]:
 
 
 def open_config(model: nn.Module) -> SubnetConfig:
-    """The smallest configuration that holds all that is open; units are sorted for it, in place."""
+    """The smallest configuration that holds all that is open."""
     where, units = space(model), unit_gates(model)
-    axes = {axis.name: axis for axis in where.axes}
-    permute_units(
-        model,
-        {
-            axes[name].id: np.argsort(-gate.logits.detach().cpu().double().numpy(), kind="stable")
-            for name, gate in units.items()
-        },
-    )
     lower = where.rows.full.copy()
     for column, axis in enumerate(where.axes):
         if axis.name in units:
@@ -68,6 +61,20 @@ def open_config(model: nn.Module) -> SubnetConfig:
             kept[stage].remove(index)
     sizes = {axis.name: int(size) for axis, size in zip(where.axes, row, strict=False)}
     return where.normalise(where.check(SubnetConfig.of(sizes, kept, where.fingerprint)))
+
+
+def open_first(model: nn.Module) -> nn.Module:
+    """The model if it has no gates of units, else a copy whose units are sorted, open ones first.
+
+    A copy: an optimizer would go on with the momentum of other units.
+    """
+    if not unit_gates(model):
+        return model
+    twin = copy.deepcopy(model)
+    ids = {axis.name: axis.id for axis in space(twin).axes}
+    logits = {ids[name]: gate.logits.detach().cpu().double().numpy() for name, gate in unit_gates(twin).items()}
+    permute_units(twin, {ident: np.argsort(-values, kind="stable") for ident, values in logits.items()})
+    return twin
 
 
 def expected_macs(model: nn.Module) -> Tensor:

@@ -18,7 +18,7 @@ from elastify._config import SubnetConfig
 from elastify._cost import parse_budget
 from elastify._elastic import space
 from elastify._errors import ElastifyError
-from elastify.train._gate_config import expected_macs, open_config, prove
+from elastify.train._gate_config import expected_macs, open_config, open_first, prove
 from elastify.train._gates import gates_of
 from elastify.train._masks import Masked, gate_blocks, gate_units, gate_weights, matching
 from elastify.train._strategy import Backward, Distill, Forward, Loss, Losses
@@ -100,13 +100,15 @@ class GumbelMask(Masked):
         return found
 
     def config(self) -> SubnetConfig:
-        """The configuration of the open gates; units are sorted for it, open ones first (see `sort_channels`).
+        """The configuration of the open gates: its depths, and sizes that count units; `extract` keeps the open ones.
 
         An axis keeps its smallest legal size that holds all open units; the others in it are closed in its weights.
+        No unit moves: active in this model, such a size is that of the first units, open or not.
         """
         self.prepare()
         return open_config(self.model)
 
     def extract(self) -> nn.Module:
         """A plain model of what the gates leave open, smaller where units or blocks are gated."""
-        return _elastic.extract(self.model, self.config()).requires_grad_()
+        config = self.config()
+        return _elastic.extract(open_first(self.model), config).requires_grad_()

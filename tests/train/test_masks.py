@@ -164,6 +164,25 @@ class TestUnits:
         assert small.attn.num_heads == 2
         torch.testing.assert_close(small(TOKENS), expected)
 
+    def test_a_look_at_the_result_does_not_disturb_training(self) -> None:
+        def train(look: bool) -> dict[str, Tensor]:
+            model = elastic_net()
+            strategy = GumbelMask(model, "unit", freeze=False)
+            optimizer = torch.optim.SGD(strategy.groups(lr=5.0), lr=0.1, momentum=0.9)
+            for _ in range(4):
+                optimizer.zero_grad()
+                strategy.step(lambda: model(X), cross_entropy)
+                if look:
+                    small = strategy.extract()
+                    assert small[3].out_channels == strategy.config().sizes["3.hidden"]
+                    torch.testing.assert_close(small(X), model(X))
+                optimizer.step()
+            return model.state_dict()
+
+        looked = train(look=True)
+        for name, tensor in train(look=False).items():
+            assert torch.equal(looked[name], tensor), name
+
     def test_few_open_units_fill_the_smallest_size(self) -> None:
         model = elastic_net()
         strategy = GumbelMask(model, "unit")
