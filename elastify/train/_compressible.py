@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from elastify import _elastic
 from elastify._config import SubnetConfig
 from elastify._errors import ElastifyError
+from elastify.train._choices import is_prepared, note_prepared
 from elastify.train._levels import LEAST, compress, compressed, narrowed, set_level, squared_cosine
 from elastify.train._strategy import Backward, Distill, Forward, Loss, Losses, Strategy, check_prepared, floats
 
@@ -49,7 +50,7 @@ class Compressible(Strategy):
     n_random: int = 2
     ends: float = 0.5
     warmup: int = 0
-    dense: tuple[str, ...] | None = None
+    dense: str | tuple[str, ...] | None = None
     activations: bool = False
 
     def __post_init__(self) -> None:
@@ -59,21 +60,21 @@ class Compressible(Strategy):
                 raise ElastifyError(f"no such choice: {value!r}", where="Compressible", fix=f"one of {known}")
         if self.activations and self.compress != "bits":
             raise ElastifyError("only bits can be those of activations", where="Compressible", fix='compress="bits"')
-        if self.n_random < 0 or self.warmup < 0 or not 0 <= self.ends <= 1:
-            raise ElastifyError("n_random and warmup are 0 or more, ends is a probability", where="Compressible")
+        if self.n_random < 0 or self.warmup < 0 or not (self.beta >= 0 and 0 <= self.ends <= 1):
+            raise ElastifyError("beta, n_random and warmup are 0 or more, ends is a probability", where="Compressible")
 
     def prepare(self) -> None:
         """Add the other ends of the lines, once; the full network stays as it is ("bits": in 8 bits)."""
-        if not compressed(self.model):
-            lines = (self.params or ("norms" if self.compress == "width" else "all")) if self.line else None
-            compress(self.model, self.compress, lines, self.dense, seed=self.seed, inputs=self.activations)
+        what = (self.params or ("norms" if self.compress == "width" else "all")) if self.line else None
+        if not is_prepared(self) and compress(self.model, self.compress, what, self.dense, self.seed, self.activations):
+            note_prepared(self)
 
     def step(
         self, forward: Forward, loss: Loss, *, distill: Distill | None = None, backward: Backward = Tensor.backward
     ) -> Losses:
         """Add the gradients of the losses at the drawn levels; arguments as for `Sandwich.step`, but no `distill`."""
         self._labels_only(distill)
-        check_prepared(self, bool(compressed(self.model)) or not (self.line or self.compress != "width"))
+        check_prepared(self, is_prepared(self) or not (self.line or self.compress != "width"))
         alphas, values, done = self._draw(), [], self._memory["steps"]
         for alpha in alphas:
             try:
@@ -94,8 +95,7 @@ class Compressible(Strategy):
         config = self.config(alpha)
         self.prepare()
         set_level(self.model, alpha, alpha)
-        _elastic.activate(self.model, config)
-        return config
+        return _elastic.activate(self.model, config).config
 
     def extract(self, alpha: float) -> nn.Module:
         """A plain model of one level, to which this model moves."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from elastify._errors import ElastifyError
-from elastify.train._masks import Masked, gate_weights, matching
+from elastify.train._masks import Masked, gate_weights, to_gate
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +27,7 @@ class EdgePopup(Masked):
     Scores are drawn as Kaiming's uniform weights; gradients pass straight through to them. `select`: globs of weights.
     """
 
-    select: tuple[str, ...] = ("*",)
+    select: str | tuple[str, ...] = ("*",)
     keep: float = 0.5
 
     def __post_init__(self) -> None:
@@ -35,11 +35,14 @@ class EdgePopup(Masked):
         if not 0 < self.keep <= 1:
             raise ElastifyError(f"keep={self.keep} is no share", where="EdgePopup", fix="a number above 0, at most 1")
 
-    def _add_gates(self) -> None:
+    def _choose(self) -> list[str]:
+        return to_gate(self.model, "weight", self.select)
+
+    def _add_gates(self, chosen: list[str]) -> None:
         generator = torch.Generator().manual_seed(self.seed + 1)
 
         def scores(weight: Tensor) -> Tensor:
             drawn = torch.empty(weight.shape)
             return nn.init.kaiming_uniform_(drawn, a=math.sqrt(5), generator=generator).to(weight)
 
-        gate_weights(self.model, matching(self.model, self.select), None, scores, kind="top", top=self.keep)
+        gate_weights(self.model, chosen, None, scores, kind="top", top=self.keep)

@@ -16,6 +16,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from elastify._config import ceil_ratio
 from elastify._errors import ElastifyError
+from elastify._rewrite import is_elastic
 
 _CONVOLUTIONS = nn.Conv1d, nn.Conv2d, nn.Conv3d
 
@@ -39,6 +40,8 @@ def factorize(model: nn.Module, rank: float = 1.0, pattern: str = "*") -> nn.Mod
     subclass stay as they are, since other code reads it. Returns the model. Low-rank cores as in partially masked
     training (Mohtashami et al., arXiv 2106.08895): `AlternateCore(model, {"*.rank": 0.25})`.
     """
+    if any(is_elastic(module) for module in model.modules()):
+        raise ElastifyError("the model is elastic already", where="factorize", fix="elastify(factorize(model), inputs)")
     names: dict[int, int] = {}
     for _, parameter in model.named_parameters(remove_duplicate=False):
         names[id(parameter)] = names.get(id(parameter), 0) + 1
@@ -74,7 +77,7 @@ def _split(module: nn.Module, rank: float, path: str) -> nn.Sequential:
     out, into = weight.shape[:2]
     full = min(out, into)
     kept = ceil_ratio(rank, full) if isinstance(rank, float) else rank
-    if not 1 <= kept <= full:
+    if not (1 <= kept <= full and rank > 0):  # a share is rounded up
         raise ElastifyError(
             f"rank {rank!r} is not possible", where=path, why=f"its full rank is {full}", fix="a share such as 0.5"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +19,8 @@ from elastify._rewrite import record
 from elastify._transforms import extra_name
 from elastify.train._gates import Gate, gates_of
 from elastify.train._sort import permute_units
+from elastify.train._strategy import Forward, Loss
+from elastify.train._teacher import evaluating
 
 
 def unit_gates(model: nn.Module) -> dict[str, Gate]:
@@ -44,16 +47,8 @@ def _rest(blocks: tuple[str, ...]) -> list[tuple[int, str]]:
 
 
 def open_config(model: nn.Module) -> SubnetConfig:
-    """The smallest configuration that holds all that is open; units are sorted for it, in place."""
+    """The smallest configuration that holds all that is open."""
     where, units = space(model), unit_gates(model)
-    axes = {axis.name: axis for axis in where.axes}
-    permute_units(
-        model,
-        {
-            axes[name].id: np.argsort(-gate.logits.detach().cpu().double().numpy(), kind="stable")
-            for name, gate in units.items()
-        },
-    )
     lower = where.rows.full.copy()
     for column, axis in enumerate(where.axes):
         if axis.name in units:
@@ -66,6 +61,20 @@ def open_config(model: nn.Module) -> SubnetConfig:
             kept[stage].remove(index)
     sizes = {axis.name: int(size) for axis, size in zip(where.axes, row, strict=False)}
     return where.normalise(where.check(SubnetConfig.of(sizes, kept, where.fingerprint)))
+
+
+def open_first(model: nn.Module) -> nn.Module:
+    """The model if it has no gates of units, else a copy whose units are sorted, open ones first.
+
+    A copy: an optimizer would go on with the momentum of other units.
+    """
+    if not unit_gates(model):
+        return model
+    twin = copy.deepcopy(model)
+    ids = {axis.name: axis.id for axis in space(twin).axes}
+    logits = {ids[name]: gate.logits.detach().cpu().double().numpy() for name, gate in unit_gates(twin).items()}
+    permute_units(twin, {ident: np.argsort(-values, kind="stable") for ident, values in logits.items()})
+    return twin
 
 
 def expected_macs(model: nn.Module) -> Tensor:
@@ -96,21 +105,25 @@ def expected_macs(model: nn.Module) -> Tensor:
     return total
 
 
-def prove(model: nn.Module, forward: Any) -> None:
+def prove(model: nn.Module, forward: Forward, loss: Loss) -> None:
     """Refuse gates whose closing is not the same as leaving out what they close, found by running both."""
     where, units, blocks = space(model), unit_gates(model), block_gates(model)
     least = where.repair({axis.name: axis.choices[0] for axis in where.axes if axis.name in units})
-    wrong = []
+    cases: dict[str, tuple[dict[int, Tensor], SubnetConfig]] = {}
     for name, gate in units.items():
-        size = least.sizes[name]
-        closed = {id(gate): (torch.arange(gate.logits.numel()) < size).float()}
-        if size < gate.logits.numel() and not _same(model, forward, closed, where.repair({name: size})):
-            wrong.append(name)
+        size, full = least.sizes[name], gate.logits.numel()
+        if size < full:
+            cases[name] = {id(gate): (torch.arange(full) < size).float()}, where.repair({name: size})
     for (stage, index), gate in blocks.items():
         kept = {**where.max.depths, stage: [i for i in where.max.depths[stage] if i != index]}
         config = SubnetConfig.of(where.max.sizes, kept, where.fingerprint)
-        if not _same(model, forward, {id(gate): torch.zeros(1)}, where.normalise(config)):
-            wrong.append(f"{stage}[{index}]")
+        cases[f"{stage}[{index}]"] = {id(gate): torch.zeros(1)}, where.normalise(config)
+    whole = _run(model, forward, loss)
+    wrong = [
+        name
+        for name, (closed, config) in cases.items()
+        if not _same(_run(model, forward, loss, closed), _run(model, forward, loss, config=config), whole)
+    ]
     if wrong:
         raise ElastifyError(
             f"closing gates of {', '.join(wrong[:4])} is not the same as leaving out what they close",
@@ -119,33 +132,40 @@ def prove(model: nn.Module, forward: Any) -> None:
         )
 
 
-def _same(model: nn.Module, forward: Any, closed: Mapping[int, Tensor], config: SubnetConfig) -> bool:
-    """Whether the full network with some gates closed computes what the subnet does."""
+def _run(
+    model: nn.Module,
+    forward: Forward,
+    loss: Loss,
+    closed: Mapping[int, Tensor] | None = None,
+    config: SubnetConfig | None = None,
+) -> list[Tensor]:
+    """What a subnet with some gates closed, all others open, computes: outputs, or where forward has none its loss."""
     gates = gates_of(model)
-    training = [(module, module.training) for module in model.modules()]
-    with torch.no_grad():
-        try:
-            model.eval()
-            for gate in gates:
-                gate.forced = closed.get(id(gate), torch.ones(gate.logits.shape))
-            masked = _outputs(forward)
-            for gate in gates:
-                gate.forced = torch.ones(gate.logits.shape)
-            with activate(model, config):
-                sliced = _outputs(forward)
-        finally:
-            for gate in gates:
-                gate.forced = None
-            for module, mode in training:
-                module.training = mode
-    return len(masked) == len(sliced) and all(
-        a.shape == b.shape and (a - b).norm() <= torch.finfo(a.dtype).eps ** 0.5 * b.norm()
-        for a, b in zip(masked, sliced, strict=True)
+    try:
+        for gate in gates:
+            gate.forced = (closed or {}).get(id(gate), torch.ones(gate.logits.shape))
+        with evaluating(model), activate(model, config), torch.random.fork_rng():  # chance is the same in all runs
+            outputs = forward()
+            return _numbers(outputs) or _numbers(loss(outputs))
+    finally:
+        for gate in gates:
+            gate.forced = None
+
+
+def _numbers(found: Any) -> list[Tensor]:
+    leaves = tree_leaves(dict(found) if isinstance(found, Mapping) else found)
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+
+
+def _same(masked: list[Tensor], sliced: list[Tensor], whole: list[Tensor]) -> bool:
+    """Whether two runs gave the same, but for rounding."""
+    return len(masked) == len(sliced) == len(whole) and all(
+        a.shape == b.shape and (a - b).norm() <= _rounding(b, full)
+        for a, b, full in zip(masked, sliced, whole, strict=True)
     )
 
 
-def _outputs(forward: Any) -> list[Tensor]:
-    with torch.random.fork_rng():  # what forward draws is the same for both
-        found = forward()
-    leaves = tree_leaves(dict(found) if isinstance(found, Mapping) else found)
-    return [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+def _rounding(value: Tensor, full: Tensor) -> Tensor:
+    """A bound of it; less for one number: losses of quite different networks are near each other and the full one's."""
+    share = torch.finfo(value.dtype).eps ** (0.5 if value.numel() > 1 else 0.75)
+    return share * value.norm() + 1e-3 * (value - full).norm()

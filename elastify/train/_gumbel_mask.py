@@ -8,7 +8,7 @@ ones are a prefix, which slicing keeps. The expected cost is the exact one, line
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,11 +16,10 @@ from torch import Tensor, nn
 from elastify import _elastic
 from elastify._config import SubnetConfig
 from elastify._cost import parse_budget
-from elastify._elastic import space
 from elastify._errors import ElastifyError
-from elastify.train._gate_config import expected_macs, open_config, prove
-from elastify.train._gates import gates_of
-from elastify.train._masks import Masked, gate_blocks, gate_units, gate_weights, matching
+from elastify.train._choices import is_prepared
+from elastify.train._gate_config import expected_macs, open_config, open_first, prove
+from elastify.train._masks import Masked, gate_blocks, gate_units, gate_weights, to_gate
 from elastify.train._strategy import Backward, Distill, Forward, Loss, Losses
 
 
@@ -47,7 +46,7 @@ class GumbelMask(Masked):
     """
 
     granularity: str = "weight"
-    select: tuple[str, ...] | None = None
+    select: str | tuple[str, ...] | None = None
     tau: float = 1.0
     start: float = 0.0
     rescale: bool = True
@@ -61,52 +60,53 @@ class GumbelMask(Masked):
             raise ElastifyError(f"granularity={self.granularity!r}", fix='one of "weight", "unit", "block"')
         if self.budget_macs is not None and self.granularity == "weight":
             raise ElastifyError("masked weights save no MACs", where="budget_macs", fix='granularity="unit" or "block"')
+        if not (self.tau > 0 and self.penalty >= 0):
+            raise ElastifyError(f"tau={self.tau}, penalty={self.penalty}", fix="tau above 0, penalty 0 or more")
+        if self.budget_macs is not None and self._budget() < 1:
+            fix = 'a number of MACs, "350M", or a share such as "50%"'
+            raise ElastifyError(f"budget {self.budget_macs!r} is below one MAC", where="budget_macs", fix=fix)
 
-    def _add_gates(self) -> None:
-        where, globs = space(self.model), self.select or ("*",)
+    def _budget(self) -> int:
+        return parse_budget(self.budget_macs, _elastic.cost(self.model).macs)
 
-        def chosen(name: str) -> bool:
-            return any(fnmatchcase(name, glob) for glob in globs)
+    def _choose(self) -> list[Any]:
+        return to_gate(self.model, self.granularity, self.select)
 
+    def _add_gates(self, chosen: list[Any]) -> None:
         def first(weight: Tensor) -> Tensor:
             return torch.full_like(weight, self.start)
 
         if self.granularity == "weight":
             scale = "smart" if self.rescale else None
-            gate_weights(self.model, matching(self.model, globs), scale, first, tau=self.tau)
-        elif self.granularity == "unit":
-            roles = ("hidden", "heads") if self.select is None else None
-            axes = [axis for axis in where.axes if chosen(axis.name) and (roles is None or axis.role in roles)]
-            gate_units(self.model, axes, self.start, tau=self.tau)
+            gate_weights(self.model, chosen, scale, first, tau=self.tau)
         else:
-            stages = [stage for stage in where.stages if chosen(stage.name) and not stage.prefix]
-            gate_blocks(self.model, stages, self.start, tau=self.tau)
-        if not gates_of(self.model):
-            raise ElastifyError(f"there is no {self.granularity} to gate", why=f"select={self.select}")
+            gate = gate_units if self.granularity == "unit" else gate_blocks
+            gate(self.model, chosen, self.start, tau=self.tau)
 
     def step(
         self, forward: Forward, loss: Loss, *, distill: Distill | None = None, backward: Backward = Tensor.backward
     ) -> Losses:
         """Add the gradients of the loss with newly drawn gates, and of the excess over the budget."""
-        if self.granularity != "weight" and not self._proven and gates_of(self.model):
-            prove(self.model, forward)
+        if self.granularity != "weight" and not self._proven and is_prepared(self):
+            prove(self.model, forward, loss)
             self._proven.append(True)
         found = super().step(forward, loss, distill=distill, backward=backward)
         if self.budget_macs is not None:
-            full = _elastic.cost(self.model).macs
-            excess = expected_macs(self.model) / parse_budget(self.budget_macs, full) - 1
+            excess = expected_macs(self.model) / self._budget() - 1
             if excess > 0:
                 backward(self.penalty * excess)
         return found
 
     def config(self) -> SubnetConfig:
-        """The configuration of the open gates; units are sorted for it, open ones first (see `sort_channels`).
+        """The configuration of the open gates: its depths, and sizes that count units; `extract` keeps the open ones.
 
         An axis keeps its smallest legal size that holds all open units; the others in it are closed in its weights.
+        No unit moves: active in this model, such a size is that of the first units, open or not.
         """
         self.prepare()
         return open_config(self.model)
 
     def extract(self) -> nn.Module:
         """A plain model of what the gates leave open, smaller where units or blocks are gated."""
-        return _elastic.extract(self.model, self.config()).requires_grad_()
+        config = self.config()
+        return _elastic.extract(open_first(self.model), config).requires_grad_()

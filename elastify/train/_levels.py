@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -22,6 +21,7 @@ from elastify._layout import Axis, Layout, Product, axes_of
 from elastify._rewrite import record
 from elastify._space import SearchSpace
 from elastify._transforms import InputHook, Transform, attach
+from elastify.train._choices import matched
 
 LEAST = {"width": 0.0, "sparsity": 0.025, "bits": 1 / 6}
 
@@ -166,18 +166,26 @@ def lines(model: nn.Module, which: str) -> Iterator[str]:
             yield name
 
 
-def weights(model: nn.Module, dense: Sequence[str] | None) -> list[str]:
-    """Parameters that are compressed: of two dimensions and more, without the dense ones."""
+def weights(model: nn.Module, dense: str | Sequence[str] | None) -> list[str]:
+    """Parameters that are compressed: of two dimensions and more, without the dense ones; at least one."""
     found = [name for name, parameter in model.named_parameters() if parameter.dim() > 1]
-    if dense is None:
-        return found[1:-1]
-    return [name for name in found if not any(fnmatchcase(name, glob) for glob in dense)]
+    kept = {*found[:1], *found[-1:]} if dense is None else set(matched(dense, found))
+    if kept.issuperset(found):
+        raise ElastifyError(
+            "there is nothing to compress",
+            why=f"all weights stay dense: {', '.join(found[:4]) or 'there are none'}",
+            fix="dense=() compresses every weight, dense=(glob, ...) all but those (None: but the first and last)",
+        )
+    return [name for name in found if name not in kept]
 
 
 def compress(
-    model: nn.Module, how: str, which: str | None, dense: Sequence[str] | None, *, seed: int, inputs: bool
-) -> None:
-    """Put transforms on the parameters that become lines and on those that are compressed, and on layers' inputs."""
+    model: nn.Module, how: str, which: str | None, dense: str | Sequence[str] | None, seed: int, inputs: bool
+) -> bool:
+    """Put transforms on the parameters that become lines and on those that are compressed, and on layers' inputs.
+
+    Whether there are any: a point of widths needs none.
+    """
     moving = set(lines(model, which)) if which else set()
     chosen = set() if how == "width" else set(weights(model, dense))
     if which and not moving:
@@ -192,6 +200,7 @@ def compress(
         layer = resolve(model, path)
         if inputs and name in chosen and local == "weight" and not list(layer.children()):
             layer.register_forward_pre_hook(RoundedInputs(level), with_kwargs=True)
+    return bool(moving or chosen)
 
 
 def other_end(weight: Tensor, generator: torch.Generator) -> Tensor:

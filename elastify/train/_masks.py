@@ -10,7 +10,6 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
@@ -19,14 +18,18 @@ from torch import Tensor, nn
 
 from elastify import _elastic
 from elastify._attributes import resolve
+from elastify._elastic import space
 from elastify._errors import ElastifyError
 from elastify._layout import Axis
 from elastify._plan import ElasticAxis, Stage
 from elastify._rewrite import record
 from elastify._transforms import add_parameter, attach, extra_name
+from elastify.train._choices import is_prepared, matched, note_prepared
 from elastify.train._gates import Gate, GatedBlock, GatedUnits, MaskedWeight, gates_of
 from elastify.train._sort import owners
 from elastify.train._strategy import Backward, Distill, Forward, Loss, Losses, Strategy, check_prepared, floats
+
+Select = str | Iterable[str] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,28 +49,34 @@ class Masked(Strategy):
             raise ElastifyError(f"weights={self.weights!r}", fix='one of "kept", "kaiming", "signed"')
 
     @abstractmethod
-    def _add_gates(self) -> None:
+    def _choose(self) -> list[Any]:
+        """What gets gates, or an error; the model stays as it is."""
+
+    @abstractmethod
+    def _add_gates(self, chosen: list[Any]) -> None:
         """Put gates on the model, whose weights are those to be masked."""
 
     def prepare(self) -> None:
-        """Draw the weights, freeze what there is, add the gates; once."""
-        if gates_of(self.model):
+        """Draw the weights, freeze what there is, add the gates; once. After an error the model is as it was."""
+        if is_prepared(self):
             return
+        chosen = self._choose()  # before anything changes: weights that are drawn anew are lost
         generator = torch.Generator().manual_seed(self.seed)
         for parameter in self.model.parameters():
             if parameter.dim() > 1 and self.weights != "kept":
                 _draw(parameter, generator, signed=self.weights == "signed")
             if self.freeze:
                 parameter.requires_grad_(False)
-        self._add_gates()
+        self._add_gates(chosen)
+        note_prepared(self)
 
     def step(
         self, forward: Forward, loss: Loss, *, distill: Distill | None = None, backward: Backward = Tensor.backward
     ) -> Losses:
         """Add the gradients of the loss with newly drawn gates; arguments as for `Sandwich.step`, but no `distill`."""
         self._labels_only(distill)
+        check_prepared(self, is_prepared(self))
         gates = gates_of(self.model)
-        check_prepared(self, bool(gates))
         generator = torch.Generator().manual_seed(int(self._generator.integers(2**62)))
         try:
             for gate in gates:
@@ -79,7 +88,10 @@ class Masked(Strategy):
         return Losses(floats([value])[0])
 
     def groups(self, lr: float = 50.0, scale_lr: float = 1e-3, **options: Any) -> list[dict[str, Any]]:
-        """Parameter groups for `torch.optim.SGD(strategy.groups(), momentum=.9)`: gates, scales, and the rest."""
+        """Parameter groups for `torch.optim.SGD(strategy.groups(), momentum=.9)`: gates, scales, and the rest.
+
+        `options` such as `weight_decay` are those of all groups.
+        """
         self.prepare()
         gates = {id(gate.logits) for gate in gates_of(self.model)}
         scales = {name for name in record(self.model).extras if name.endswith("_scale_elastic")}
@@ -87,7 +99,8 @@ class Masked(Strategy):
         for name, parameter in self.model.named_parameters():
             if parameter.requires_grad:
                 found[lr if id(parameter) in gates else scale_lr if name in scales else None].append(parameter)
-        return [{"params": some} | ({} if rate is None else {"lr": rate}) for rate, some in found.items() if some]
+        rates = {rate: {} if rate is None else {"lr": rate} for rate in found}
+        return [{"params": some, **rates[rate], **options} for rate, some in found.items() if some]
 
     def extract(self) -> nn.Module:
         """A plain model of what the gates leave open, all of it trainable."""
@@ -114,14 +127,20 @@ def gate_weights(model: nn.Module, names: Iterable[str], rescale: str | None, in
         attach(model, name, MaskedWeight, values, gate=gate, rescale=rescale)
 
 
+def _summed(model: nn.Module, axis: ElasticAxis) -> list[tuple[str, int]]:
+    """Where units of an axis are summed over, as (tensor, dimension): at least one place."""
+    places = [place for place in axis.members if place in record(model).plan.summed]
+    if not places:
+        raise ElastifyError("an axis cannot be gated", where=axis.name, why="no parameter takes its units in")
+    return places
+
+
 def gate_units(model: nn.Module, axes: Iterable[ElasticAxis], start: float, **options: Any) -> None:
     """Gates for the units of some axes, in every tensor that sums over them."""
     plan = record(model).plan
     dims: dict[str, list[tuple[int, Gate, np.ndarray]]] = {}
     for axis in axes:
-        places = [place for place in axis.members if place in plan.summed]
-        if not places:
-            raise ElastifyError("an axis cannot be gated", where=axis.name, why="no parameter takes its units in")
+        places = _summed(model, axis)
         path, _, local = places[0][0].rpartition(".")
         owner, role = resolve(model, path), axis.role
         while extra_name(local, role) in owner._parameters:
@@ -147,7 +166,18 @@ def gate_blocks(model: nn.Module, stages: Iterable[Stage], start: float, **optio
         block.register_forward_hook(hook, with_kwargs=True)
 
 
-def matching(model: nn.Module, patterns: Iterable[str]) -> list[str]:
-    """Weights of two dimensions and more whose names match a glob."""
-    weights = [name for name, parameter in model.named_parameters() if parameter.dim() > 1]
-    return [name for name in weights if any(fnmatchcase(name, glob) for glob in patterns)]
+def to_gate(model: nn.Module, granularity: str, select: Select) -> list[Any]:
+    """Names of weights of two dimensions and more, axes, or stages, of which a glob matches the name; at least one."""
+    if granularity == "weight":
+        named: dict[str, Any] = {name: name for name, parameter in model.named_parameters() if parameter.dim() > 1}
+    elif granularity == "unit":
+        roles = ("hidden", "heads") if select is None else None
+        named = {axis.name: axis for axis in space(model).axes if roles is None or axis.role in roles}
+    else:
+        named = {stage.name: stage for stage in space(model).stages if not stage.prefix and len(stage.blocks) > 1}
+    found = [named[name] for name in matched("*" if select is None else select, list(named))]
+    if not found:
+        raise ElastifyError(f"there is no {granularity} to gate", why=f"select={select!r}")
+    for axis in found if granularity == "unit" else ():
+        _summed(model, axis)
+    return found

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from elastify._errors import ElastifyError
+from elastify._rewrite import record
 from elastify.train._ways import Way, choose_way, trace
 
 
@@ -60,7 +61,23 @@ def stitch(
         row += [least_squares(front[i], back[j - 1]) for i, j in pairs]
         row += after
         ways.append(tuple(range(own, own + len(after))))
-    return choose_way(nn.Sequential(*row), ways, inputs[:1], ways[-1])
+    model = choose_way(nn.Sequential(*row), ways, inputs[:1], ways[-1])
+    _check_order(model, anchors)
+    return model
+
+
+def _check_order(model: nn.Sequential, anchors: Sequence[list[nn.Module]]) -> None:
+    """Every anchor is a way, each costlier than the one before; ways are in the order of their costs."""
+    pieces = dict(model._modules)
+    kept = [[pieces[str(number)] for number in way] for way in record(model).plan.paths[""][1]]
+    places = [kept.index(anchor) if anchor in kept else -1 for anchor in anchors]
+    if -1 in places or places != sorted(places):
+        raise ElastifyError(
+            "the models do not become larger",
+            where="stitch",
+            why="ways lead from an anchor to the next, and none may cost as much as the last one",
+            fix="models sorted by MACs, the smallest first, no two of the same size",
+        )
 
 
 def _parts(model: nn.Module) -> list[nn.Module]:

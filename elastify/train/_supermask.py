@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from elastify.train._masks import Masked, gate_weights, matching
+from elastify.train._masks import Masked, gate_weights, to_gate
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,9 +26,11 @@ class Supermask(Masked):
     `rescale` a tensor is multiplied by the number of its weights over that of the kept ones. `select`: globs of names.
     """
 
-    select: tuple[str, ...] = ("*",)
+    select: str | tuple[str, ...] = ("*",)
     rescale: bool = True
 
-    def _add_gates(self) -> None:
-        names = matching(self.model, self.select)
-        gate_weights(self.model, names, "kept" if self.rescale else None, torch.zeros_like, kind="bernoulli")
+    def _choose(self) -> list[str]:
+        return to_gate(self.model, "weight", self.select)
+
+    def _add_gates(self, chosen: list[str]) -> None:
+        gate_weights(self.model, chosen, "kept" if self.rescale else None, torch.zeros_like, kind="bernoulli")

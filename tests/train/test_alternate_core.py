@@ -75,7 +75,12 @@ class TestFactorize:
             factorize(net)
         assert type(net[2].out_proj) is not nn.Sequential
 
-    @pytest.mark.parametrize("rank", [0, 7, 1.5])
+    def test_an_elastic_model_is_too_late(self) -> None:
+        with pytest.raises(ElastifyError, match="the model is elastic already") as caught:
+            factorize(elastify(Net(), X))
+        assert "elastify(factorize(model), inputs)" in str(caught.value)
+
+    @pytest.mark.parametrize("rank", [0, 0.0, -0.5, 7, 1.5])
     def test_impossible_ranks(self, rank: float) -> None:
         with pytest.raises(ElastifyError, match=f"rank {rank} is not possible"):
             factorize(nn.Sequential(nn.Linear(6, 8)), rank)

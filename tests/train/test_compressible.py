@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from elastify import ElastifyError, activate, elastify, save, space
-from elastify.train import Compressible, replace_norms
+from elastify.train import Compressible, GumbelMask, replace_norms
 from elastify.train._levels import largest, quantised, squared_cosine
 from tests.train.prepared import LABELS, X, check_added_parameters, cross_entropy, elastic_net, extras, plain_net
 
@@ -166,6 +166,9 @@ def test_refusals() -> None:
         Compressible(model, "depth")
     with pytest.raises(ElastifyError, match="ends is a probability"):
         Compressible(model, ends=2)
+    for beta in (-1.0, float("nan")):
+        with pytest.raises(ElastifyError, match="beta, n_random and warmup are 0 or more"):
+            Compressible(model, beta=beta)
     with pytest.raises(ElastifyError, match="has not been prepared"):
         Compressible(model).step(lambda: model(X), cross_entropy)
     with pytest.raises(ElastifyError, match=r"alpha=1\.5 is not in"):
@@ -176,6 +179,47 @@ def test_refusals() -> None:
     with pytest.raises(ElastifyError, match="nothing to make a line of"):
         Compressible(mlp).prepare()
     assert len(LABELS) == len(X)
+
+
+@pytest.mark.parametrize("line", [True, False])
+@pytest.mark.parametrize("compress", ["sparsity", "bits"])
+def test_two_weights_are_the_first_and_the_last(line: bool, compress: str) -> None:
+    model = elastify(nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 4)), torch.randn(2, 6))
+    before = list(model.state_dict())
+    with pytest.raises(ElastifyError, match="there is nothing to compress") as caught:
+        Compressible(model, compress, line).prepare()
+    assert "dense=()" in str(caught.value)
+    assert list(model.state_dict()) == before
+    small = Compressible(model, compress, line, dense=()).extract(1 / 6)
+    weight = small[0].weight.detach()
+    assert int(weight.count_nonzero()) == 16 or len((weight * 1e5).round().unique()) <= 8
+
+
+def test_a_string_is_one_glob() -> None:
+    strategy = Compressible(elastic_net(), "sparsity", dense="0.*")
+    small = strategy.extract(0.1)
+    assert [int(small[i].weight.count_nonzero()) for i in (0, 3, 8)] == [432, 461, 13]
+    with pytest.raises(ElastifyError, match=r"'hed\.\*' matches no name") as caught:
+        Compressible(elastic_net(), "sparsity", dense=("hed.*",)).prepare()
+    assert "8.weight" in str(caught.value)
+
+
+def test_one_kind_per_model() -> None:
+    model = elastic_net()
+    first = Compressible(model, "sparsity")
+    first.prepare()
+    names = extras(model)
+    other = Compressible(model, "bits")
+    with pytest.raises(ElastifyError, match="another strategy has prepared this model") as caught:
+        other.extract(0.2)
+    assert "a Compressible with compress='sparsity'" in str(caught.value)
+    with pytest.raises(ElastifyError, match="another strategy has prepared this model"):
+        other.step(lambda: model(X), cross_entropy)
+    with pytest.raises(ElastifyError, match="another strategy"):
+        GumbelMask(model, weights="kaiming").prepare()
+    assert extras(model) == names
+    Compressible(model, "sparsity", beta=0.0, warmup=3, seed=5).step(lambda: model(X), cross_entropy)
+    assert int(first.extract(0.2)[3].weight.count_nonzero()) == round(0.2 * model[3].weight.numel())
 
 
 def test_an_error_leaves_the_full_network() -> None:

@@ -164,6 +164,25 @@ class TestUnits:
         assert small.attn.num_heads == 2
         torch.testing.assert_close(small(TOKENS), expected)
 
+    def test_a_look_at_the_result_does_not_disturb_training(self) -> None:
+        def train(look: bool) -> dict[str, Tensor]:
+            model = elastic_net()
+            strategy = GumbelMask(model, "unit", freeze=False)
+            optimizer = torch.optim.SGD(strategy.groups(lr=5.0), lr=0.1, momentum=0.9)
+            for _ in range(4):
+                optimizer.zero_grad()
+                strategy.step(lambda: model(X), cross_entropy)
+                if look:
+                    small = strategy.extract()
+                    assert small[3].out_channels == strategy.config().sizes["3.hidden"]
+                    torch.testing.assert_close(small(X), model(X))
+                optimizer.step()
+            return model.state_dict()
+
+        looked = train(look=True)
+        for name, tensor in train(look=False).items():
+            assert torch.equal(looked[name], tensor), name
+
     def test_few_open_units_fill_the_smallest_size(self) -> None:
         model = elastic_net()
         strategy = GumbelMask(model, "unit")
@@ -187,6 +206,28 @@ class TestUnits:
         assert space(model).axes[0].name in str(caught.value)
         assert torch.equal(model(TOKENS[:, 0]), before)
         assert model.training
+
+    @pytest.mark.parametrize("seed", range(3))
+    def test_gates_are_proven_where_only_the_loss_runs_the_model(self, seed: int) -> None:
+        torch.manual_seed(seed)
+        net = nn.Sequential(nn.Linear(6, 16), nn.LayerNorm(16), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 3))
+        x, labels = torch.randn(32, 6), torch.arange(32) % 3
+        model = elastify(net, x[:2])
+        names = {axis.members[0][0]: axis.name for axis in space(model).axes}
+        first, second = names["0.weight"], names["2.weight"]
+        for select in (second, (first, second)):
+            twin = copy.deepcopy(model)
+            strategy = GumbelMask(twin, "unit", select=select)
+            strategy.prepare()
+
+            def loss(_: None, twin: nn.Module = twin) -> Tensor:
+                return F.cross_entropy(twin(x), labels)
+
+            if select == second:
+                assert strategy.step(lambda: None, loss).max is not None
+            else:
+                with pytest.raises(ElastifyError, match=f"closing gates of {first} is not the same"):
+                    strategy.step(lambda: None, loss)
 
     def test_blocks_that_cannot_go_alone_have_no_gates(self) -> None:
         class Collecting(nn.ModuleList):
@@ -272,6 +313,66 @@ class TestBlocks:
         assert all(model.blocks[i].gate_elastic.grad > 0 for i in (1, 2, 3))
 
 
+class TestBeforeAnythingChanges:
+    @pytest.mark.parametrize(
+        ("make", "what"),
+        [
+            (lambda model: GumbelMask(model, "block", weights="kaiming"), "there is no block to gate"),
+            (lambda model: GumbelMask(model, "unit", select="hiden", weights="kaiming"), "'hiden' matches no name"),
+            (lambda model: Supermask(model, select=("0.*", "head.*"), weights="signed"), r"'head\.\*' matches no name"),
+            (lambda model: EdgePopup(model, select=(), weights="signed"), "there is no weight to gate"),
+        ],
+        ids=["block", "unit", "supermask", "popup"],
+    )
+    def test_a_bad_argument_leaves_the_model_as_it_was(self, make, what: str) -> None:
+        model = elastic_net()
+        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        with pytest.raises(ElastifyError, match=what):
+            make(model).prepare()
+        assert all(parameter.requires_grad for parameter in model.parameters())
+        assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+        GumbelMask(model).prepare()
+        assert extras(model)
+
+    def test_a_string_is_one_glob(self) -> None:
+        for make in (GumbelMask, Supermask, EdgePopup):
+            model = elastic_net()
+            make(model, select="3.*").prepare()
+            assert {name.split(".")[0] for name in extras(model)} == {"3"}
+        model = elastic_net()
+        GumbelMask(model, "unit", select="3.hidden").prepare()
+        assert [gate.logits.numel() for gate in gates_of(model)] == [32]
+        with pytest.raises(ElastifyError, match="matches no name") as caught:
+            GumbelMask(elastic_net(), "unit", select="3.hiden").prepare()
+        assert "3.hidden" in str(caught.value)
+
+    def test_one_strategy_per_model(self) -> None:
+        model = elastic_net()
+        GumbelMask(model, "unit", select="*hidden", weights="signed").prepare()
+        names = extras(model)
+        before = model[0]._parameters["weight"].clone()
+        for other in (EdgePopup(model, weights="kaiming"), GumbelMask(model, weights="kaiming")):
+            with pytest.raises(ElastifyError, match="another strategy has prepared this model"):
+                other.prepare()
+            with pytest.raises(ElastifyError, match="another strategy has prepared this model"):
+                other.step(lambda: model(X), cross_entropy)
+        with pytest.raises(ElastifyError, match="another strategy") as caught:
+            GumbelMask(copy.deepcopy(model), "unit", select="*hidden", weights="signed", tau=0.5).prepare()
+        assert "a GumbelMask with tau=1.0" in str(caught.value)
+        again = GumbelMask(model, "unit", select="*hidden", weights="signed", seed=4, budget_macs="50%")
+        again.step(lambda: model(X), cross_entropy)
+        assert extras(model) == names
+        assert torch.equal(model[0]._parameters["weight"], before)
+
+
+def test_options_of_groups() -> None:
+    strategy = GumbelMask(elastic_net(), freeze=False)
+    groups = strategy.groups(lr=1.0, scale_lr=0.5, weight_decay=0.1)
+    assert [group["weight_decay"] for group in groups] == [0.1] * 3
+    assert [group.get("lr") for group in groups] == [1.0, 0.5, None]
+    torch.optim.SGD(groups, lr=0.1)
+
+
 def _activated(model: nn.Module, config: object) -> Tensor:
     with activate(model, config):
         return model(X)
@@ -283,6 +384,12 @@ def test_refusals() -> None:
         GumbelMask(model, "layer")
     with pytest.raises(ElastifyError, match="masked weights save no MACs"):
         GumbelMask(model, budget_macs=100)
+    for budget, what in (("banana", "banana"), (0.5, "0.5 is below one MAC"), ("0%", "below one MAC")):
+        with pytest.raises(ElastifyError, match=what):
+            GumbelMask(model, "unit", budget_macs=budget)
+    for wrong in ({"tau": 0.0}, {"tau": float("nan")}, {"penalty": -1.0}):
+        with pytest.raises(ElastifyError, match=r"tau=.*, penalty="):
+            GumbelMask(model, **wrong)
     with pytest.raises(ElastifyError, match="weights='random'"):
         Supermask(model, weights="random")
     with pytest.raises(ElastifyError, match=r"keep=0 is no share"):

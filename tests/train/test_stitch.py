@@ -158,6 +158,9 @@ def test_parts_of_any_model_and_refusals() -> None:
     assert "parts=lambda model" in str(caught.value)
     with pytest.raises(ElastifyError, match="outputs of different shapes"):
         stitch([mlp(8), nn.Sequential(nn.Linear(4, 5))], X)
+    for order in ((16, 8), (6, 16, 12), (8, 6, 16), (8, 8)):
+        with pytest.raises(ElastifyError, match="the models do not become larger"):
+            stitch([mlp(width) for width in order], X)
     with pytest.raises(ElastifyError, match="two models or more"):
         stitch([mlp(8)], X)
     with pytest.raises(ElastifyError, match="a piece gives a tuple"):
