@@ -171,7 +171,7 @@ def claims(results: list[dict[str, Any]], seed: Seed) -> dict[str, Any]:
 
 
 def facts(claim: dict[str, Any]) -> list[tuple[str, str]]:
-    """The claims in words; CPU seconds where no training was interrupted."""
+    """The claims in words; CPU seconds of seeds whose trainings were not interrupted."""
     each = {name: ", ".join(map(str, claim[name])) for name in ("reach", "at least alone") if name in claim}
     found = [
         (
@@ -190,10 +190,9 @@ def facts(claim: dict[str, Any]) -> list[tuple[str, str]]:
     ]
     if "at least alone" in claim:
         found.append(("sizes at least as good as trained alone", f"{each['at least alone']} of {ALONE}"))
-    if None not in claim["seconds"]:
-        found.append(("CPU seconds of the one training", spread(claim["seconds"], 0)))
-    if None not in claim.get("seconds alone", [None]):
-        found.append((f"CPU seconds of the {ALONE} trained alone", spread(claim["seconds alone"], 0)))
+    for what, name in (("the one training", "seconds"), (f"the {ALONE} trained alone", "seconds alone")):
+        if known := [seconds for seconds in claim.get(name, []) if seconds is not None]:
+            found.append((f"CPU seconds of {what} ({len(known)} of {len(claim['seconds'])} seeds)", spread(known, 0)))
     return found
 
 
@@ -231,6 +230,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     grid = [claim["relative"][start : start + WIDTHS] for start in range(0, claim["subnets"], WIDTHS)]
     title = f"accuracy of {claim['subnets']} subnets, % of the full network's"
     depths = list(range(BLOCKS - DEPTHS + 1, BLOCKS + 1))
+    rows = [[str(size), *(f"{row[number]:.1f}" for row in grid)] for number, size in enumerate(sizes)]
+    print_table(title, ["width", *(f"{depth} blocks" for depth in depths)], rows)
     write_figure(args.out / "sorted.html", [heat_map(grid, sizes, depths, "%")], title, "width", "blocks")
     return claim
 
