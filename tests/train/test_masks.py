@@ -207,7 +207,7 @@ class TestUnits:
         assert torch.equal(model(TOKENS[:, 0]), before)
         assert model.training
 
-    @pytest.mark.parametrize("seed", range(3))
+    @pytest.mark.parametrize("seed", range(8))
     def test_gates_are_proven_where_only_the_loss_runs_the_model(self, seed: int) -> None:
         torch.manual_seed(seed)
         net = nn.Sequential(nn.Linear(6, 16), nn.LayerNorm(16), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 3))
