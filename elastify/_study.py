@@ -19,11 +19,11 @@ from typing import Any
 
 import numpy as np
 
+from elastify._budget import Budget, Trial, shrink, starting_rows
 from elastify._closed_form import METRICS
 from elastify._config import SubnetConfig
 from elastify._cost import Cost
 from elastify._errors import ElastifyError
-from elastify._search import Budget, Trial, shrink, starting_rows
 from elastify._space import SearchSpace
 
 try:

@@ -12,12 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from elastify._budget import Budget, Trial, grow, largest_nested, shrink, starting_rows
 from elastify._config import SubnetConfig
 from elastify._cost import Cost
 from elastify._errors import ElastifyError
 from elastify._layout import Axis
 from elastify._plan import ElasticAxis, Plan, SizeRatio, Stage
-from elastify._search import Budget, Result, Trial, grow, largest_nested, run_search, shrink, starting_rows
+from elastify._search import Result, run_search
 from elastify._space import SearchSpace
 
 
