@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import sys
 import types
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -271,6 +271,13 @@ def store_statistics(
 def all_statistics(model: nn.Module) -> list[tuple[dict[int, int], dict[str, tuple[int, ...]], dict[str, Tensor]]]:
     """What is stored for every configuration, with its sizes and blocks: arguments of `store_statistics`."""
     return [(dict(sizes), dict(blocks), stored) for (sizes, blocks), stored in record(model).overlays.items()]
+
+
+def restore_statistics(model: nn.Module, entries: Iterable[Any]) -> None:
+    """Keep what `all_statistics` gave, and nothing else."""
+    record(model).overlays.clear()
+    for sizes, blocks, stored in entries:
+        store_statistics(model, stored, sizes, blocks)
 
 
 def generate(base: type, spec: Spec) -> type:

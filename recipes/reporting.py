@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from elastify import ElastifyError
+from elastify.train import History
 
 
 class Measurements:
@@ -50,6 +51,12 @@ class Measurements:
             temporary.write_text(json.dumps(self.content, indent=1), encoding="utf-8")
             os.replace(temporary, self.path)
         return values[name]
+
+
+def must_be_done(history: History, steps: int) -> None:
+    """End the recipe where Ctrl-C has ended a training: what a half-trained network gives shall not be stored."""
+    if history.interrupted and history.steps < steps:
+        raise SystemExit(f"stopped after {history.steps} of {steps} steps; the same command goes on")
 
 
 def settings_of(args: argparse.Namespace) -> dict[str, Any]:

@@ -66,7 +66,7 @@ class _Watch:
     def __init__(self, optimizer: Optimizer) -> None:
         self._used: dict[int, tuple[Any, set[Part]]] = {}  # with the gradient that they went into, weakly
         self._places: dict[int, tuple[Record, tuple[Layout, ...]]] = {}
-        self._seen = -1
+        self._seen, self._stepping = -1, False
         self._withheld: list[tuple[nn.Parameter, Tensor]] = []
         self._saved: list[tuple[nn.Parameter, Tensor, Tensor, dict[str, Tensor]]] = []
         for parameter in _parameters(optimizer):
@@ -77,6 +77,15 @@ class _Watch:
 
     def _note(self, parameter: Any) -> None:
         """A backward has reached the parameter, with this subnet active."""
+        if self._stepping:
+            self._stepping = False
+            for withheld, gradient in self._withheld:
+                withheld.grad = gradient
+            raise ElastifyError(
+                "active_only cannot watch a backward within optimizer.step()",
+                why="which entries get gradients has to be known before the optimizer begins",
+                fix="the backward passes first, then optimizer.step() without a closure that makes them",
+            )
         place = self._place(parameter)
         if place is None:
             return
@@ -102,13 +111,7 @@ class _Watch:
 
     def before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         """Withhold and save what the step shall not change."""
-        if kwargs.get("closure", args[1] if len(args) > 1 else None) is not None:
-            raise ElastifyError(
-                "active_only cannot watch a step with a closure",
-                why="which entries get gradients has to be known before the optimizer begins",
-                fix="the backward passes first, then optimizer.step()",
-            )
-        self._withheld, self._saved = [], []
+        self._withheld, self._saved, self._stepping = [], [], True
         for parameter in _parameters(optimizer):
             place = self._place(parameter)
             if place is None or parameter.grad is None:
@@ -127,6 +130,7 @@ class _Watch:
     @torch.no_grad()
     def after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         """Put it back."""
+        self._stepping = False
         for parameter, gradient in self._withheld:
             parameter.grad = gradient
         for parameter, mask, value, saved in self._saved:

@@ -50,7 +50,7 @@ class AlternateCore(Strategy):
     ) -> Losses:
         """Add the gradients of the core or the full network; arguments as for `Sandwich.step`, but no `distill`."""
         self._labels_only(distill)
-        on_core = self._memory["steps"] % (self.core_steps + self.full_steps) < self.core_steps
+        on_core = self._number() % (self.core_steps + self.full_steps) < self.core_steps
         config = space(self.model).config(self.core) if on_core else None
         (value,) = floats([self._pass(config, forward, loss, backward)])
         self._count()

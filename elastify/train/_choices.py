@@ -67,4 +67,6 @@ def is_prepared(strategy: Strategy) -> bool:
 
 def _arguments(strategy: Strategy) -> dict[str, Any]:
     names = [each.name for each in fields(strategy) if each.init and each.name not in _LATER]
-    return {"strategy": type(strategy).__name__, **{name: getattr(strategy, name) for name in names}}
+    values = {name: getattr(strategy, name) for name in names}
+    globs = {name: as_globs(values[name]) for name in ("select", "dense") if values.get(name) is not None}
+    return {"strategy": type(strategy).__name__, **values, **globs}

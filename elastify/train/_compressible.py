@@ -75,7 +75,7 @@ class Compressible(Strategy):
         """Add the gradients of the losses at the drawn levels; arguments as for `Sandwich.step`, but no `distill`."""
         self._labels_only(distill)
         check_prepared(self, is_prepared(self) or not (self.line or self.compress != "width"))
-        alphas, values, done = self._draw(), [], self._memory["steps"]
+        alphas, values, done = self._draw(), [], self._number()
         for alpha in alphas:
             try:
                 growing = 1 - (1 - alpha) * done / self.warmup if self.line and done < self.warmup else alpha
@@ -113,6 +113,6 @@ class Compressible(Strategy):
             return [1.0, 0.0, *draw(size=self.n_random).tolist()]
         if self.line and draw() < self.ends:
             return [1.0 if draw() < 0.5 else least]
-        if self.compress == "sparsity" and not self.line and self._memory["steps"] < self.warmup:
+        if self.compress == "sparsity" and not self.line and self._number() < self.warmup:
             return [1.0]
         return [int(self._generator.integers(1, 7)) / 6 if self.compress == "bits" else draw(least, 1)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +115,7 @@ def fit(
     limits = Limits(epochs, steps, minutes, batch_count(data), accumulate)
     if amp not in (None, *_AMP):
         raise ElastifyError(f"unknown amp {amp!r}", fix='None, "bf16" or "fp16"')
-    if clip is not None and not (isinstance(clip, (int, float)) and clip > 0):
+    if clip is not None and not (isinstance(clip, Real) and clip > 0):
         raise ElastifyError(f"clip={clip!r} is no bound of a norm", fix="a number above 0, or None")
     if checkpoint_every is not None and (
         checkpoint is None or not isinstance(checkpoint_every, int) or checkpoint_every < 1

@@ -19,7 +19,7 @@ class Plain:
     def prepare(self) -> None:
         """Nothing to add."""
 
-    def advance(self, progress: float, step: int | None = None) -> None:
+    def advance(self, progress: float) -> None:
         """It does the same throughout."""
 
     def step(
@@ -30,9 +30,8 @@ class Plain:
         backward(value)
         return Losses(floats([value.detach()])[0])
 
-    def arguments(self) -> dict[str, str]:
-        """None."""
-        return {}
+    def same_step(self, again: bool) -> None:
+        """Nothing is counted."""
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing to remember."""

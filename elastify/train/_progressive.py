@@ -2,8 +2,7 @@
 
 The full network is trained before, or is the first phase. Each later phase opens a further part of the way from the
 full to the smallest depth, then from the full to the smallest sizes; subnets are drawn from what is open. All learn
-from the labels and from the full network: a copy of its weights at the beginning, put in their place for one pass
-without gradients, or the network as it is, trained along.
+from the labels and from the full network: a copy of its first weights, put in their place for a pass, or as it is.
 """
 
 from __future__ import annotations
@@ -42,8 +41,7 @@ class ProgressiveShrinking(Strategy):
     `teacher="inplace"`: then the full network is trained in every step and teaches as it is. `teacher="copy"` is the
     network as `prepare` found it, in eval mode. All phases take equal shares of the run [our choice]; `depth_phases`
     and `width_phases` open the choices in equal parts, where there are any. Each step trains `draws` subnets on
-    `loss + kd_ratio * distillation loss`. `sort` puts important channels first, in `prepare`; the authors do it again
-    before each width phase, which would disorder an optimizer's moments.
+    `loss + kd_ratio * distillation loss`. `sort` puts important channels first, in `prepare` (authors: each phase).
     """
 
     draws: int = 2
@@ -77,18 +75,20 @@ class ProgressiveShrinking(Strategy):
         """How far depth and width are open now: 0 is the full network only, 1 everything."""
         return self._plan[min(int(self._memory["now"]["done"] * len(self._plan) + 1e-9), len(self._plan) - 1)]
 
-    def advance(self, progress: float, step: int | None = None) -> None:
+    def advance(self, progress: float) -> None:
         """Go to the phase of this share of the run, from 0 to 1."""
         self._memory["now"]["done"] = float(progress)
 
     def prepare(self) -> None:
         """Sort the channels and copy the teacher, the first time."""
-        first, self._memory["now"]["prepared"] = not self._memory["now"]["prepared"], 1
+        first, copied = not self._memory["now"]["prepared"], self.teacher == "copy"
+        if first and copied:
+            warn_of_norms(self)
         if first and self.sort:
             sort_channels(self.model)
-        if first and self.teacher == "copy":
-            warn_of_norms(self)
+        if first and copied:
             self._memory["teacher"] = {name: value.detach().clone() for name, value in tensors_of(self.model).items()}
+        self._memory["now"]["prepared"] = 1
 
     def sample(self) -> SubnetConfig:
         """A random configuration of what the phase has opened."""

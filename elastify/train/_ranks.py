@@ -81,7 +81,9 @@ class Ranks:
             with _others(), torch.no_grad():
                 for tensor in tensors:
                     if not is_sharded(tensor):
-                        dist.broadcast(tensor.data, 0)
+                        sent = tensor.data.to(self.device)  # a model may stay on the CPU until it is sharded
+                        dist.broadcast(sent, 0)
+                        tensor.data.copy_(sent)
 
     def reduce(self, parameters: Sequence[nn.Parameter]) -> None:
         """Average the gradients; a rank without one counts as zero. Sharded parameters have done it themselves."""
@@ -141,7 +143,7 @@ def one_reduction(model: nn.Module, strategy: Any, *, last: bool = True) -> Iter
 
 def fingerprint(strategy: Any) -> int:
     """A number that differs where a strategy differs in its arguments or in what it will sample."""
-    said = [type(strategy).__name__, strategy.arguments(), strategy.state_dict()]
+    said = [type(strategy).__name__, strategy.arguments, strategy.state_dict()]
     return zlib.crc32(json.dumps(said, default=lambda value: type(value).__name__).encode())
 
 

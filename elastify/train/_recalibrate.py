@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from elastify._elastic import activate, active_config, space
 from elastify._errors import ElastifyError
-from elastify._rewrite import all_statistics, is_elastic, record, statistics_overlay, store_statistics
+from elastify._rewrite import is_elastic, record, statistics_overlay, store_statistics
 from elastify.train._batches import run_batch, to_device
 
 _FRESH = {"running_mean": 0.0, "running_var": 1.0, "num_batches_tracked": 0}
@@ -41,8 +41,8 @@ def recalibrate(
 
     The averages are cumulative: reset, momentum None (Yu & Huang, US-Nets, arXiv 1903.05134). Where training goes on,
     each subnet that has its own statistics moves these as they were its buffers (switchable norms, Yu et al., Slimmable
-    networks, arXiv 1812.08928): measure a finite set of sizes first, then train it. `fit` has them in its checkpoints,
-    and forgets at the end those of subnets that it did not run; in a loop of your own measure these again.
+    networks, arXiv 1812.08928): measure a finite set of sizes first, then train it. Those of subnets that are
+    trained seldom fall behind the weights: measure them again after the training. Checkpoints of `fit` have them, too.
 
     >>> from elastify import elastify, extract
     >>> model = nn.Sequential(nn.Linear(4, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 3))
@@ -68,21 +68,6 @@ def recalibrate(
                 )
             return _measure_own(model, batches, forward)
         return _measure_subnet(model, batches, forward)
-
-
-def counts_of_statistics(model: nn.Module) -> list[int]:
-    """For every configuration with stored statistics, how many batches these have seen."""
-    return [
-        sum(int(value) for name, value in stored.items() if name.endswith("num_batches_tracked"))
-        for _, _, stored in all_statistics(model)
-    ]
-
-
-def forget_stale(model: nn.Module, counts: list[int]) -> None:
-    """After a training that began with these `counts`: statistics of subnets that it did not run no longer fit."""
-    for (sizes, blocks, _), before, now in zip(all_statistics(model), counts, counts_of_statistics(model), strict=True):
-        if before == now:
-            store_statistics(model, None, sizes, blocks)
 
 
 def _measure_subnet(model: nn.Module, batches: Iterable[Any], forward: Any) -> int:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from elastify._errors import ElastifyError
-from elastify._rewrite import all_statistics, is_elastic, store_statistics
+from elastify._rewrite import all_statistics, is_elastic, restore_statistics
 from elastify.train._batches import (
     ForwardFn,
     epoch_batches,
@@ -35,9 +35,8 @@ from elastify.train._checkpoint import damaged, describe_tensors, pack, write_ch
 from elastify.train._plain import Plain
 from elastify.train._progress import Bar, catch_interrupt
 from elastify.train._ranks import Ranks, one_reduction
-from elastify.train._recalibrate import counts_of_statistics, forget_stale
 from elastify.train._schedule import Limits, Schedule
-from elastify.train._strategy import Distill, Losses, Strategy
+from elastify.train._strategy import Distill, Losses, Strategy, check_arguments
 
 _SECONDS_BETWEEN_CHECKPOINTS = 300.0
 _LOST_IN_FP16 = 20  # a scaler skips a step that overflows; so many in a row are something else
@@ -91,13 +90,10 @@ class Run:
             pack(self._small_state(), {})  # what cannot be stored shall be known now, not at the first checkpoint
         self.ranks.same("numbers of steps behind them", len(self.losses), "a checkpoint folder that all of them see")
         self.ranks.broadcast(iter([*self.model.parameters(), *self._buffers()]))
-        begun, counts = len(self.losses), counts_of_statistics(self.strategy.model) if self._is_elastic else []
         bar = Bar(*self.limits.total(), len(self.losses), self.seconds, shown=progress and self.ranks.rank == 0)
         with catch_interrupt(self._notice), bar:
             while not self._finished():
                 self._epoch(epoch_batches(data, self.seed, self.epoch, self.batch, self.ranks.rank), bar)
-            if self._is_elastic and begun < len(self.losses):
-                forget_stale(self.strategy.model, counts)
             if self.folder and self._saved[0] != len(self.losses):
                 self.save()
         self.ranks.broadcast(self._buffers())
@@ -163,9 +159,12 @@ class Run:
 
     def _step(self, group: list[Any]) -> Losses:
         self.optimizer.zero_grad(set_to_none=True)
-        self.strategy.advance(self._progress(), len(self.losses))
+        self.strategy.advance(self._progress())
         with one_reduction(self.model, self.strategy):
-            losses = self._mean(Losses.average([self._gradients(batch) for batch in group]))
+            losses = self._mean(
+                Losses.average([self._gradients(batch, number > 0) for number, batch in enumerate(group)])
+            )
+        self.strategy.same_step(False)
         if len(group) > 1:
             for parameter in self._parameters():
                 if parameter.grad is not None:
@@ -194,8 +193,9 @@ class Run:
             None if losses.max is None else full, None if losses.min is None else least, tuple(others), losses.weight
         )
 
-    def _gradients(self, batch: Any) -> Losses:
-        """Add the gradients of one batch."""
+    def _gradients(self, batch: Any, again: bool) -> Losses:
+        """Add the gradients of one batch, which is the first one of its step or comes `again`."""
+        self.strategy.same_step(again)
         batch = to_device(batch, self.device)
         targets: list[Any] = [None]
 
@@ -275,13 +275,14 @@ class Run:
 
     def _small_state(self) -> dict[str, Any]:
         parts = {"schedule": self.schedule, "scaler": self.scaler, "strategy": self.strategy}
-        return {name: part.state_dict() for name, part in parts.items()} | {"kinds": self._kinds()}
+        arguments = self.strategy.arguments if isinstance(self.strategy, Strategy) else {}
+        state = {name: part.state_dict() for name, part in parts.items()}
+        return state | {"kinds": self._kinds(), "arguments": arguments}
 
     def _kinds(self) -> dict[str, str]:
         parts = {"strategy": self.strategy, "optimizer": self.optimizer, "scheduler": self.schedule}
         kinds = {name: type(part).__name__ for name, part in parts.items()}
-        arguments = {f"{name} of the strategy": value for name, value in self.strategy.arguments().items()}
-        return kinds | {"amp": str(self.dtype)} | arguments
+        return kinds | {"amp": str(self.dtype)}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from a checkpoint, or say why that cannot be."""
@@ -293,8 +294,8 @@ class Run:
             self.schedule.load_state_dict(state["schedule"])
             self.scaler.load_state_dict(state["scaler"])
             self.strategy.load_state_dict(state["strategy"])
-            for sizes, blocks, stored in state.get("statistics", []):
-                store_statistics(self.strategy.model, stored, sizes, blocks)
+            if self._is_elastic:
+                restore_statistics(self.strategy.model, state.get("statistics", []))
             rows = state["losses"].split(state["widths"].tolist())
             self.losses = [_losses_of(row.tolist()) for row in rows]
             self.epoch, self.batch, self.seconds = state["epoch"], state["batch"], state["seconds"]
@@ -319,14 +320,15 @@ class Run:
                 fix=fix,
             )
         for name, kind in self._kinds().items():
-            before = state["kinds"].get(name, "nothing")
-            if before != kind:
+            if state["kinds"][name] != kind:
                 raise ElastifyError(
                     f"the checkpoint is of a run with another {name}",
                     where=str(self.folder),
-                    why=f"{before[:100]} there, {kind[:100]} here",
+                    why=f"{state['kinds'][name]} there, {kind} here",
                     fix=fix,
                 )
+        if isinstance(self.strategy, Strategy):
+            check_arguments(self.strategy, state.get("arguments", {}), str(self.folder))
 
 
 def _losses_of(row: list[float]) -> Losses:

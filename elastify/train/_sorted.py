@@ -57,7 +57,7 @@ class Sorted(Strategy):
     def configs(self) -> tuple[SubnetConfig, ...]:
         """The subnets."""
         where, asked = space(self.model), self.subnets
-        if not isinstance(asked, (int, Sequence)):
+        if not isinstance(asked, (int, Sequence)) or isinstance(asked, str):
             raise ElastifyError(f"subnets={asked!r}", where="Sorted", fix="a number, (widths, depths), or a list")
         if isinstance(asked, int):
             return tuple(dict.fromkeys(where.nested(asked)))

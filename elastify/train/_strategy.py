@@ -12,9 +12,11 @@ import copy
 import json
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from itertools import zip_longest
+from numbers import Integral, Number
 from statistics import fmean
 from typing import Any
 
@@ -94,21 +96,23 @@ class Strategy(ABC):
         space(self.model)  # an error for a model that is not elastic
         for known in fields(self):
             value = getattr(self, known.name, None)
-            if known.type == "int" and (not isinstance(value, int) or isinstance(value, bool)):
+            if known.type == "int" and (not isinstance(value, Integral) or isinstance(value, bool)):
                 raise ElastifyError(f"{known.name}={value!r} is not a whole number", where=type(self).__name__)
-        self._memory.update(steps=0, told=False)
+        self._memory.update(steps=0, again=False)
         object.__setattr__(self, "_generator", np.random.default_rng(self.seed))
 
     def prepare(self) -> None:  # noqa: B027 - most strategies add nothing
         """Add the parameters that the strategy needs to the model: call it before making the optimizer."""
 
-    def advance(self, progress: float, step: int | None = None) -> None:
-        """Told the share of the run that is done, from 0 to 1, and how many optimizer steps: `fit` does it before each.
+    def advance(self, progress: float) -> None:  # noqa: B027 - most strategies do the same throughout
+        """Told the share of the run that is done, from 0 to 1, before each step: `fit` does it."""
 
-        A strategy that counts steps and is not told counts calls of `step`, of which accumulation has several.
+    def same_step(self, again: bool) -> None:
+        """Told that the batches from now on are (or no longer are) of the same optimizer step as the one before.
+
+        Where gradients are accumulated over several batches, strategies that do different things in turn count once.
         """
-        if step is not None:
-            self._memory.update(steps=step, told=True)
+        self._memory["again"] = again
 
     @abstractmethod
     def step(
@@ -125,6 +129,7 @@ class Strategy(ABC):
         memory = {name: copy.copy(value) for name, value in self._memory.items()}
         return {"generator": copy.deepcopy(self._generator.bit_generator.state), **memory}
 
+    @cached_property
     def arguments(self) -> dict[str, str]:
         """What it was made with, its own arguments and the model's space, as text that is the same in every process."""
         where = space(self.model)
@@ -149,9 +154,13 @@ class Strategy(ABC):
                 fix="Sandwich(model, n_random=1) distils, or leave distill out",
             )
 
+    def _number(self) -> int:
+        """How many optimizer steps there were before this one."""
+        return self._memory["steps"] - self._memory["again"]
+
     def _count(self) -> None:
-        """One step more, unless somebody tells."""
-        self._memory["steps"] += not self._memory["told"]
+        """A batch is done, and with it a step, if it is the first one of it."""
+        self._memory["steps"] += not self._memory["again"]
 
     def _pass(self, config: SubnetConfig | None, forward: Forward, loss: Loss, backward: Backward) -> Tensor:
         """Gradients of one subnet (None: the full one); its loss without the graph."""
@@ -172,27 +181,44 @@ def _said(value: Any) -> Any:
         return {str(name): _said(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_said(item) for item in value]
-    return value if value is None or isinstance(value, (bool, int, float, str)) else type(value).__name__
+    if isinstance(value, Number):
+        return value if isinstance(value, (bool, int, float)) else float(value)  # type: ignore[arg-type]
+    return value if value is None or isinstance(value, str) else type(value).__name__
 
 
 def check_strategy(strategy: Any, model: nn.Module) -> None:
     """Refuse what is no strategy of this model."""
     if not isinstance(strategy, Strategy):
         raise ElastifyError(f"{strategy!r} is not a strategy", fix="an object of one, as strategy=Sandwich(model)")
-    if not any(strategy.model is module for module in model.modules()):
+    if not isinstance(model, nn.Module) or not any(strategy.model is module for module in model.modules()):
         name = type(strategy).__name__
         raise ElastifyError(f"this {name} trains another model", fix=f"strategy={name}(model), of the same model")
 
 
 def check_optimizer(strategy: Strategy, optimizer: Any) -> None:
-    """Refuse an optimizer that was made before the strategy added its parameters."""
+    """Refuse an optimizer that was made before the strategy added its parameters: it knows none of them."""
     known = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    for name, parameter in strategy.model.named_parameters():
-        if name.endswith("_elastic") and parameter.requires_grad and id(parameter) not in known:
+    added = {name: p for name, p in strategy.model.named_parameters() if name.endswith("_elastic") and p.requires_grad}
+    if added and not any(id(parameter) in known for parameter in added.values()):
+        raise ElastifyError(
+            f"the optimizer does not know {next(iter(added))}",
+            why=f"{type(strategy).__name__} adds parameters to the model",
+            fix="strategy.prepare() before the optimizer is made",
+        )
+
+
+def check_arguments(strategy: Strategy, stored: Mapping[str, str], where: str) -> None:
+    """Refuse to go on from the checkpoint of a run whose strategy had other arguments."""
+    for name, value in strategy.arguments.items():
+        before = stored.get(name, value)
+        if before != value:
+            same = next((n for n, (a, b) in enumerate(zip(before, value, strict=False)) if a != b), 0)
+            start = max(0, same - 20)
             raise ElastifyError(
-                f"the optimizer does not know {name}",
-                why=f"{type(strategy).__name__} adds parameters to the model",
-                fix="strategy.prepare() before the optimizer is made",
+                f"the checkpoint is of a run with another {name} of the strategy",
+                where=where,
+                why=f"{before[start : start + 80]} there, {value[start : start + 80]} here",
+                fix="the same arguments as before, or another folder",
             )
 
 

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from elastify._adapters.trainer import Trainer
 from elastify._elastic import activate, space
 from elastify._errors import ElastifyError
-from elastify._rewrite import all_statistics, store_statistics
+from elastify._rewrite import all_statistics, restore_statistics
 from elastify.train._checkpoint import read_checkpoint, write_checkpoint
 from elastify.train._ranks import Ranks, one_reduction
-from elastify.train._strategy import Distill, Losses, Strategy, check_optimizer, check_strategy
+from elastify.train._strategy import Distill, Losses, Strategy, check_arguments, check_optimizer, check_strategy
 
 _FOLDER = "strategy"
 _IN_BACKWARD = ("lomo", "adalomo")  # optimizers that step inside a backward, of which there are several here
@@ -53,8 +53,11 @@ class ElasticTrainer(Trainer):
     ) -> None:
         check_strategy(strategy, model)
         self.strategy, self.distill = strategy, distill
-        self.eval_configs = {name: space(model).config(wishes) for name, wishes in (eval_configs or {}).items()}
+        self.eval_configs = {
+            name: space(strategy.model).config(wishes) for name, wishes in (eval_configs or {}).items()
+        }
         self._seen: dict[int, dict[str, float]] = {}  # by step: losses since the last log
+        self._begun = -1  # the step of the last batch
         super().__init__(model, args, **others)
         self._refuse()
         Ranks.of(self.args.device).broadcast(iter([*model.parameters(), *model.buffers()]))  # before a teacher is made
@@ -84,7 +87,9 @@ class ElasticTrainer(Trainer):
             optimizer.train()
         inputs = self._prepare_inputs(inputs)
         scale = 1.0 if self._is_scaled(num_items_in_batch) else 1 / self.current_gradient_accumulation_steps
-        self.strategy.advance(self.state.global_step / max(1, self.state.max_steps), self.state.global_step)
+        self.strategy.advance(self.state.global_step / max(1, self.state.max_steps))
+        self.strategy.same_step(self.state.global_step == self._begun)
+        self._begun = self.state.global_step
 
         def both() -> tuple[Tensor, Any]:
             copied = dict(inputs)  # compute_loss may take the labels out
@@ -94,6 +99,7 @@ class ElasticTrainer(Trainer):
 
         with one_reduction(model, self.strategy, last=self.accelerator.sync_gradients):
             losses = self._step(both, scale)
+        self.strategy.same_step(False)
         self._note(losses)
         return torch.tensor(losses.largest, device=self.args.device)
 
@@ -152,7 +158,7 @@ class ElasticTrainer(Trainer):
         if self.args.should_save:
             state = {
                 "kind": type(self.strategy).__name__,
-                "arguments": self.strategy.arguments(),
+                "arguments": self.strategy.arguments,
                 "state": self.strategy.state_dict(),
                 "statistics": all_statistics(self.strategy.model),
             }
@@ -170,15 +176,6 @@ class ElasticTrainer(Trainer):
                 why=f"it holds the state of {stored['kind'] if stored else 'none'}, not of {mine}",
                 fix="the same strategy as before, and save_only_model=False",
             )
-        for name, value in self.strategy.arguments().items():
-            before = str(stored.get("arguments", {}).get(name, "nothing"))
-            if before != value:
-                raise ElastifyError(
-                    f"the checkpoint is of a run with another {name} of the strategy",
-                    where=checkpoint,
-                    why=f"{before[:100]} there, {value[:100]} here",
-                    fix="the same arguments as before",
-                )
+        check_arguments(self.strategy, stored.get("arguments", {}), checkpoint)
         self.strategy.load_state_dict(stored["state"])
-        for sizes, blocks, statistics in stored.get("statistics", []):
-            store_statistics(self.strategy.model, statistics, sizes, blocks)
+        restore_statistics(self.strategy.model, stored.get("statistics", []))

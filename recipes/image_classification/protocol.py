@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from elastify.train import fit
 
+from ..reporting import must_be_done
 from .data import add_data_options, read_images
 
 VALIDATION = 5000
@@ -58,7 +59,8 @@ class Task:
     def fit(self, model: nn.Module, folder: Path, *, steps: int, seed: int, **options: Any) -> None:
         """Cross-entropy on shuffled batches, the learning rate a cosine; `options` of `fit`; goes on where it was."""
         loss = nn.functional.cross_entropy
-        fit(model, self.loader(), loss, steps=steps, scheduler="cosine", seed=seed, checkpoint=folder, **options)
+        options = {"scheduler": "cosine", "seed": seed, "checkpoint": folder, **options}
+        must_be_done(fit(model, self.loader(), loss, steps=steps, **options), steps)
 
     def score(self, model: nn.Module) -> float:
         """Accuracy on the images that are scored, in percent."""

@@ -160,9 +160,11 @@ def claims(results: list[dict[str, Any]], seed: Seed) -> dict[str, Any]:
         "relative": [statistics.fmean(column) for column in zip(*relative, strict=True)],
         "macs": costs.macs.tolist(),
         "params": costs.params.tolist(),
-        "seconds": [r.get("seconds sorted") for r in results],
+        "seconds": [
+            r["seconds sorted"] + r.get("seconds first", 0) if "seconds sorted" in r else None for r in results
+        ],
     }
-    if "alone 0" in results[0]:
+    if all(f"alone {ALONE - 1}" in r for r in results):
         places = list(enumerate(alone_sizes(count)))
         claim["at least alone"] = [sum(r[f"subnet {p}"] >= r[f"alone {n}"] for n, p in places) for r in results]
         alone = [[r.get(f"seconds alone{n}") for n in range(ALONE)] for r in results]
@@ -215,6 +217,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         help="and for the MACs of the elastic training, which each of the eight gets, or all together",
     )
     args = parser.parse_args(argv)
+    if args.sort and args.equal_compute:
+        parser.error("--equal-compute does not count the first training of --sort")
     if args.quick:
         args.alone, args.equal_compute, args.steps, args.batch, args.width = True, ["together"], 30, 32, 24
     task = Task(args)

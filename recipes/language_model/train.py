@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from elastify import SubnetConfig, activate, cost, elastify, extract, space
 from elastify.train import AllExits, Sorted, Strategy, fit
 
-from ..reporting import Measurements, curve, print_table, settings_of, spread, write_figure
+from ..reporting import Measurements, curve, must_be_done, print_table, settings_of, spread, write_figure
 from ..text_classification.data import read_texts
 from .model import Encode, smol, tiny_llama
 
@@ -66,7 +66,7 @@ class Seed:
         self.configs = [space(self.model).config({self.stage: count}) for count in self.exits]
 
     def train(self, name: str, model: nn.Module, strategy: Strategy | None = None) -> None:
-        fit(
+        history = fit(
             model,
             self.data,
             loss,
@@ -78,6 +78,7 @@ class Seed:
             seed=self.seed,
             checkpoint=self.folder / name,
         )
+        must_be_done(history, self.args.steps)
 
     def measure(self, name: str) -> None:
         for count, config in zip(self.exits, self.configs, strict=True):

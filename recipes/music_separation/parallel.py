@@ -21,7 +21,7 @@ from elastify import SubnetConfig, activate, cost, elastify, extract, space
 from elastify.nn import ParallelResidual
 from elastify.train import FullPlusRandom, fit
 
-from ..reporting import Measurements, curve, print_table, settings_of, spread, write_figure
+from ..reporting import Measurements, curve, must_be_done, print_table, settings_of, spread, write_figure
 from .model import BSRNN, ResRNN, small_settings
 from .train import Music, held_out_score, loss_for, make_loader, on_mixture, open_music
 
@@ -71,7 +71,7 @@ class Kind:
         loader = make_loader(
             music.train, music.target, steps=args.steps, batch=args.batch, seconds=args.seconds, seed=self.seed
         )
-        fit(
+        history = fit(
             model,
             loader,
             loss_for(model),
@@ -84,6 +84,7 @@ class Kind:
             checkpoint=self.folder / name,
             seed=self.seed,
         )
+        must_be_done(history, args.steps)
 
     def run(self, configs: list[SubnetConfig]) -> dict[str, Any]:
         """SI-SDR improvements in dB on the held-out songs."""

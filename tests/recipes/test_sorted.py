@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ import torch
 from PIL import Image
 
 from elastify import ElastifyError
+from recipes.image_classification import protocol
 from recipes.image_classification import sorted as recipe
 from recipes.image_classification.data import image_folder, read_images
 from recipes.reporting import Measurements, spread
@@ -37,6 +40,41 @@ def test_channels_of_a_trained_network_are_sorted_first(folder: Path, tmp_path: 
     values = json.loads((tmp_path / "out/seed0/measurements.json").read_text())["values"]
     assert "seconds first" in values
     assert run(folder, tmp_path / "out", "--width", "12", "--sort", "taylor") == claim
+
+
+def test_what_an_interrupted_training_gives_is_not_stored(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit = protocol.fit
+
+    def interrupted(*args: object, **kwargs: object) -> object:
+        return fit(*args, **kwargs, on_step=lambda step, _: step == 2 and os.kill(os.getpid(), signal.SIGINT))
+
+    monkeypatch.setattr(protocol, "fit", interrupted)
+    with pytest.raises(SystemExit, match="stopped after 2 of 6 steps"):
+        run(folder, tmp_path / "out", "--width", "12")
+    assert not (tmp_path / "out/seed0/measurements.json").exists()
+    monkeypatch.setattr(protocol, "fit", fit)
+    claim = run(folder, tmp_path / "out", "--width", "12")
+    assert claim["seconds"] == [None]
+    some = recipe.main(
+        [
+            "--data",
+            str(folder),
+            "--out",
+            str(tmp_path / "out"),
+            "--steps",
+            "6",
+            "--batch",
+            "16",
+            "--width",
+            "12",
+            "--seeds",
+            "0",
+            "1",
+        ]
+    )
+    assert "seconds alone" not in some  # seed 1 has no sizes alone
 
 
 def test_the_whole_recipe(

@@ -121,3 +121,16 @@ def test_all_batches_of_a_step_train_the_same(accumulate: int) -> None:
     )
     assert ["core" if losses.max is None else "full" for losses in run.losses] == ["core", "full"] * 2
     assert all((losses.max is None) != (losses.min is None) for losses in run.losses)
+
+
+def test_the_turn_goes_on_after_fit() -> None:
+    torch.manual_seed(0)
+    model = elastify(Net(), X, verify=False)
+    data, strategy = [(X, torch.arange(len(X)) % 3)] * 4, AlternateCore(model, core_steps=3)
+    seen = []
+    for _ in range(4):
+        run = fit(model, data, F.cross_entropy, strategy=strategy, steps=1, accumulate=2, progress=False)
+        seen += ["core" if losses.max is None else "full" for losses in run.losses]
+    assert seen == ["core", "core", "core", "full"]
+    own = [strategy.step(lambda: model(X), lambda y: y.square().mean()).max is None for _ in range(4)]
+    assert own == [True, True, True, False]

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from elastify import ElastifyError, activate, elastify, space
 from elastify._elastic import active_config
-from elastify.train import Compressible, FullPlusRandom, Losses, ProgressiveShrinking, Sandwich, Sorted, fit
+from elastify.train import Compressible, FullPlusRandom, GumbelMask, Losses, ProgressiveShrinking, Sandwich, Sorted, fit
 
 GENERATOR = torch.Generator().manual_seed(0)
 X = torch.randn(96, 6, generator=GENERATOR)
@@ -463,8 +463,18 @@ def test_numbers_of_strategies_are_whole(model: nn.Module) -> None:
     for make in (lambda: Sandwich(model, n_random=1.5), lambda: Sorted(model, draws="4")):
         with pytest.raises(ElastifyError, match="is not a whole number"):
             make()
-    with pytest.raises(ElastifyError, match=r"subnets=2\.5"):
-        Sorted(model, 2.5)
+    for subnets in (2.5, "abc"):
+        with pytest.raises(ElastifyError, match="subnets="):
+            Sorted(model, subnets)
+    quiet(
+        model, loader(), strategy=Sandwich(model, n_random=np.int64(1), seed=np.int64(3)), clip=np.float32(1), steps=1
+    )
+
+
+def test_an_optimizer_of_a_part_is_the_users_choice(model: nn.Module) -> None:
+    strategy = GumbelMask(model)
+    gates = [group for group in strategy.groups(lr=50.0, scale_lr=1e-3) if group.get("lr") == 50.0]
+    assert quiet(model, loader(), strategy=strategy, optimizer=torch.optim.SGD(gates), steps=1).steps == 1
 
 
 def test_a_state_of_another_strategy(model: nn.Module) -> None:

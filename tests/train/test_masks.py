@@ -398,3 +398,10 @@ def test_refusals() -> None:
         GumbelMask(model).step(lambda: model(X), cross_entropy)
     with pytest.raises(ElastifyError, match="there is no block to gate"):
         GumbelMask(model, "block").prepare()
+
+
+def test_one_glob_in_any_form_is_the_same_strategy() -> None:
+    model = elastic_net()
+    GumbelMask(model, select="*").prepare()
+    for same in (["*"], ("*",)):
+        GumbelMask(model, select=same).prepare()

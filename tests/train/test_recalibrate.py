@@ -214,21 +214,36 @@ def test_switchable_statistics_are_trained_and_resumed(model: nn.Module, tmp_pat
     assert torch.equal(trained(fresh, 6, checkpoint=tmp_path)[6], whole[6])
 
 
-def test_statistics_of_subnets_that_no_step_ran_are_forgotten(model: nn.Module) -> None:
-    for share in (0.5, 0.75):
-        recalibrate(model, BATCHES, share)
-    assert set(stored(model)) == {6, 9}
+def test_a_size_that_a_hook_measures(model: nn.Module, tmp_path: Path) -> None:
+    def measure(*_: object) -> None:
+        recalibrate(model, BATCHES, 0.5)
+
     strategy = FullPlusRandom(model, [0.75])
-    fit(model, BATCHES, F.cross_entropy, strategy=strategy, steps=1, progress=False)
-    assert set(stored(model)) == {9}
-    fit(model, BATCHES, F.cross_entropy, steps=1, progress=False)
-    assert not stored(model)
+    run = fit(
+        model,
+        BATCHES,
+        F.cross_entropy,
+        strategy=strategy,
+        steps=2,
+        checkpoint=tmp_path,
+        on_step=measure,
+        progress=False,
+    )
+    assert run.steps == 2
+    assert set(stored(model)) == {6}
+    recalibrate(model, BATCHES, 0.75)
+    fit(model, BATCHES, F.cross_entropy, strategy=strategy, steps=2, checkpoint=tmp_path, progress=False)
+    assert set(stored(model)) == {6}  # a finished run is what its checkpoint says
 
 
 def test_a_warning_where_the_full_network_is_seldom_run(model: nn.Module) -> None:
     with pytest.warns(UserWarning, match="recalibrate\\(model, batches, update_full=True\\)"):
         ProgressiveShrinking(model).prepare()
+    strict = ProgressiveShrinking(model)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        for _ in range(2):  # where warnings are errors it is never prepared by half
+            with pytest.raises(UserWarning, match="stay behind"):
+                strict.prepare()
         Sorted(elastify(nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2)), torch.randn(2, 4))).prepare()
         Sandwich(model).prepare()
