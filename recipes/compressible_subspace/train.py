@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.optim import SGD
 
-from elastify import elastify
+from elastify import cost, elastify
 from elastify.train import Compressible
 
 from ..image_classification.blocks import ResidualNet
@@ -22,7 +22,7 @@ LEVELS = {
     "sparsity": (0.025, 0.05, 0.1, 0.25, 0.5, 1.0),
     "bits": tuple(bits / 6 for bits in range(1, 7)),
 }
-NAMES = ("line", "point", "alone", "plain, compressed")
+NAMES = ("line", "point", "alone", "alone, share", "plain, compressed")
 
 
 def label(kind: str, alpha: float) -> str:
@@ -34,6 +34,13 @@ def label(kind: str, alpha: float) -> str:
     if kind == "bits":
         return f"{round(2 + 6 * alpha)} bits"
     return f"width {25 + 75 * alpha:g} %" if kind == "width" else f"{100 * alpha:g} % kept"
+
+
+def share(kind: str, model: nn.Module, strategy: Compressible, alpha: float, steps: int) -> int:
+    """Steps at one level for which all levels together take the MACs of the one training for all of them."""
+    macs = cost(model, [strategy.config(level) for level in LEVELS[kind]]).macs
+    step = macs[0] + macs[-1] + strategy.n_random * macs.mean() if kind == "width" else macs[-1]
+    return max(1, round(steps * step / len(macs) / cost(model, strategy.config(alpha)).macs))
 
 
 def run(kind: str, task: Task, args: argparse.Namespace, seed: int) -> dict[str, Any]:
@@ -48,10 +55,10 @@ def run(kind: str, task: Task, args: argparse.Namespace, seed: int) -> dict[str,
         warmup = round(0.8 * args.steps) if kind == "sparsity" else 0
         return model, Compressible(model, kind, line=line, warmup=warmup, seed=seed)
 
-    def train(name: str, model: nn.Module, strategy: Compressible | None = None) -> None:
+    def train(name: str, model: nn.Module, strategy: Compressible | None = None, steps: int = args.steps) -> None:
         sgd = partial(SGD, lr=args.rate, momentum=0.9, weight_decay=5e-4)
         options = {"strategy": strategy, "optimizer": sgd, "clip": 5.0, "seed": seed}
-        task.fit(model, folder / name, steps=args.steps, **options)
+        task.fit(model, folder / name, steps=steps, **options)
 
     def score(model: nn.Module, strategy: Compressible, alpha: float) -> float:
         strategy.at(alpha)
@@ -66,15 +73,17 @@ def run(kind: str, task: Task, args: argparse.Namespace, seed: int) -> dict[str,
             train(f"{kind}-{name}", model, strategy)
             for alpha in missing(name):
                 found.once(f"{name} {label(kind, alpha)}", partial(score, model, strategy, alpha))
-    for number, alpha in enumerate(LEVELS[kind] if "alone" in args.ways else ()):
-        if alpha in missing("alone"):
-            model, strategy = make(line=False)
-            if kind == "width":
-                model = strategy.extract(alpha)
-            else:
-                strategy.at(alpha)  # the compression stays where it is put: training goes through it
-            train(f"{kind}-alone{number}", model)
-            found.once(f"alone {label(kind, alpha)}", partial(task.score, model))
+    for name in ("alone", "alone, share"):
+        for number, alpha in enumerate(LEVELS[kind] if name in args.ways else ()):
+            if alpha in missing(name):
+                model, strategy = make(line=False)
+                steps = args.steps if name == "alone" else share(kind, model, strategy, alpha, args.steps)
+                if kind == "width":
+                    model = strategy.extract(alpha)
+                else:
+                    strategy.at(alpha)  # the compression stays where it is put: training goes through it
+                train(f"{kind}-{name.replace(', ', '-')}{number}", model, steps=steps)
+                found.once(f"{name} {label(kind, alpha)}", partial(task.score, model))
     if "plain, compressed" in args.ways and missing("plain, compressed"):
         model, strategy = make(line=False)
         train("plain", model)
@@ -88,7 +97,7 @@ def main(argv: list[str] | None = None) -> list[list[str]]:
     parser = argparse.ArgumentParser(description=__doc__)
     add_options(parser, "compressible_subspace", steps=1000, rate=0.05)
     parser.add_argument("--kinds", nargs="+", choices=list(LEVELS), default=list(LEVELS), help="default: all three")
-    parser.add_argument("--ways", nargs="+", choices=NAMES, default=NAMES, help="default: all four")
+    parser.add_argument("--ways", nargs="+", choices=NAMES, default=NAMES, help="default: all five")
     parser.add_argument("--width", type=int, default=32, help="channels of the network (default 32)")
     parser.add_argument("--depth", type=int, default=3, help="its residual blocks (default 3)")
     args = parser.parse_args(argv)

@@ -66,17 +66,19 @@ class Kind:
             found.append(min(zip(several, costs, strict=True), key=lambda pair: abs(pair[1] - wanted))[0])
         return found
 
-    def train(self, name: str, model: nn.Module, strategy: FullPlusRandom | None = None) -> None:
-        args, music = self.args, self.music
+    def train(
+        self, name: str, model: nn.Module, strategy: FullPlusRandom | None = None, steps: int | None = None
+    ) -> None:
+        args, music, steps = self.args, self.music, steps or self.args.steps
         loader = make_loader(
-            music.train, music.target, steps=args.steps, batch=args.batch, seconds=args.seconds, seed=self.seed
+            music.train, music.target, steps=steps, batch=args.batch, seconds=args.seconds, seed=self.seed
         )
         history = fit(
             model,
             loader,
             loss_for(model),
             strategy=strategy,
-            steps=args.steps,
+            steps=steps,
             forward_fn=on_mixture,
             clip=5.0,
             scheduler="cosine",
@@ -84,7 +86,7 @@ class Kind:
             checkpoint=self.folder / name,
             seed=self.seed,
         )
-        must_be_done(history, args.steps)
+        must_be_done(history, steps)
 
     def run(self, configs: list[SubnetConfig]) -> dict[str, Any]:
         """SI-SDR improvements in dB on the held-out songs."""
@@ -92,16 +94,17 @@ class Kind:
         for size, config in zip(self.sizes, configs, strict=True):
             with activate(self.model, config):
                 self.found.once(f"elastic {size}", partial(held_out_score, self.model, self.music))
-        for size, config in zip(self.sizes, configs, strict=True):
-            if (
-                self.args.alone
-                and size[1] in (1, self.args.branches)
-                and f"alone {size}" not in self.found.content["values"]
-            ):
-                self.model.load_state_dict(self.new)
-                network = extract(self.model, config)
-                self.train(f"alone-{size[0]}-{size[1]}", network)
-                self.found.once(f"alone {size}", partial(held_out_score, network, self.music))
+        macs = cost(self.model, configs).macs
+        some = [n for n, (_, width) in enumerate(self.sizes) if width in (1, self.args.branches)]
+        for kind in ["alone"] * self.args.alone + ["share"] * self.args.equal_compute:
+            for number in some:
+                size = self.sizes[number]
+                if f"{kind} {size}" not in self.found.content["values"]:
+                    part = (macs[-1] + macs.mean()) / macs[number] / len(some) if kind == "share" else 1.0
+                    self.model.load_state_dict(self.new)
+                    network = extract(self.model, configs[number])
+                    self.train(f"{kind}-{size[0]}-{size[1]}", network, steps=max(1, round(part * self.args.steps)))
+                    self.found.once(f"{kind} {size}", partial(held_out_score, network, self.music))
         return self.found.content["values"]
 
 
@@ -122,6 +125,7 @@ def main(argv: list[str] | None = None) -> list[list[str]]:
     add("--branches", type=int, default=4, help="LSTMs side by side (default 4)")
     add("--hidden", type=int, default=12, help="units of each per direction (default 12: 4 have the MACs of one of 32)")
     add("--alone", action="store_true", help="also train the narrowest and widest of each depth alone, as many steps")
+    add("--equal-compute", action="store_true", help="and all these for the MACs of the elastic training together")
     add("--quick", action="store_true", help="shows in a minute that everything works")
     add("--out", type=Path, default=Path("runs/parallel"), help="folder of checkpoints and results")
     args = parser.parse_args(argv)
@@ -138,18 +142,20 @@ def main(argv: list[str] | None = None) -> list[list[str]]:
             macs[name] = cost(kind.model, configs).macs.tolist()
             wanted = wanted or macs[name]
             results[name].append(kind.run(configs))
+    baselines = {"alone": "alone"} if args.alone else {}
+    baselines |= {"share": f"alone, 1/{2 * args.depth} of MACs"} if args.equal_compute else {}
     rows = []
     for number, size in enumerate(kind.sizes):
         row = [f"{size[0]} x {size[1]}"]
         for name, runs in results.items():
             row += [f"{macs[name][number] / 1e6:.1f}", spread(values[f"elastic {size}"] for values in runs)]
-            if args.alone:
-                alone = [values[f"alone {size}"] for values in runs if f"alone {size}" in values]
+            for which in baselines:
+                alone = [values[f"{which} {size}"] for values in runs if f"{which} {size}" in values]
                 row.append(spread(alone) if alone else "")
         rows.append(row)
     header = ["blocks x branches"]
     for name in KINDS:
-        header += ["M MACs", name, *(["alone"] if args.alone else [])]
+        header += ["M MACs", name, *baselines.values()]
     print_table(f"SI-SDR improvement, dB ({music.target}, {len(music.test)} held-out songs)", header, rows)
     lines = []
     for name, runs in results.items():

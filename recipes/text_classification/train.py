@@ -67,20 +67,23 @@ class Seed:
         self.model = elastify(Classifier(encoder, classes), example, freeze=args.freeze, min_ratio=args.least)
         self.configs = space(self.model).nested(5)
 
-    def train(self, name: str, strategy: Sorted | None = None, model: nn.Module | None = None) -> None:
+    def train(
+        self, name: str, strategy: Sorted | None = None, model: nn.Module | None = None, steps: int | None = None
+    ) -> None:
+        steps = steps or self.args.steps
         history = fit(
             model or self.model,
             self.train_data,
             nn.functional.cross_entropy,
             strategy=strategy,
-            steps=self.args.steps,
+            steps=steps,
             optimizer=partial(torch.optim.AdamW, lr=self.args.rate),
             scheduler="cosine",
             clip=1.0,
             seed=self.seed,
             checkpoint=self.folder / name,
         )
-        must_be_done(history, self.args.steps)
+        must_be_done(history, steps)
 
     def measure(self, name: str) -> None:
         for number, config in enumerate(self.configs):
@@ -106,12 +109,16 @@ class Seed:
         self.measure("sorted")
         self.model.load_state_dict(first)
         self.sort()
-        networks = [extract(self.model, config) for config in self.configs if self.args.alone]
+        kinds = ["alone"] * self.args.alone + ["share"] * self.args.equal_compute
+        networks = [[extract(self.model, config) for config in self.configs] for _ in kinds]
+        macs = cost(self.model, list(self.configs)).macs
         self.train("elastic", Sorted(self.model, self.configs, draws=self.args.draws, seed=self.seed))
         self.measure("elastic")
-        for number, network in enumerate(networks):
-            self.train(f"alone{number}", model=network)
-            self.found.once(f"alone {number}", partial(accuracy, network, self.scored))
+        for kind, some in zip(kinds, networks, strict=True):
+            for number, network in enumerate(some):
+                part = self.args.draws * macs.mean() / macs[number] / len(macs) if kind == "share" else 1.0
+                self.train(f"{kind}{number}", model=network, steps=max(1, round(part * self.args.steps)))
+                self.found.once(f"{kind} {number}", partial(accuracy, network, self.scored))
         return self.found.content["values"]
 
 
@@ -130,12 +137,15 @@ def main(argv: list[str] | None = None) -> list[list[str]]:
     parser.add_argument("--importance", default="taylor", help="what channels are sorted by (default taylor)")
     parser.add_argument("--freeze", nargs="*", default=["*width"], help="axes that stay (default: the width)")
     parser.add_argument("--alone", action="store_true", help="also trains each size alone, from the same start")
+    parser.add_argument(
+        "--equal-compute", action="store_true", help="and all five for the MACs of the elastic training"
+    )
     parser.add_argument("--tune", action="store_true", help="score on the validation texts, leave the test alone")
     parser.add_argument("--quick", action="store_true", help="shows in a minute that everything works")
     parser.add_argument("--out", type=Path, default="text_classification", help="folder of checkpoints and results")
     args = parser.parse_args(argv)
     if args.quick:
-        args.alone = True
+        args.alone = args.equal_compute = True
         args.steps, args.batch, args.length = 6, 8, 24
     encoder = args.encoder
     if encoder is None:
@@ -151,6 +161,7 @@ def main(argv: list[str] | None = None) -> list[list[str]]:
         seed = Seed(args, number, data, classes, encoder)
         results.append(seed.run())
     kinds = KINDS | ({"trained alone": "alone"} if args.alone else {})
+    kinds |= {"alone, 1/5 of MACs": "share"} if args.equal_compute else {}
     costs, rows = cost(seed.model, list(seed.configs)), []
     for number, (macs, params) in enumerate(zip(costs.macs, costs.params, strict=True)):
         scores = (spread(values[f"{name} {number}"] for values in results) for name in kinds.values())

@@ -62,7 +62,7 @@ def test_compressible_subspace(folder: Path, tmp_path: Path, monkeypatch: pytest
     assert all(0 <= float(cell) <= 100 for row in rows for cell in row[1:])
     for kind, full in (("width", "width 100 %"), ("sparsity", "100 % kept")):
         row = next(row for row in rows if row[0] == full)
-        assert row[3] == row[4], kind  # the full level trained alone is the plain network
+        assert row[3] == row[5], kind  # the full level trained alone is the plain network
     assert {path.name for path in tmp_path.glob("*.html")} == {"width.html", "sparsity.html", "bits.html"}
 
 

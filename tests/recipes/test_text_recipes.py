@@ -46,8 +46,8 @@ def test_text_classification(
     macs = [int(row[0].replace(",", "")) for row in rows]
     assert macs == sorted(macs)
     assert rows[-1][2] == rows[-1][3]  # sorting changes no function
-    assert [len(row) for row in rows] == [6] * 5
-    assert all(0 <= float(row[5]) <= 100 for row in rows)  # each trained alone
+    assert [len(row) for row in rows] == [7] * 5
+    assert all(0 <= float(cell) <= 100 for row in rows for cell in row[5:])  # each trained alone
     assert "test accuracy in %" in capsys.readouterr().out
     assert (tmp_path / "text_classification.html").exists()
     monkeypatch.setattr(classification, "accuracy", lambda *_: pytest.fail("scored again"))
