@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from itertools import zip_longest
-from numbers import Integral, Number
+from numbers import Integral, Real
 from statistics import fmean
 from typing import Any
 
@@ -181,9 +181,11 @@ def _said(value: Any) -> Any:
         return {str(name): _said(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_said(item) for item in value]
-    if isinstance(value, Number):
-        return value if isinstance(value, (bool, int, float)) else float(value)  # type: ignore[arg-type]
-    return value if value is None or isinstance(value, str) else type(value).__name__
+    if value is None or isinstance(value, (bool, str)):
+        return value
+    if isinstance(value, Real):  # of numpy, too
+        return int(value) if isinstance(value, Integral) else float(value)
+    return type(value).__name__
 
 
 def check_strategy(strategy: Any, model: nn.Module) -> None:
