@@ -57,7 +57,7 @@ class ElasticTrainer(Trainer):
             name: space(strategy.model).config(wishes) for name, wishes in (eval_configs or {}).items()
         }
         self._seen: dict[int, dict[str, float]] = {}  # by step: losses since the last log
-        self._begun = -1  # the step of the last batch
+        self._within = False  # whether the last batch has begun a step that goes on
         super().__init__(model, args, **others)
         self._refuse()
         Ranks.of(self.args.device).broadcast(iter([*model.parameters(), *model.buffers()]))  # before a teacher is made
@@ -88,8 +88,7 @@ class ElasticTrainer(Trainer):
         inputs = self._prepare_inputs(inputs)
         scale = 1.0 if self._is_scaled(num_items_in_batch) else 1 / self.current_gradient_accumulation_steps
         self.strategy.advance(self.state.global_step / max(1, self.state.max_steps))
-        self.strategy.same_step(self.state.global_step == self._begun)
-        self._begun = self.state.global_step
+        self.strategy.same_step(self._within)
 
         def both() -> tuple[Tensor, Any]:
             copied = dict(inputs)  # compute_loss may take the labels out
@@ -99,6 +98,7 @@ class ElasticTrainer(Trainer):
 
         with one_reduction(model, self.strategy, last=self.accelerator.sync_gradients):
             losses = self._step(both, scale)
+        self._within = not self.accelerator.sync_gradients
         self.strategy.same_step(False)
         self._note(losses)
         return torch.tensor(losses.largest, device=self.args.device)

@@ -7,13 +7,12 @@ from pathlib import Path
 import pytest
 
 from recipes.music_separation import parallel
-from tests.recipes.test_music_demo import songs  # noqa: F401 - a fixture
 
 SMALL = "--steps 2 --batch 2 --seconds 0.2 --bands 3 --width 8 --hidden 6 --branches 2 --alone --equal-compute".split()
 
 
 def test_the_whole_recipe(
-    songs: Path,  # noqa: F811
+    songs: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture,

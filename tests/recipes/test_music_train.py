@@ -13,13 +13,12 @@ from elastify import ElastifyError
 from recipes.music_separation import train
 from recipes.music_separation.losses import separation_loss
 from recipes.music_separation.separate import load_separator
-from tests.recipes.test_music_demo import songs  # noqa: F401 - a fixture
 
 SMALL = "--steps 3 --batch 2 --seconds 0.2 --bands 3 --width 8 --alone".split()
 
 
 def test_the_whole_recipe(
-    songs: Path,  # noqa: F811
+    songs: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture,
@@ -50,7 +49,7 @@ def test_the_whole_recipe(
 
 
 def test_a_stopped_training_measures_nothing(
-    songs: Path,  # noqa: F811
+    songs: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -190,7 +191,7 @@ def test_switchable_statistics_are_trained_and_resumed(model: nn.Module, tmp_pat
 
     def trained(model: nn.Module, steps: int, **options: object) -> dict[int, Tensor]:
         strategy = Sorted(model, sizes, draws=2, seed=1)
-        sgd = lambda p: torch.optim.SGD(p, 0.01)  # noqa: E731
+        sgd = partial(torch.optim.SGD, lr=0.01)
         with pytest.warns(UserWarning, match="running statistics of its norms stay behind"):
             fit(
                 model,
