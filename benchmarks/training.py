@@ -29,7 +29,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from elastify import SubnetConfig, elastify, extract, space
 from elastify import train as t
-from elastify._elastic import active_config
+from elastify._verbs import active_config
 
 SLICING = {
     "FullPlusRandom": t.FullPlusRandom,

@@ -1,13 +1,11 @@
 """elastify: make any PyTorch network elastic, train all its sizes at once, extract the one that fits."""
 
-from elastify._build import elastify
-from elastify._config import SubnetConfig
-from elastify._cost import Cost
-from elastify._elastic import activate, cost, extract, search, space
+from elastify._deploy import load, save
+from elastify._elastify import elastify
 from elastify._errors import ElastifyError
-from elastify._save import load, save
 from elastify._search import Result
-from elastify._space import SearchSpace
+from elastify._space import Cost, SearchSpace, SubnetConfig
+from elastify._verbs import activate, cost, extract, search, space
 
 __all__ = [
     "Cost",

@@ -13,9 +13,9 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from elastify._ints import Attr
-from elastify._layout import Axis, Concat, Layout, Product
-from elastify._plan import ElasticAxis, Plan, Stage
+from elastify._ir.ints import Attr
+from elastify._ir.layout import Axis, Concat, Layout, Product
+from elastify._ir.plan import ElasticAxis, Plan, Stage
 
 Configuration = tuple[dict[int, int], dict[str, tuple[int, ...]]]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -175,7 +176,7 @@ def test_an_error_of_the_library_itself_also_leaves_the_model_as_it_was(monkeypa
     def broken(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("elastify._build.prove_sizes", broken)
+    monkeypatch.setattr("elastify._elastify.prove_sizes", broken)
     model = Net()
     before = snapshot(model)
     with pytest.raises(KeyboardInterrupt):
@@ -258,3 +259,9 @@ def test_sizes_may_be_compared_with_floats(bound: float) -> None:
 
     model = elastify(Odd(wide), X)
     assert space(model).min.sizes["hidden"] == (5 if bound == 4.5 else 3)
+
+
+def test_a_pickle_of_a_whole_model_by_an_older_version_says_what_to_do() -> None:
+    with pytest.raises(ElastifyError, match="made by an older elastify") as error:
+        pickle.loads(b"celastify._rewrite\n_revive\n.")  # noqa: S301 - the first bytes of such a file
+    assert "state_dict" in str(error.value)

@@ -2,6 +2,7 @@
 
 - A module of the library opens with prose that tells its algorithm and stays under 400 lines.
 - Model libraries are imported, named and told apart in `elastify/_adapters/` only (text for people may mention them).
+- A private package is entered through its `__init__`: no file of it is imported from outside.
 - Weights are read and written without pickle.
 - No test skips itself, and every test asserts something (helpers that do, or are called `check…` or `assert…`, count).
 
@@ -19,6 +20,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 MAX_LINES = 400
 MODEL_LIBRARIES = re.compile(r"(timm|torchvision|transformers)(\.[\w.]+)?")
+# Files that need an optional library are imported by their own name, so that the package can be imported without it.
+NEEDS_A_LIBRARY = {"elastify._adapters.trainer", "elastify.train._loop.trainer"}
 PICKLE = re.compile(r"\bimport pickle\b|\btorch\.(load|save)\(|weights_only=False")
 SKIP = re.compile(r"pytest\.(mark\.)?(skip|skipif|xfail|importorskip)|unittest\.skip\w*")
 ASSERTING = re.compile(r"^(assert|check|raises|warns|deprecated_call|fail)")
@@ -31,11 +34,23 @@ def library_breaches(path: str, text: str) -> Iterator[tuple[int, str]]:
         yield MAX_LINES, f"{len(lines)} lines, at most {MAX_LINES} are allowed"
     if lines and not ast.get_docstring(ast.parse(text)):
         yield 1, "no prose at the top that tells what the module does"
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ImportFrom) and (package := entered_from_outside(path, node.module or "")):
+            yield node.lineno, f"reaches into {package}: import the name from the package, whose __init__ hands it out"
     if "_adapters/" not in path:
         for node in ast.walk(ast.parse(text)):
             for name in names(node):
                 if MODEL_LIBRARIES.fullmatch(name):
                     yield getattr(node, "lineno", 1), f"names {name} outside elastify/_adapters/"
+
+
+def entered_from_outside(path: str, module: str) -> str:
+    """The private package whose file `module` is, if the importing file at `path` is not of that package."""
+    parts = module.split(".") if module.startswith("elastify.") and module not in NEEDS_A_LIBRARY else []
+    for depth in range(2, len(parts)):
+        if parts[depth - 1].startswith("_") and not path.startswith("/".join(parts[:depth]) + "/"):
+            return ".".join(parts[:depth])
+    return ""
 
 
 def names(node: ast.AST) -> list[str]:

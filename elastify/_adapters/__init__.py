@@ -15,7 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from elastify._adapters import einops, pretrained, timm, torchvision, transformers
-from elastify._ints import Attr
+from elastify._adapters.build import LIBRARIES as LIBRARIES
+from elastify._adapters.build import build as build
+from elastify._adapters.saved import build_like as build_like
+from elastify._adapters.saved import describe as describe
+from elastify._ir import Attr
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 _ADAPTERS = {"timm": timm, "torchvision": torchvision, "transformers": transformers}

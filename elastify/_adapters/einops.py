@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from elastify._ints import Attr
+from elastify._ir import Attr
 
 
 def uncached() -> Iterator[tuple[Any, str, Any, Any]]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from elastify._adapters._noise import noise
-from elastify._ints import Attr
+from elastify._ir import Attr
 
 
 def example_inputs(model: nn.Module) -> tuple[tuple[Any, ...], dict[str, Any]] | None:

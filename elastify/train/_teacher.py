@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from elastify._elastic import activate
+from elastify._verbs import activate
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from elastify import space
-from elastify._build import elastify
+from elastify._elastify import elastify
 from elastify.testing import check_model
 
 

@@ -13,14 +13,15 @@ from typing import Any
 import pytest
 from torch import nn
 
-from elastify import _attributes, _equations
-from elastify import _rules as rules
-from elastify._branches import Branches
-from elastify._plan import Plan
-from elastify._planner import Planner
-from elastify._rules import RULES, contractions, indexing, views
-from elastify._rules._facts import Facts
-from elastify._terms import Term
+from elastify._analysis.analyse import equations as _equations
+from elastify._analysis.analyse import rules
+from elastify._analysis.facts import Facts
+from elastify._analysis.rules import RULES, contractions, indexing, views
+from elastify._analysis.terms import Term
+from elastify._ir.plan import Plan
+from elastify._plan.planner import Planner
+from elastify._plan.skips import Branches
+from elastify._rewrite.install import setters as _attributes
 
 from .wrong_plans import (
     alike_always,

@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 from elastify import ElastifyError, activate, elastify, extract, space
-from elastify._layout import axes_of, indices
-from elastify._verify import redraw
+from elastify._ir.layout import axes_of, indices
+from elastify._proofs.units import redraw
 
 from .mutants import EQUIVALENT, MUTANTS, Mutant
 from .nets import NETS

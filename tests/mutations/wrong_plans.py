@@ -6,10 +6,10 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from typing import Any
 
-from elastify._branches import Branches
-from elastify._graph import Value
-from elastify._layout import Axis, Layout
-from elastify._plan import Plan
+from elastify._ir.graph import Value
+from elastify._ir.layout import Axis, Layout
+from elastify._ir.plan import Plan
+from elastify._plan.skips import Branches
 
 
 def without_attribute(*names: str) -> Callable[[Plan], Plan]:

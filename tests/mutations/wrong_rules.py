@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from elastify._graph import values
-from elastify._rules import contractions, elementwise, indexing, norms, views
-from elastify._rules._facts import Facts
-from elastify._terms import Term
+from elastify._analysis.facts import Facts
+from elastify._analysis.rules import contractions, elementwise, indexing, norms, views
+from elastify._analysis.terms import Term
+from elastify._ir.graph import values
 
 
 def spelled(spec: str, take: int = 3) -> Callable[..., None]:

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from elastify import ElastifyError, activate, elastify, extract, space
-from elastify._verify import redraw
+from elastify._proofs.units import redraw
 
 NEW = 6
 PROMPT = 8

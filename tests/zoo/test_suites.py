@@ -17,7 +17,7 @@ from zoo_entry import Entry, missing
 from zoo_suites import SUITES
 
 from elastify import SearchSpace
-from elastify._plan import ElasticAxis, FrozenDim, Plan, Stage
+from elastify._ir.plan import ElasticAxis, FrozenDim, Plan, Stage
 
 NAMES = ["blocks.0.fc.weight", "blocks.1.fc.weight", "blocks.0.q.weight"]
 SPACE = SearchSpace(

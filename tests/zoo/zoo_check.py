@@ -19,7 +19,7 @@ from zoo_entry import missing
 from zoo_suites import SUITES
 
 from elastify import _build, testing
-from elastify._config import pattern
+from elastify._space.config import pattern
 
 # Frozen dimensions that need no explanation: what a model takes and gives, and the taps of a convolution.
 _OBVIOUS = ("the model's interface", "a convolution runs along it")

@@ -1,0 +1,5 @@
+"""`python -m elastify`: the command."""
+
+from elastify.cli import app
+
+app(prog_name="elastify")

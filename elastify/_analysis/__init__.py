@@ -1,0 +1,23 @@
+"""From the record of a run to layouts: what each dimension of each tensor is made of. No torch here.
+
+`analyse` goes through a graph call by call. Each operation's rule (`rules/`) states facts about its dimensions (same
+units, fixed size, product, concatenation) on terms (`terms`), which are unified. Equations between sizes that no term
+can express are solved as polynomials. `macs` counts the multiplications of a graph in terms of dimensions.
+
+README.md in this folder walks through one example.
+"""
+
+from elastify._analysis.analyse import Analysis, analyse
+from elastify._analysis.macs import Dims, MacTerm, from_inputs, products
+from elastify._analysis.terms import Term, Terms
+
+__all__ = [
+    "Analysis",
+    "Dims",
+    "MacTerm",
+    "Term",
+    "Terms",
+    "analyse",
+    "from_inputs",
+    "products",
+]

@@ -1,0 +1,153 @@
+"""From records of runs to layouts: one pass of rules over every call, then the equations.
+
+All graphs of a model share one store of terms and the terms of its parameters and buffers. Inputs, outputs
+and constants from outside are interface: their dimensions are frozen. A parameter that no graph uses freezes its
+module, because what cannot be seen cannot be proven.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+
+from elastify._analysis.equations import Lookup, Solver
+from elastify._analysis.rules import Facts, Why, apply
+from elastify._analysis.terms import Term, Terms
+from elastify._ir import Graph, Guard, Value, values
+
+
+@dataclass(slots=True)
+class Analysis:
+    """Terms of every tensor of every graph, and the comparisons that no equation covers.
+
+    `batch` are the ids of the axes that count samples, `samples` is how many the example has.
+    """
+
+    facts: Facts
+    graphs: list[Graph]
+    dims: list[dict[int, list[Term]]]
+    guards: list[list[Guard]]
+    batch: frozenset[int]
+    samples: int
+    summed: frozenset[tuple[str, int]] = frozenset()
+
+    @property
+    def terms(self) -> Terms:
+        return self.facts.terms
+
+    def tensor(self, name: str) -> list[Term]:
+        """Terms of the dimensions of a parameter or buffer."""
+        return self.dims[0][self.graphs[0].tensors[name].id]
+
+    def counted(self) -> frozenset[int]:
+        """Ids of the axes whose sizes the data decide."""
+        return frozenset(leaf.id for term in self.facts.counted for leaf in self.terms.leaves(term))
+
+    def enter(self, index: int) -> Facts:
+        """The facts with graph `index` current, so that `Dim` expressions mean its values."""
+        self.facts.start(self.graphs[index].values, self.dims[index])
+        return self.facts
+
+
+def analyse(
+    graphs: list[Graph],
+    lookup: Lookup,
+    parameters: Collection[str],
+    interface: Callable[[Graph], Iterable[Value]] = lambda graph: graph.outputs,
+) -> Analysis:
+    """Layouts from captured graphs.
+
+    `lookup` gives attribute values, `parameters` the names of the tensors that are parameters, `interface` the outputs
+    that must not move.
+    """
+    facts = Facts(Terms())
+    shared: dict[str, list[Term]] = {}
+    dims: list[dict[int, list[Term]]] = []
+    guards: list[list[Guard]] = []
+    used: set[str] = set()
+    needed: set[str] = set()
+    summed: set[tuple[str, int]] = set()
+    others: set[tuple[str, int]] = set()
+    for graph in graphs:
+        known = {v.id: shared.setdefault(n, [facts.leaf(s) for s in v.shape]) for n, v in graph.tensors.items()}
+        facts.start(graph.values, known)
+        facts.why = Why("input")
+        for value in (*graph.inputs, *graph.constants):
+            for term in facts.dims(value):
+                facts.freeze(term, "the model's interface" if value.name else "a tensor from outside the model")
+        for call in graph.calls:
+            apply(facts, call)
+        facts.why = Why("output")
+        for value in interface(graph):
+            for term in facts.dims(value):
+                facts.freeze(term, "the model's interface")
+        solver = Solver(facts, lookup)
+        guards.append(solver.guards([*graph.guards, *facts.guards]))
+        solver.solve()
+        by_id = {v.id: n for n, v in graph.tensors.items()}
+        here = {by_id[v.id] for call in graph.calls for v in values((call.args, call.kwargs)) if v.id in by_id}
+        for term in (term for name in here - used if graph.apart for term in shared[name]):
+            facts.freeze(term, "used by a run of the model that is not its forward")
+        used |= here
+        needed |= {by_id[ident] for ident in _needed(graph) if ident in by_id}
+        uses = Counter(ident for call in graph.calls for ident in {value.id for value in call.inputs()})
+        for ident, name in by_id.items():
+            for dim in range(len(known[ident])):
+                times = facts.summed[ident, dim]
+                (summed if times and times == uses[ident] else others if uses[ident] else set()).add((name, dim))
+        dims.append(facts.finish())
+    _freeze_idle(facts, {name: shared[name] for name in used}, needed)
+    _freeze_unseen(facts, graphs[0], dims[0], used, parameters)
+    batch = [term for graph, known in zip(graphs, dims, strict=True) for term in _batch(facts, graph, known)]
+    samples = batch[0].size if batch else _listed(graphs[0])
+    alike = frozenset(term.id for term in batch)
+    return Analysis(facts, graphs, dims, guards, alike, samples, frozenset(summed - others))
+
+
+def _batch(facts: Facts, graph: Graph, dims: Mapping[int, list[Term]]) -> list[Term]:
+    """First dimensions of inputs, but for those that weights have too: a single picture begins with its channels."""
+    leaves = facts.terms.leaves
+    owned = {leaf.id for value in graph.tensors.values() for term in dims[value.id] for leaf in leaves(term)}
+    firsts = [facts.terms.find(dims[value.id][0]) for value in graph.inputs if value.shape]
+    return [term for term in firsts if owned.isdisjoint(leaf.id for leaf in leaves(term))]
+
+
+def _listed(graph: Graph) -> int:
+    """How many samples a list of them has, as detectors take them; 1 where no argument is a list of tensors."""
+    root = next((call for call in graph.modules if call.path == ""), None)
+    given = (*root.args, *root.kwargs.values()) if root else ()
+    lists = [arg for arg in given if isinstance(arg, (list, tuple)) and arg and isinstance(arg[0], Value)]
+    return max(map(len, lists), default=1)
+
+
+def _needed(graph: Graph) -> set[int]:
+    """Ids of the values on which the outputs depend; what is changed in place may be a view, and counts in any case."""
+    needed = {value.id for value in graph.outputs}
+    everything = not needed
+    for call in reversed(graph.calls):
+        if everything or call.inplace or any(value.id in needed for value in call.outputs()):
+            needed |= {value.id for value in call.inputs()}
+    return needed
+
+
+def _freeze_idle(facts: Facts, tensors: Mapping[str, list[Term]], needed: Collection[str]) -> None:
+    """Units that only tensors have on which no output depends cannot be proven (an unused pooler's)."""
+    terms = facts.terms
+    proven = {leaf.id for name in needed for term in tensors.get(name, ()) for leaf in terms.leaves(term)}
+    for name, dims in tensors.items():
+        facts.why = Why("computed", name.rpartition(".")[0])
+        for leaf in [leaf for term in dims for leaf in terms.leaves(term) if leaf.id not in proven]:
+            facts.freeze(leaf, "no output depends on it")
+
+
+def _freeze_unseen(
+    facts: Facts, graph: Graph, dims: dict[int, list[Term]], used: set[str], parameters: Collection[str]
+) -> None:
+    seen_ids = {graph.tensors[name].id for name in used}
+    modules = {n.rpartition(".")[0] for n in parameters if graph.tensors[n].id not in seen_ids}
+    for name, value in graph.tensors.items():
+        if name.rpartition(".")[0] in modules:
+            facts.why = Why("unused", name.rpartition(".")[0])
+            for term in dims[value.id]:
+                facts.freeze(term, "its module has a parameter that no captured run used")

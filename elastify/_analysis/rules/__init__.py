@@ -1,0 +1,43 @@
+"""One rule per operation, in one table keyed by canonical name; `apply` states the facts of one call.
+
+An operation without a rule, or a call that its rule does not fit, freezes every dimension it touches and is
+reported: it never passes silently.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from elastify._analysis.facts import RULES, Equation, Facts, Why
+from elastify._analysis.rules import contractions, creation, elementwise, indexing, matrices, norms, signals, views
+from elastify._ir import Call, values
+
+__all__ = ["RULES", "Equation", "Facts", "Why", "apply"]
+
+_FAMILIES = (contractions, creation, elementwise, indexing, matrices, norms, signals, views)
+
+
+def apply(facts: Facts, call: Call) -> None:
+    """State what a call implies about the layouts of its tensors."""
+    facts.at(call)
+    name, _, form = call.op.partition(".")
+    rule = RULES.get(name if form == "out" else call.op)
+    if rule is None:
+        return freeze_all(facts, call, "no rule for this operation")
+    try:
+        given = {key: item for key, item in call.kwargs.items() if form != "out" or key != "out"}
+        facts.why = replace(facts.why, op=name) if form == "out" else facts.why
+        rule(facts, call.out, *call.args, **given)
+        if form == "out":  # what was there before is overwritten, size for size
+            for old, new in zip(values(call.kwargs["out"]), call.outputs(), strict=True):
+                facts.all_same(facts.dims(old), facts.dims(new))
+    except (AttributeError, TypeError, ValueError, LookupError, StopIteration) as error:
+        freeze_all(facts, call, f"a form of the operation that its rule does not cover ({error})")
+
+
+def freeze_all(facts: Facts, call: Call, reason: str) -> None:
+    """Keep every dimension that the call reads or makes as it is, and remember that it was not understood."""
+    facts.unknown.setdefault(call.op, facts.because(reason))
+    for value in (*call.inputs(), *call.outputs()):
+        for term in facts.dims(value):
+            facts.freeze(term, reason)

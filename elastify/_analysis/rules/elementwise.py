@@ -1,0 +1,144 @@
+"""Rules of operations that treat all units alike: element by element, with broadcasting."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from elastify._analysis.facts import Facts, flat_sizes, rule
+from elastify._ir import Value, values
+
+_SAME = """
+abs acos acosh angle arccos arccosh arcsin arcsinh arctan arctanh asin asinh atan atanh bfloat16 bool byte cauchy
+cdouble ceil celu cfloat chalf char conj conj_physical cos cosh cpu cuda deg2rad digamma double elu erf erfc erfinv
+exp exp2 expm1 exponential fix float floor frac frexp gelu geometric half hardshrink hardsigmoid hardswish hardtanh i0
+imag int isfinite isinf isnan isneginf isposinf isreal leaky_relu lgamma log log10 log1p log2 log_normal log_sigmoid
+log_softmax logical_not logit long mish mvlgamma nan_to_num native_dropout neg poisson rad2deg rand_like randint_like
+randn_like random real reciprocal relu relu6 resolve_conj resolve_neg round rrelu rsqrt selu sgn short sigmoid sign
+signbit silu sin sinc sinh softmax softplus softshrink sqrt square tan tanh threshold to trunc type type_as uniform
+zero zeros_like ones_like empty_like full_like alpha_dropout dropout feature_alpha_dropout feature_dropout bitwise_not
+renorm special_bessel_j0 special_bessel_j1 special_bessel_y0 special_bessel_y1 special_digamma special_entr
+special_erf special_erfc special_erfcx special_erfinv special_exp2 special_expm1 special_gammaln special_i0
+special_i0e special_i1 special_i1e special_log1p special_log_ndtr special_log_softmax special_logit
+special_multigammaln special_ndtr special_ndtri special_psi special_round special_sinc special_softmax
+"""
+
+_BROADCAST = """
+add sub mul div floor_divide pow fmod remainder maximum minimum fmax fmin eq ne lt le gt ge logical_and
+logical_or logical_xor bitwise_and bitwise_or bitwise_xor bitwise_left_shift bitwise_right_shift lerp addcmul addcdiv
+masked_fill atan2 arctan2 hypot copy copysign isclose polar complex xlogy logaddexp logaddexp2 float_power heaviside
+nextafter ldexp gcd lcm igamma igammac special_gammainc special_gammaincc special_xlog1py special_xlogy special_zeta
+clamp clamp_max clamp_min fill bernoulli _weight_norm polygamma special_polygamma
+"""
+
+
+@rule(_SAME)
+def same_shape(f: Facts, out: Any, input: Value, *_: Any, **__: Any) -> None:
+    for value in values(out):
+        f.give(value, f.dims(input))
+
+
+@rule(_BROADCAST)
+def broadcast(f: Facts, out: Any, *args: Any, **kwargs: Any) -> None:
+    f.give(out, f.broadcast([f.dims(value) for value in values((args, kwargs))]))
+
+
+@rule("broadcast_tensors")
+def broadcast_tensors(f: Facts, out: Any, *tensors: Any) -> None:
+    shared = f.broadcast([f.dims(value) for value in values(tensors)])
+    for value in values(out):
+        f.give(value, shared)
+
+
+@rule(
+    """mse_loss l1_loss smooth_l1_loss huber_loss soft_margin_loss binary_cross_entropy binary_cross_entropy_with_logits
+    kl_div poisson_nll_loss"""
+)
+def pointwise_loss(f: Facts, out: Value, *args: Any, **kwargs: Any) -> None:
+    """Element by element, then one number or not."""
+    shared = f.broadcast([f.dims(value) for value in values((args, kwargs))])
+    f.give(out, shared if out.shape else [])
+
+
+@rule("cross_entropy_loss nll_loss_nd")
+def class_loss(
+    f: Facts, out: Value, input: Value, target: Value, weight: Value | None = None, *_: Any, **__: Any
+) -> None:
+    """The target names classes by their position."""
+    batch, classes, space = f.dims(input)[:1], f.dims(input)[min(1, len(input.shape) - 1)], f.dims(input)[2:]
+    f.freeze(classes, "a class is named by its position")
+    for other in values(weight):
+        f.same(f.dims(other)[0], classes)
+    lead = [*batch, *space] if len(input.shape) > 1 else []
+    if len(target.shape) == len(lead):
+        f.all_same(f.dims(target), lead)
+    else:
+        f.all_same(f.dims(target), f.dims(input))
+    f.give(out, lead if out.shape else [])
+
+
+@rule("prelu")
+def prelu(f: Facts, out: Value, input: Value, weight: Value) -> None:
+    dims = f.dims(input)
+    if weight.shape and weight.shape[0] != 1:
+        f.same(dims[1 if len(dims) > 1 else 0], f.dims(weight)[0])
+    f.give(out, dims)
+
+
+@rule("glu")
+def glu(f: Facts, out: Value, input: Value, dim: int = -1) -> None:
+    dims = list(f.dims(input))
+    half = f.leaf(out.shape[dim])
+    f.same(dims[dim], f.concat([half, half]))
+    dims[dim] = half
+    f.give(out, dims)
+
+
+@rule("tril triu")
+def triangle(f: Facts, out: Value, input: Value, *_: Any, **__: Any) -> None:
+    for term in f.dims(input)[-2:]:
+        f.freeze(term, "the position of a unit decides what is masked")
+    f.give(out, f.dims(input))
+
+
+_ORDER = "the operation depends on the order of units"
+
+
+@rule("cumsum cumprod logcumsumexp cummax cummin diff trapezoid trapz cumulative_trapezoid")
+def ordered(f: Facts, out: Any, input: Value, *args: Any, **kwargs: Any) -> None:
+    """Running operations depend on the order of the units along their dimension; some make it shorter."""
+    dims = list(f.dims(input))
+    numbers = [a for a in args if isinstance(a, int)]
+    if f.why.op == "diff":  # the first number says how often
+        numbers = numbers[1:]
+    dim = int(kwargs.get("dim", numbers[0] if numbers else -1)) % len(dims)
+    f.freeze(dims[dim], _ORDER)
+    for other in (f.dims(value) for value in values((args, kwargs))):
+        for i, term in enumerate(other, len(dims) - len(other)):
+            if i == dim:
+                f.freeze(term, _ORDER)
+            else:
+                f.broadcast([[dims[i]], [term]])
+    for value in values(out):
+        rest = [t for i, t in enumerate(dims) if i != dim or len(value.shape) == len(dims)]
+        f.give(value, [t if t.size == n else f.fixed(n) for t, n in zip(rest, value.shape, strict=True)])
+
+
+@rule("flip roll fliplr flipud rot90")
+def moved(f: Facts, out: Any, input: Value, *args: Any, **kwargs: Any) -> None:
+    """Reversing and rotating move units to the places of others."""
+    dims = list(f.dims(input))
+    op = f.why.op
+    if op == "flip":
+        along = flat_sizes(kwargs.get("dims", args))
+    elif op == "rot90":
+        along = kwargs.get("dims", args[1] if len(args) > 1 else (0, 1))
+    elif op == "roll":
+        along = flat_sizes([kwargs.get("dims", args[1] if len(args) > 1 else ())]) or range(len(dims))
+    else:
+        along = [1] if op == "fliplr" else [0]
+    for dim in along:
+        f.freeze(dims[int(dim)], _ORDER)
+    if op == "rot90" and int(kwargs.get("k", args[0] if args else 1)) % 2:
+        a, b = map(int, along)
+        dims[a], dims[b] = dims[b], dims[a]
+    f.give(out, dims)

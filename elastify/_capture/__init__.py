@@ -1,0 +1,36 @@
+"""A run of a model, recorded: every operation, the modules around it, and where its integers came from.
+
+`capture` runs the model on fake tensors under a torch-function mode (decision 0001) and gives a graph; `capture_all`
+also records training mode and runs with a filled cache where they differ. The model is as it was afterwards, whatever
+happens, and other threads are not seen. `paths` reads and writes what stands at a dotted path of a model; `trees`
+walks the nested values that go in and out of forward; `quiet` keeps recorders out of our own work.
+
+README.md in this folder walks through one example.
+"""
+
+from elastify._capture.kernels import viewed
+from elastify._capture.paths import attribute_value, get_in, holder, put_in, read, resolve, write
+from elastify._capture.quiet import recorders, uncollected, unrecorded
+from elastify._capture.session import Run, capture, capture_all
+from elastify._capture.stand_ins import generators
+from elastify._capture.trees import prepare_inputs, tensors
+
+__all__ = [
+    "Run",
+    "attribute_value",
+    "capture",
+    "capture_all",
+    "generators",
+    "get_in",
+    "holder",
+    "prepare_inputs",
+    "put_in",
+    "read",
+    "recorders",
+    "resolve",
+    "tensors",
+    "uncollected",
+    "unrecorded",
+    "viewed",
+    "write",
+]

@@ -1,0 +1,168 @@
+"""A plain model of its own out of an elastic one.
+
+The subnet is activated, and the model copied with a memo that already holds the small tensor for every full one, so
+full weights are never copied, ties stay ties, and references anywhere in the model find the small tensor. Left-out
+blocks are placeholders in the memo, removed from their containers afterwards. Classes are given back, and what was done
+is written down as plain data, for `save` and `load`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from elastify import _adapters
+from elastify._adapters import describe
+from elastify._capture import read, resolve, write
+from elastify._deploy.deep_copy import DeepCopy
+from elastify._rewrite import SPEC, Record, drop_hooks, original_class, record, renumbered, set_active, shortened, strip
+
+FORMAT = 1
+
+
+def materialise(model: nn.Module, sizes: Mapping[int, int], blocks: Mapping[str, tuple[int, ...]]) -> nn.Module:
+    """A plain model equal to the subnet: original classes, own contiguous storage, left-out blocks gone.
+
+    The active configuration of `model` is the same afterwards.
+    """
+    entry = record(model)
+    before = entry.active
+    try:
+        set_active(model, {}, {})
+        source = describe(model)
+        set_active(model, sizes, blocks)
+        left, aside = (entry.active.left, entry.active.aside) if entry.active else (frozenset(), frozenset())
+        removed, aside = _outermost(left, left | aside), _outermost(aside, left | aside)
+        assert entry.setters is not None
+        changed = [[a.owner, a.name, list(a.index), v] for a, v in entry.setters.changed()]
+        changed += [[a.owner, a.name, list(a.index), read(model, a)] for a in entry.moved]
+        hidden = entry.active.hidden if entry.active else {}
+        numbers = list(shortened(model, entry.plan.counts, hidden, entry.moved)) if hidden else []
+        small = plain_copy(model, _active_tensors(model), [*removed, *aside])
+        drop_blocks(small, removed)
+        for attr, value in numbers:
+            write(small, attr, value)
+            changed.append([attr.owner, attr.name, list(attr.index), value])
+    finally:
+        set_active(model, before.sizes if before else {}, before.blocks if before else {})
+    spec = {
+        "format": FORMAT,
+        "class": {"module": type(small).__module__, "qualname": type(small).__qualname__},
+        "source": source,
+        "attributes": changed,
+        "removed": removed,
+        "aside": aside,
+    }
+    return marked(small, spec)
+
+
+def marked(small: nn.Module, spec: dict[str, Any]) -> nn.Module:
+    """An extracted model with what `save` needs, and what its library needs to know of it."""
+    small.__dict__[SPEC] = spec
+    _adapters.guard(small)
+    return small
+
+
+def enlarged(model: nn.Module, sizes: Mapping[int, int], pairs: Collection[tuple[Tensor, Tensor]]) -> nn.Module:
+    """A plain model with larger tensors in place of the full ones, and the attributes that belong to these sizes."""
+    set_active(model, {}, {})
+    entry = record(model)
+    assert entry.setters is not None
+    try:
+        entry.setters.apply(sizes)
+        return plain_copy(model, pairs, ())
+    finally:
+        entry.setters.apply({})
+
+
+def _outermost(paths: Collection[str], gone: Collection[str]) -> list[str]:
+    """Paths that do not lie inside another one that is gone, in order."""
+    inside = tuple(f"{path}." for path in gone)
+    return sorted(path for path in paths if not path.startswith(inside))
+
+
+@torch.no_grad()
+def _active_tensors(model: nn.Module) -> list[tuple[Tensor, Tensor]]:
+    """Pairs of an affected tensor and a new one that holds its active value."""
+    pairs: dict[int, tuple[Tensor, Tensor]] = {}
+    for module, local in [(m, name) for m in model.modules() for name in m.__dict__.get("_elastify_names", ())]:
+        full = module._parameters.get(local)
+        full = module._buffers.get(local) if full is None else full
+        if full is not None and id(full) not in pairs:
+            pairs[id(full)] = full, own(getattr(module, local), full)
+    return list(pairs.values())
+
+
+def own(value: Tensor, like: Tensor) -> Tensor:
+    """`value` on new contiguous memory, as a parameter or buffer in the way of `like`."""
+    layout = torch.contiguous_format
+    if like.dim() == 4 and not like.is_contiguous() and like.is_contiguous(memory_format=torch.channels_last):
+        layout = torch.channels_last
+    data = value.detach().clone(memory_format=layout)
+    if not isinstance(like, nn.Parameter):
+        return data
+    made = nn.Parameter(data, like.requires_grad)
+    vars(made).update(vars(like))  # marks such as "no weight decay"
+    return made
+
+
+def plain_copy(model: nn.Module, pairs: Collection[tuple[Tensor, Tensor]], skip: Collection[str]) -> nn.Module:
+    """A deep copy with other tensors and without elastify; blocks at the paths in `skip` become placeholders."""
+    memo: dict[int, Any] = {id(old): new for old, new in pairs}
+    entry = model.__dict__.get("_elastify")
+    extras = entry.extras if entry is not None else {}
+    if entry is not None:
+        memo[id(entry)] = Record(entry.plan, entry.tables)  # for modules with a way of their own of being copied
+    parameters = dict(model.named_parameters(remove_duplicate=False)) if extras else {}
+    memo.update((id(parameters[name]), None) for name in extras)  # they are not copied, and dropped below
+    for path in skip:
+        memo[id(resolve(model, path))] = nn.Identity()
+    small = DeepCopy(memo, original_class, lambda name: name.startswith("_elastify") and name != SPEC)(model)
+    for module in small.modules():
+        strip(module)
+        drop_hooks(module)
+    for path, _, local in (name.rpartition(".") for name in extras):
+        if not any(f"{path}.".startswith(f"{gone}.") for gone in skip):
+            del resolve(small, path)._parameters[local]
+    return small
+
+
+def drop_blocks(model: nn.Module, removed: Collection[str]) -> None:
+    """Take placeholders out of their containers, number the rest anew, and tell lists that name modules."""
+    moved = renumbered(model, children_of(removed))
+    _rename_entries(model, removed, moved)
+    parents = {path: resolve(model, path) for path in moved}
+    for path, names in moved.items():
+        children = parents[path]._modules
+        kept = {new: children[old] for old, new in names.items()}
+        children.clear()
+        children.update(kept)
+
+
+def _rename_entries(model: nn.Module, removed: Collection[str], moved: Mapping[str, Mapping[str, str]]) -> None:
+    """Lists of dictionaries that name modules (`feature_info`) lose the entries of those that are gone."""
+    names = {f"{path}.{old}": f"{path}.{new}" for path, children in moved.items() for old, new in children.items()}
+    for path, module in model.named_modules() if removed else ():
+        owned = [value for value in vars(module).values() if isinstance(value, list)]
+        for entries in owned:
+            if not entries or not all(isinstance(entry, dict) for entry in entries):
+                continue
+            named = {key for entry in entries for key, value in entry.items() if isinstance(value, str)}
+            start = f"{path}." if path else ""
+            entries[:] = [e for e in entries if not any(f"{start}{e.get(key)}" in removed for key in named)]
+            for entry in entries:
+                for key in named & entry.keys():
+                    new = names.get(f"{start}{entry[key]}")
+                    entry[key] = new.removeprefix(start) if new else entry[key]
+
+
+def children_of(paths: Collection[str]) -> dict[str, set[str]]:
+    """Child names by parent path."""
+    grouped: dict[str, set[str]] = {}
+    for path in paths:
+        parent, _, child = path.rpartition(".")
+        grouped.setdefault(parent, set()).add(child)
+    return grouped

@@ -1,0 +1,154 @@
+"""What the analysis concludes and everything else obeys: the plan of a model.
+
+A `Plan` is plain, frozen data about names, layouts and expressions. It mentions no module objects, so one
+plan serves a model and all its copies. A configuration is a size per axis (by axis id) and a tuple of kept
+block indices per stage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from elastify._ir.ints import Attr, Op
+from elastify._ir.layout import Layout
+
+SizeExpr = Layout | Op | int
+"""An expression whose leaves are sizes of layouts (an `_ints.Op` tree)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ElasticAxis:
+    """A family of coupled dimensions that may keep fewer units.
+
+    `choices` are legal sizes in ascending order, the last is the full size. `members` lists the (tensor name,
+    dimension) pairs that the axis runs through. `role` is one of heads, head_dim, hidden, rank, width, embedding.
+    `derived` gives the size as an exact rational monomial of other axes where it cannot be chosen freely.
+    """
+
+    id: int
+    name: str
+    size: int
+    choices: tuple[int, ...]
+    role: str = "hidden"
+    members: tuple[tuple[str, int], ...] = ()
+    derived: SizeRatio | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SizeRatio:
+    """prod(numerator) / prod(denominator) in sizes of layouts; illegal where the division leaves a rest."""
+
+    numerator: tuple[Layout, ...]
+    denominator: tuple[Layout, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """A comparison that the full network made: `fn(*args)` of the operator module must give `result` again."""
+
+    fn: str
+    args: tuple[SizeExpr, ...]
+    result: bool | int
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Skip:
+    """A block left out of a recorded run: calls `start:stop` are gone, and for each value that they handed on
+    another stands in. `later` are the calls of a second loop that are gone with it."""
+
+    start: int
+    stop: int
+    instead: tuple[tuple[int, int], ...] = ()
+    later: tuple[int, int] = (0, 0)
+
+    def calls(self) -> list[int]:
+        """Numbers of the calls that are gone."""
+        return [*range(self.start, self.stop), *range(*self.later)]
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Repeated blocks of which a prefix may be kept (`blocks` are module paths; the first always stays).
+
+    `container` is the path of the module that holds them. `choices` are legal numbers of blocks. Blocks that step
+    `aside` stay in their place and hand on their input; others leave their container. `skips` tells of every block
+    but the first what leaving it out does to the recorded run. `prefix` says why no others than the first blocks can
+    be kept, in numbers that are all proven ("": any selection can be).
+    """
+
+    name: str
+    container: str
+    blocks: tuple[str, ...]
+    choices: tuple[int, ...]
+    aside: bool = False
+    skips: Mapping[str, Skip] = field(default_factory=dict, compare=False)
+    prefix: str = ""
+
+    def allows(self, kept: Sequence[int]) -> bool:
+        """Whether these blocks, by their indices, may be the ones that are kept."""
+        ordered = list(kept) == sorted(set(kept)) and list(kept[:1]) == [0] and kept[-1] < len(self.blocks)
+        return ordered and len(kept) in self.choices and not (self.prefix and kept[-1] >= len(kept))
+
+
+@dataclass(frozen=True, slots=True)
+class FrozenDim:
+    """A parameter dimension that stays as it is: why, as one line with module path and source."""
+
+    tensor: str
+    dim: int
+    size: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RigidBlocks:
+    """Blocks that all stay though they look as if they could go: why, as one line."""
+
+    container: str
+    blocks: tuple[str, ...]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """`tensors` maps each affected parameter or buffer (canonical name) to the layout of each dimension.
+
+    `aliases` maps other names of a shared tensor to the canonical one. `attributes` gives the layout whose
+    active size an integer attribute must equal; `scales` the float attributes that equal size ** power.
+    `caches` are attributes in which forward leaves tensors for later. `statistics` are buffers that forward itself
+    updates (batch-norm running statistics). `used` are the integer attributes that forward computes with.
+    `matched` are those of the `attributes` that forward never reads, `unclear` others that fit several layouts and
+    follow them while they are equal; `counts` gives the containers whose blocks an integer counts, or a list describes.
+    `paths` maps a container to an axis and, for each of its sizes from 1 on, the indices of the children that run.
+    `summed` are (tensor name, dimension) that every operation on the tensor sums over: they take units in.
+    """
+
+    axes: tuple[ElasticAxis, ...] = ()
+    stages: tuple[Stage, ...] = ()
+    tensors: Mapping[str, tuple[Layout, ...]] = field(default_factory=dict)
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    attributes: Mapping[Attr, Layout] = field(default_factory=dict)
+    scales: Mapping[Attr, tuple[Layout, float]] = field(default_factory=dict)
+    constraints: tuple[Constraint, ...] = ()
+    caches: tuple[Attr, ...] = ()
+    statistics: frozenset[str] = frozenset()
+    used: frozenset[Attr] = frozenset()
+    frozen: tuple[FrozenDim, ...] = ()
+    rigid: tuple[RigidBlocks, ...] = ()
+    matched: frozenset[Attr] = frozenset()
+    unclear: Mapping[Attr, tuple[Layout, ...]] = field(default_factory=dict)
+    counts: Mapping[Attr, tuple[str, ...]] = field(default_factory=dict)
+    summed: frozenset[tuple[str, int]] = frozenset()
+    paths: Mapping[str, tuple[int, tuple[tuple[int, ...], ...]]] = field(default_factory=dict)
+
+    def blocks_around(self) -> dict[int, set[tuple[int, int]]]:
+        """By recorded call, the blocks (stage, index) that take it along: it, or its round of a loop, is in them."""
+        found: dict[int, set[tuple[int, int]]] = {}
+        for number, stage in enumerate(self.stages):
+            for block, path in enumerate(stage.blocks):
+                skip = stage.skips.get(path) if block else None
+                for call in skip.calls() if skip else ():
+                    found.setdefault(call, set()).add((number, block))
+        return found

@@ -1,0 +1,21 @@
+"""Nothing is offered that was not proven on the model itself.
+
+`units`: permuting the units of an axis in every tensor that it is said to run through must leave the function
+unchanged. `sizes`: a record of the smaller model must say what the plan says. What fails is taken out of the plan and
+reported (`demote`), and the proofs run again on what is left.
+"""
+
+from elastify._proofs.demote import prove_sizes, prove_units
+from elastify._proofs.samples import first_sample
+from elastify._proofs.sizes import compare
+from elastify._proofs.units import quiet, redraw, seeded
+
+__all__ = [
+    "compare",
+    "first_sample",
+    "prove_sizes",
+    "prove_units",
+    "quiet",
+    "redraw",
+    "seeded",
+]

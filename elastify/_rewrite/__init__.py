@@ -1,0 +1,68 @@
+"""Making a model elastic in place, and choosing the subnet that it runs as.
+
+`install` gives modules a generated subclass of their own class (`classes`), in which registered tensors are seen
+through the active subnet; `set_active` chooses it: slices of tensors (`slices`), numbers that follow (`setters`),
+blocks that stay (`blocks`). `transforms` are functions of tensors that training strategies lay over the slices.
+`remove` takes it all back.
+
+README.md in this folder walks through one example.
+"""
+
+from elastify._errors import ElastifyError
+from elastify._rewrite.activate import (
+    all_statistics,
+    is_elastic,
+    record,
+    restore_statistics,
+    set_active,
+    statistics_overlay,
+    store_statistics,
+)
+from elastify._rewrite.blocks import as_extracted, renumbered, shortened
+from elastify._rewrite.caches import emptied, remember, reset
+from elastify._rewrite.classes import SPEC, original_class
+from elastify._rewrite.install import install, remove, strip
+from elastify._rewrite.slices import runs
+from elastify._rewrite.state import Record, known_models
+from elastify._rewrite.transforms import Hook, InputHook, Transform, add_parameter, attach, drop_hooks, extra_name
+
+__all__ = [
+    "SPEC",
+    "Hook",
+    "InputHook",
+    "Record",
+    "Transform",
+    "add_parameter",
+    "all_statistics",
+    "as_extracted",
+    "attach",
+    "drop_hooks",
+    "emptied",
+    "extra_name",
+    "install",
+    "is_elastic",
+    "known_models",
+    "original_class",
+    "record",
+    "remember",
+    "remove",
+    "renumbered",
+    "reset",
+    "restore_statistics",
+    "runs",
+    "set_active",
+    "shortened",
+    "statistics_overlay",
+    "store_statistics",
+    "strip",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name == "_revive":  # the first thing that a pickle of a whole elastic model asked for before 0.1
+        raise ElastifyError(
+            "this is a pickle of a whole elastic model, made by an older elastify",
+            why="it names parts of the library that have moved",
+            fix="open it with the version that wrote it and keep its state_dict(); then elastify(model) and load that",
+        )
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,132 @@
+"""The generated subclass of a module's class, in which registered tensors are seen through the active subnet.
+
+One subclass is made per class and kind. It has the name, module and docstring of its base; its tensors are properties
+that ask the elastic state for the active value, and it pickles as its base and what it needs to be made again.
+"""
+
+from __future__ import annotations
+
+import sys
+import types
+from typing import Any
+
+from torch import Tensor, nn
+
+from elastify._errors import ElastifyError
+from elastify._rewrite.blocks import block_members, container_members
+from elastify._rewrite.rnn import rnn_members
+
+_generated: dict[tuple[type, Spec], type] = {}
+Spec = tuple[frozenset[str], bool, bool]  # tensors, is a container with stages, may step aside
+SPEC = "_elastify_spec"  # plain data that an extracted model carries; not state of an elastic one
+
+
+def generate(base: type, spec: Spec) -> type:
+    """The subclass of `base` for modules of this kind; made once."""
+    cls = _generated.get((base, spec))
+    if cls is None:
+        names, container, loose = spec
+        members: dict[str, Any] = {"__module__": base.__module__, "__qualname__": base.__qualname__}
+        members.update(__doc__=base.__doc__, _elastify_base=base, _elastify_spec_=spec)
+        members.update(_common_members(base, names))
+        members.update({name: _tensor_property(name) for name in names})
+        members.update(container_members(base) if container else {})
+        members.update(block_members(base) if loose else {})
+        members.update(rnn_members(base) if issubclass(base, nn.RNNBase) else {})
+        cls = types.new_class(base.__name__, (base,), exec_body=lambda namespace: namespace.update(members))
+        _generated[base, spec] = cls
+    return cls
+
+
+def _tensor_property(local: str) -> property:
+    def get(self: Any) -> Any:
+        full = self._parameters.get(local)
+        if full is None:
+            full = self._buffers.get(local)
+            if full is None:
+                if local in self._parameters or local in self._buffers:
+                    return None
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {local!r}")
+        entry = self._elastify
+        if entry.active is None and not entry.transforms:
+            return full
+        try:
+            return entry.value(self, self._elastify_names[local], full)
+        except AttributeError as error:
+            raise RuntimeError(f"the active value of {local!r} cannot be computed: {error}") from error
+
+    def refuse(self: Any, value: Any) -> None:
+        raise ElastifyError(
+            f"{local!r} of this elastic {type(self).__name__} must be a registered tensor",
+            fix="assign a Parameter or register a buffer",
+        )
+
+    return property(get, refuse)
+
+
+def _same_memory(one: Tensor, other: Any) -> bool:
+    tensors = (one, other) if isinstance(other, Tensor) else ()
+    places = [(t.untyped_storage()._cdata, t.storage_offset(), t.shape, t.stride(), t.dtype) for t in tensors]
+    return bool(places) and places[0] == places[1]
+
+
+def _refuse_active(self: Any, name: str, names: frozenset[str], verb: str) -> None:
+    entry = self.__dict__.get("_elastify")
+    if name in names and entry is not None and entry.active is not None:
+        raise ElastifyError(
+            f"{name!r} cannot be {verb} while a subnet is active", fix="activate(model, None), then change it"
+        )
+
+
+def _common_members(base: Any, names: frozenset[str]) -> dict[str, Any]:
+    """Registration, deletion, replication and pickling of a rewritten module."""
+
+    def register_parameter(self: Any, name: str, param: Any) -> None:
+        _refuse_active(self, name, names, "replaced")
+        base.register_parameter(self, name, param)
+
+    def register_buffer(self: Any, name: str, tensor: Any, persistent: bool = True) -> None:
+        if name in names and isinstance(tensor, Tensor) and _same_memory(tensor, getattr(self, name)):
+            return  # `self.table = self.table.to(x.device)`: what forward was given, and nothing new
+        _refuse_active(self, name, names, "replaced")
+        base.register_buffer(self, name, tensor, persistent)
+
+    def delete(self: Any, name: str) -> None:
+        _refuse_active(self, name, names, "deleted")
+        if name in names and sys._getframe(1).f_globals.get("__name__") == "torch.nn.utils.parametrize":
+            raise ElastifyError(f"{name!r} is elastic already", fix="register parametrizations before elastify(model)")
+        base.__delattr__(self, name)
+
+    def _replicate_for_data_parallel(self: Any) -> Any:
+        raise ElastifyError("nn.DataParallel copies modules into threads", fix="use DistributedDataParallel")
+
+    def reduce(self: Any, protocol: Any) -> Any:
+        make, args, *rest = base.__reduce_ex__(self, protocol)
+        if make.__name__ == "__newobj__" and "_elastify_base" in args[0].__dict__:
+            return (_revive, (args[0]._elastify_base, args[0]._elastify_spec_, *args[1:]), *rest)
+        return (make, args, *rest)
+
+    def extra_repr(self: Any) -> str:
+        text = base.extra_repr(self)
+        return ", ".join(filter(None, (text, self._elastify.text()))) if "_elastify_root" in self.__dict__ else text
+
+    members: dict[str, Any] = {
+        "extra_repr": extra_repr,
+        "_replicate_for_data_parallel": _replicate_for_data_parallel,
+        "__reduce_ex__": reduce,
+    }
+    if names:
+        members["register_parameter"] = register_parameter
+        members["register_buffer"] = register_buffer
+        members["__delattr__"] = delete
+    return members
+
+
+def _revive(base: type, spec: Spec, *args: Any) -> Any:
+    cls = generate(base, spec)
+    return cls.__new__(cls, *args)
+
+
+def original_class(cls: type) -> type:
+    """The class that a generated class was made from."""
+    return cls.__dict__.get("_elastify_base", cls)

@@ -1,0 +1,150 @@
+"""Make a model elastic in place, and choose which subnet it is.
+
+Each module that owns an affected parameter or buffer gets a generated subclass, of the same name, in which these are
+properties: the full configuration returns the tensor itself, any other a slice of it. The tensors stay where they
+were, in `_parameters` and `_buffers`, so optimizers, state_dict, deepcopy, `.to`, DDP and FSDP see an ordinary model.
+`set_active` writes attributes and leaves the slicing to the properties. `install` checks everything before it
+changes anything. A getter never lets an AttributeError out where the tensor exists: `nn.Module.__getattr__` would then
+silently return the full tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+from elastify._capture import resolve
+from elastify._errors import ElastifyError
+from elastify._ir import Plan
+from elastify._rewrite.activate import set_active
+from elastify._rewrite.caches import remember
+from elastify._rewrite.classes import SPEC, Spec, generate, original_class
+from elastify._rewrite.setters import compile_setters
+from elastify._rewrite.state import Record, Tables, known_models
+
+
+def install(model: nn.Module, plan: Plan) -> None:
+    """Rewrite `model` in place after `plan`; on any error it is as it was."""
+    if any("_elastify" in module.__dict__ for module in model.modules()):
+        raise ElastifyError("the model is elastic already", fix="deepcopy it before elastify, or use it as it is")
+    tables = Tables(plan)
+    entry = Record(plan, tables)
+    entry.setters = compile_setters(model, plan, tables.ruler, entry.originals)
+    entry.caches = remember(model, plan.caches)
+    changes = _changes(model, plan, tables)
+    classes = [generate(type(change.module), change.spec()) for change in changes]
+    done: list[tuple[nn.Module, type]] = []
+    try:
+        for change, cls in zip(changes, classes, strict=True):
+            module = change.module
+            done.append((module, type(module)))
+            module.__dict__.update(_elastify=entry, _elastify_names=change.names, _elastify_path=change.path)
+            module.__class__ = cls
+    except BaseException:
+        for module, original in done:
+            _plain(module, original)
+        raise
+    model.__dict__["_elastify_root"] = True
+    known_models.add(model)
+
+
+@dataclass
+class _Change:
+    """What a module will need: properties (canonical names by local name), hidden blocks, stepping aside."""
+
+    module: nn.Module
+    names: dict[str, str] = field(default_factory=dict)
+    container: bool = False
+    loose: bool = False
+    path: str = ""
+
+    def spec(self) -> Spec:
+        return frozenset(self.names), self.container, self.loose
+
+
+def _changes(model: nn.Module, plan: Plan, tables: Tables) -> list[_Change]:
+    changes: dict[nn.Module, _Change] = {model: _Change(model)}
+
+    def change(module: nn.Module) -> _Change:
+        return changes.setdefault(module, _Change(module))
+
+    for name, module in _sites(model, plan, tables).items():
+        change(module).names[name.rpartition(".")[2]] = plan.aliases.get(name, name)
+    for aside, block in ((stage.aside, block) for stage in plan.stages for block in stage.blocks):
+        parent = block.rpartition(".")[0]
+        if not aside:
+            container = change(resolve(model, parent))
+            container.container, container.path = True, parent
+        else:
+            child = change(resolve(model, block))
+            child.loose, child.path = True, block
+    for path in plan.paths:
+        container = change(resolve(model, path))
+        container.container, container.path = True, path
+    return list(changes.values())
+
+
+def remove(model: nn.Module) -> None:
+    """Undo `install`: the model is again what it was."""
+    set_active(model, {}, {})
+    for module in model.modules():
+        strip(module)
+
+
+def strip(module: nn.Module) -> None:
+    """Give one module its original class back and forget the record."""
+    if "_elastify" in module.__dict__:
+        _plain(module, original_class(type(module)))
+
+
+def _plain(module: nn.Module, original: type) -> None:
+    if type(module) is not original:
+        module.__class__ = original
+    for name in [name for name in module.__dict__ if name.startswith("_elastify") and name != SPEC]:
+        del module.__dict__[name]
+
+
+def _sites(model: nn.Module, plan: Plan, tables: Tables) -> dict[str, nn.Module]:
+    """The module behind every affected tensor name, aliases and tied names included; shapes are checked."""
+    tensors: dict[str, Tensor] = {
+        **dict(model.named_parameters(remove_duplicate=False)),
+        **dict(model.named_buffers(remove_duplicate=False)),
+    }
+    affected = {**dict.fromkeys(plan.tensors), **dict.fromkeys(plan.statistics)}
+    sites: dict[str, nn.Module] = {}
+    for name in (*affected, *plan.aliases):
+        owner = resolve(model, name.rpartition(".")[0])
+        local = name.rpartition(".")[2]
+        tensor = owner._parameters.get(local) if local in owner._parameters else owner._buffers.get(local)
+        if tensor is None:
+            raise ElastifyError(f"the model has no tensor {name!r}", fix="this plan belongs to another model")
+        sites[name] = owner
+        rulers = tables.tensors.get(plan.aliases.get(name, name))
+        if rulers is not None and tuple(tensor.shape) != tuple(ruler.full for ruler in rulers):
+            raise ElastifyError(
+                f"{name} has shape {tuple(tensor.shape)}", why=f"the plan says {tuple(r.full for r in rulers)}"
+            )
+    known = {id(tensors[name]): name for name in plan.tensors if name in tensors}
+    for name, tensor in tensors.items():
+        if name not in sites and id(tensor) in known:
+            raise ElastifyError(
+                f"{name} and {known[id(tensor)]} are one tensor", why="the plan slices only one of the two names"
+            )
+    _refuse_overlaps({name: tensors[name] for name in plan.tensors if name in tensors}, tensors)
+    return sites
+
+
+def _refuse_overlaps(affected: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
+    """Two different tensors on one storage cannot be sliced apart."""
+    owners: dict[int, tuple[str, Tensor]] = {}
+    for name, tensor in affected.items():
+        if tensor.device.type != "meta" and tensor.numel():
+            owners[tensor.untyped_storage().data_ptr()] = (name, tensor)
+    for name, tensor in tensors.items():
+        if tensor.device.type == "meta" or not tensor.numel():
+            continue
+        other, same = owners.get(tensor.untyped_storage().data_ptr(), (name, tensor))
+        if same is not tensor:
+            raise ElastifyError(f"{name} and {other} share memory", fix=f"give one its own: {name}.clone()")

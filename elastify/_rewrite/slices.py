@@ -1,0 +1,229 @@
+"""From layouts to slices.
+
+Keeping a prefix of the units of each axis keeps a set of positions of a dimension: a list of runs `(start, length)`,
+found by recursion over the layout and merged where they touch. The list becomes one `Cut`, the cheapest that its
+pattern allows: nothing (all is kept), a grid (the dimension viewed as several, one run kept of each: heads and head_dim
+of a fused qkv, gates of an LSTM; a single run is the grid of one), or an index. A `Slice` joins the cuts of a tensor's
+dimensions: the grids into one crop, a single differentiable operation whose backward writes the gradient once.
+Gradients of what was left out are exact zeros.
+
+A `Ruler` is a layout ready to be measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+
+from elastify._ir import Axis, Concat, Layout, Product, axes_of
+
+Run = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """View the dimension as `shape`, keep one run of each part (None: all of it), flatten again."""
+
+    shape: tuple[int, ...]
+    keep: tuple[Run | None, ...]
+
+
+class Index:
+    """Keep these positions; the tensor of them is made once per device."""
+
+    def __init__(self, positions: Sequence[int]) -> None:
+        self.positions = np.array(positions, np.int32)  # no tensor: under a fake-tensor mode it would be a fake one
+        self._tensors: dict[torch.device, Tensor] = {}
+
+    def select(self, tensor: Tensor, dim: int) -> Tensor:
+        """The kept positions of `tensor` along `dim`."""
+        if isinstance(tensor, FakeTensor):  # a fake tensor wants a fake index, which nobody else may ever see
+            return tensor.index_select(dim, torch.tensor(self.positions, device=tensor.device))
+        index = self._tensors.get(tensor.device)
+        if index is None:
+            index = self._tensors[tensor.device] = torch.tensor(self.positions, device=tensor.device)
+        return tensor.index_select(dim, index)
+
+
+Cut = Grid | Index
+
+
+def runs(layout: Layout, sizes: Mapping[int, int]) -> list[Run]:
+    """Kept positions as maximal runs, in order.
+
+    >>> runs(Product((Axis(0, 3), Axis(1, 4))), {1: 2})
+    [(0, 2), (4, 2), (8, 2)]
+    >>> runs(Concat((Axis(0, 3), Axis(1, 4))), {1: 2})
+    [(0, 5)]
+    """
+    if isinstance(layout, Axis):
+        return [(0, sizes.get(layout.id, layout.size))]
+    found: list[Run] = []
+    if isinstance(layout, Concat):
+        offset = 0
+        for part in layout.parts:
+            found.extend((offset + start, length) for start, length in runs(part, sizes))
+            offset += part.size
+        return _merged(found)
+    head, *rest = layout.parts
+    tail = rest[0] if len(rest) == 1 else Product(tuple(rest))
+    inner = runs(tail, sizes)
+    if inner == [(0, tail.size)]:
+        return [(start * tail.size, length * tail.size) for start, length in runs(head, sizes)]
+    for start, length in runs(head, sizes):
+        for row in range(start, start + length):
+            found.extend((row * tail.size + first, count) for first, count in inner)
+    return _merged(found)
+
+
+def _merged(found: Iterable[Run]) -> list[Run]:
+    merged: list[Run] = []
+    for start, length in found:
+        if merged and merged[-1][0] + merged[-1][1] == start:
+            merged[-1] = (merged[-1][0], merged[-1][1] + length)
+        elif length:
+            merged.append((start, length))
+    return merged
+
+
+def cut_of(layout: Layout, sizes: Mapping[int, int]) -> Cut | None:
+    """The cheapest cut that keeps what `sizes` keeps; None keeps everything."""
+    size, found = layout.size, runs(layout, sizes)
+    if found == [(0, size)]:
+        return None
+    if len(found) == 1:
+        return Grid((size,), (found[0],))
+    return (
+        _grid(layout, sizes)
+        or _periodic(size, found)
+        or Index([i for start, length in found for i in range(start, start + length)])
+    )
+
+
+def _grid(layout: Layout, sizes: Mapping[int, int]) -> Grid | None:
+    """A product whose parts keep one run each; neighbours kept whole are one part."""
+    if not isinstance(layout, Product):
+        return None
+    shape: list[int] = []
+    keep: list[Run | None] = []
+    for part in layout.parts:
+        kept = runs(part, sizes)
+        if len(kept) != 1:
+            return None
+        run = None if kept[0] == (0, part.size) else kept[0]
+        if run is None and keep:  # a whole part joins its left neighbour, which then keeps longer runs
+            last = keep[-1]
+            keep[-1] = last and (last[0] * part.size, last[1] * part.size)
+            shape[-1] *= part.size
+        else:
+            shape.append(part.size)
+            keep.append(run)
+    return Grid(tuple(shape), tuple(keep))
+
+
+def _periodic(size: int, found: list[Run]) -> Grid | None:
+    """Equal runs at equal distances: rows of a matrix of which the same columns are kept."""
+    count = len(found)
+    period, rest = divmod(size, count)
+    start, length = found[0]
+    if rest or start + length > period or any(run != (start + i * period, length) for i, run in enumerate(found)):
+        return None
+    return Grid((count, period), (None, (start, length)))
+
+
+class Slice:
+    """The cuts of all dimensions of a tensor of shape `full`, ready to apply.
+
+    >>> Slice((6, 4), (Grid((3, 2), (None, (0, 1))), Grid((4,), ((1, 2),))))(torch.arange(24).view(6, 4))
+    tensor([[ 1,  2],
+            [ 9, 10],
+            [17, 18]])
+    """
+
+    __slots__ = ("indices", "pads", "runs", "shape", "view")
+
+    def __init__(self, full: Sequence[int], cuts: Sequence[Cut | None]) -> None:
+        view: list[int] = []
+        shape: list[int] = []
+        keep: list[Run | None] = []
+        for size, cut in zip(full, cuts, strict=True):
+            grid = cut if isinstance(cut, Grid) else Grid((size,), (None,))
+            view += grid.shape
+            keep += grid.keep
+            kept = 1
+            for part, run in zip(grid.shape, grid.keep, strict=True):
+                kept *= run[1] if run else part
+            shape.append(kept)
+        self.indices = tuple((dim, cut) for dim, cut in enumerate(cuts) if isinstance(cut, Index))
+        self.runs = tuple((dim, *run) for dim, run in enumerate(keep) if run)
+        self.view = tuple(view) if len(view) > len(shape) else None
+        self.shape = tuple(shape)
+        # a crop is padding by negative amounts, listed from the last dimension to the first
+        self.pads = [n for size, run in zip(view[::-1], keep[::-1], strict=True) for n in _padding(size, run)]
+
+    def __call__(self, tensor: Tensor) -> Tensor:
+        if self.runs:
+            tensor = self._crop(tensor)
+        for dim, index in self.indices:
+            tensor = index.select(tensor, dim)
+        return tensor
+
+    def _crop(self, tensor: Tensor) -> Tensor:
+        parts = tensor.view(self.view) if self.view else tensor
+        if (self.view or len(self.runs) > 1) and tensor.requires_grad and torch.is_grad_enabled():
+            # one operation: a narrow per dimension would write a gradient per dimension, and a grid is copied anyway
+            parts = torch.constant_pad_nd(parts, self.pads)
+        else:
+            for dim, start, length in self.runs:
+                parts = parts.narrow(dim, start, length)
+        if not self.view:
+            return parts
+        parts = parts.reshape(self.shape)
+        # batch norm's backward on CPUs reads vectors as if nothing lay between their entries
+        return parts.contiguous() if parts.dim() == 1 else parts
+
+
+def _padding(size: int, run: Run | None) -> Run:
+    return (-run[0], run[0] + run[1] - size) if run else (0, 0)
+
+
+class Ruler:
+    """A layout that measures configurations: a sum of products of axis sizes, multiplied out once.
+
+    >>> Ruler(Concat((Product((Axis(0, 3), Axis(1, 4))), Axis(1, 4), Axis(2, 5)))).size({1: 2})
+    13
+    """
+
+    __slots__ = ("_terms", "full", "ids", "layout")
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+        self.full = layout.size
+        self.ids = frozenset(axis.id for axis in axes_of(layout))
+        self._terms = _terms(layout)
+
+    def size(self, sizes: Mapping[int, int]) -> int:
+        """Active size of the layout."""
+        total = 0
+        get = sizes.get
+        for term in self._terms:
+            size = 1
+            for axis, full in term:
+                size *= get(axis, full)
+            total += size
+        return total
+
+
+def _terms(layout: Layout) -> list[tuple[tuple[int, int], ...]]:
+    if isinstance(layout, Axis):
+        return [((layout.id, layout.size),)]
+    parts = [_terms(part) for part in layout.parts]
+    if isinstance(layout, Concat):
+        return [term for part in parts for term in part]
+    return [tuple(factor for term in chosen for factor in term) for chosen in product(*parts)]

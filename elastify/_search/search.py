@@ -1,0 +1,139 @@
+"""Search: the best subnetwork within budgets.
+
+`evaluate=None` needs no data: the largest nested configuration within the budgets, then grown, size by size, while
+anything still fits. With a score, Optuna's NSGA-II proposes configurations for two objectives, score and cost.
+Every proposal is first repaired: shrunk uniformly towards the smallest network until all budgets
+hold; so no evaluation is spent on what could not be used. Each distinct configuration is evaluated once. A study
+file makes the search resumable and shareable between processes. Only a search space, a cost and a score are
+seen here, no model.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+from elastify._errors import ElastifyError
+from elastify._search.budget import Budget, CostFn, Trial, largest_nested
+from elastify._space import METRICS, Cost, SearchSpace, SubnetConfig, human
+
+
+class Point(NamedTuple):
+    """A configuration with its cost and score."""
+
+    config: SubnetConfig
+    cost: Cost
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a search found: `pareto` holds the points that no other beats in both score and cost, cheapest first.
+
+    `score` is None where nothing was evaluated; `model` is the extracted subnetwork, set by `elastify.search`.
+    """
+
+    config: SubnetConfig
+    cost: Cost
+    score: float | None = None
+    pareto: tuple[Point, ...] = ()
+    history: tuple[Trial, ...] = ()
+    model: Any = None
+
+    def __str__(self) -> str:
+        score = "" if self.score is None else f"score {self.score:.6g}, "
+        lines = [f"{score}{self.cost!r}", f"  {self.config!r}"]
+        if self.history:
+            new = sum(trial.state == "new" for trial in self.history)
+            lines.append(f"  {len(self.history)} trials, {new} evaluated, {len(self.pareto)} on the Pareto front")
+        return "\n".join(lines)
+
+
+def run_search(
+    space: SearchSpace,
+    cost_fn: CostFn,
+    budgets: Mapping[str, int],
+    score_fn: Callable[[SubnetConfig], float] | None = None,
+    *,
+    direction: str = "maximize",
+    n_trials: int = 200,
+    population: int = 32,
+    seed: int = 0,
+    study: Any = None,
+    timeout: float | None = None,
+    progress: bool = True,
+    callbacks: Sequence[Callable[[Trial], None]] = (),
+) -> Result:
+    """The best configuration of a space within budgets (a limit per metric: macs, params, bytes, activations).
+
+    `score_fn` gives the score of a configuration; None asks for the largest nested one. `study` is the path of a study
+    file (`.db`, `.sqlite` or an Optuna URL: a database; else an Optuna journal): the same search continues there until
+    it has `n_trials`. `timeout` is in seconds; one trial is always made. Ctrl-C returns what was found so far. Raises
+    ElastifyError where nothing can fit.
+    """
+    if direction not in ("maximize", "minimize"):
+        raise ElastifyError(f"direction must be 'maximize' or 'minimize', not {direction!r}")
+    if n_trials < 1 or population < 2:
+        raise ElastifyError(f"n_trials={n_trials} and population={population} cannot search", fix="at least 1 and 2")
+    unknown = set(budgets) - set(METRICS)
+    if unknown:
+        raise ElastifyError(f"no budget is called {', '.join(sorted(unknown))}", fix=f"one of {', '.join(METRICS)}")
+    if not budgets and score_fn is None:
+        raise ElastifyError(
+            "nothing to search for", why="there is neither a budget nor evaluate", fix="budget_macs=..."
+        )
+    budget = Budget(dict(budgets), cost_fn)
+    _check_reachable(space, budget)
+    if budgets and budget.fits(space.rows.full[None])[0]:
+        return _full_model(space, budget, score_fn)
+    if score_fn is None:
+        row = largest_nested(space, budget)
+        return Result(space.decode(row), cost_fn(row[None])[0])
+    from elastify._search.study import Study
+
+    running = Study(space, budget, score_fn, direction=direction, population=population, seed=seed, storage=study)
+    running.run(n_trials, timeout=timeout, progress=progress, callbacks=callbacks)
+    return summarise(running.trials(), direction, budget)
+
+
+def summarise(trials: Sequence[Trial], direction: str, budget: Budget) -> Result:
+    """The best of the trials and their Pareto front."""
+    distinct = {trial.config: trial for trial in trials if math.isfinite(trial.score)}
+    if not distinct:
+        raise ElastifyError("no configuration could be evaluated", why=f"all {len(trials)} trials failed")
+    sign = 1 if direction == "maximize" else -1
+    ranked = sorted(distinct.values(), key=lambda t: (budget.load(t.cost), -sign * t.score))
+    front: list[Trial] = []
+    for trial in ranked:
+        if not front or sign * trial.score > sign * front[-1].score:
+            front.append(trial)
+    best = front[-1]
+    pareto = tuple(Point(trial.config, trial.cost, trial.score) for trial in front)
+    return Result(best.config, best.cost, best.score, pareto, tuple(trials))
+
+
+def _check_reachable(space: SearchSpace, budget: Budget) -> None:
+    cost = budget.cost(space.rows.least[None])[0]
+    for metric, limit in budget.limits.items():
+        least = getattr(cost, metric)
+        if least > limit:
+            raise ElastifyError(
+                f"no subnetwork fits a budget of {human(limit)} {metric}",
+                why=f"the smallest reachable cost is {human(least)} ({least}) {metric}",
+                fix="raise the budget, or lower min_ratio in elastify(...)",
+            )
+
+
+def _full_model(space: SearchSpace, budget: Budget, score_fn: Callable[[SubnetConfig], float] | None) -> Result:
+    cost = budget.cost(space.rows.full[None])[0]
+    limits = ", ".join(f"{human(limit)} {metric}" for metric, limit in budget.limits.items())
+    warnings.warn(f"the full model is within the budget of {limits}: it is returned as it is", stacklevel=4)
+    result = Result(space.max, cost)
+    if score_fn is None:
+        return result
+    score = float(score_fn(space.max))
+    trial = Trial(0, space.max, cost, score)
+    return replace(result, score=score, pareto=(Point(space.max, cost, score),), history=(trial,))

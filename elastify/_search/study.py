@@ -1,0 +1,245 @@
+"""One Optuna study: proposals, evaluations, and their record.
+
+A trial's parameters are choice numbers of the free axes and stages (the proposal, before repair); its user
+attributes hold the repaired configuration, its score and cost. So a study file has all that is needed to continue:
+the number of trials done, every score known, and NSGA-II's population. The sampler is seeded anew from the seed and
+the trial's number: what a trial proposes depends on the trials before it, never on when the process was started.
+The first proposals are the largest configurations by width, by depth and by both.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from elastify._errors import ElastifyError
+from elastify._search.budget import Budget, Trial, shrink, starting_rows
+from elastify._space import METRICS, Cost, SearchSpace, SubnetConfig
+
+try:
+    import optuna
+    from sqlalchemy.exc import SQLAlchemyError
+except ImportError as error:  # an extra; searching without a score does not need it
+    raise ElastifyError(
+        "searching with evaluate= needs Optuna", why=str(error), fix='pip install "elastify[search]"'
+    ) from error
+
+_FAILURES_IN_A_ROW = 3
+_STORAGE_ERRORS = (OSError, json.JSONDecodeError, KeyError, optuna.exceptions.OptunaError, SQLAlchemyError)
+_RECORD = "elastify"
+_logger = logging.getLogger("elastify")
+
+
+class Study:
+    """A search that is being made or continued."""
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        budget: Budget,
+        score_fn: Callable[[SubnetConfig], float],
+        *,
+        direction: str,
+        population: int,
+        seed: int,
+        storage: Any,
+    ) -> None:
+        self.space, self.budget, self.score_fn = space, budget, score_fn
+        self._trials: dict[int, Trial] = {}
+        choices = space.rows.choices
+        self.free = [c for c in range(len(choices)) if c not in space.rows.relations.derived and len(choices[c]) > 1]
+        self.study = self._open(storage, direction, population, seed)
+        if not self.study.get_trials(deepcopy=False):
+            for row in starting_rows(space, budget):
+                self.study.enqueue_trial(self._parameters(row), skip_if_exists=True)
+
+    def trials(self) -> list[Trial]:
+        """Everything done so far, by this process or others, in the order of the proposals."""
+        for trial in self.study.get_trials(deepcopy=False):
+            if trial.number not in self._trials and _RECORD in trial.user_attrs and trial.state.is_finished():
+                self._trials[trial.number] = _read(trial.number, trial.user_attrs[_RECORD])
+        return [self._trials[number] for number in sorted(self._trials)]
+
+    def run(
+        self, n_trials: int, *, timeout: float | None, progress: bool, callbacks: Sequence[Callable[[Trial], None]]
+    ) -> None:
+        """Make trials until the study has `n_trials`, the time is over, or Ctrl-C."""
+        from tqdm import tqdm
+
+        started, failures = time.monotonic(), 0
+        done = self.trials()
+        bar = tqdm(total=n_trials, initial=min(len(done), n_trials), desc="search", unit="trial", disable=not progress)
+        try:
+            while len(done) < n_trials and (not done or timeout is None or time.monotonic() - started < timeout):
+                trial, error = self._one({t.config: t.score for t in done if math.isfinite(t.score)})
+                failures = failures + 1 if error else 0
+                if error and (failures >= _FAILURES_IN_A_ROW or not any(math.isfinite(t.score) for t in done)):
+                    raise ElastifyError(
+                        "evaluate failed",
+                        where=repr(trial.config),
+                        why=error,
+                        fix="evaluate(model) must return a finite number for any configuration",
+                    ) from self._last_error
+                for callback in callbacks:
+                    callback(trial)
+                done = self.trials()
+                bar.update(len(done) - bar.n)
+                scores = [t.score for t in done if math.isfinite(t.score)]
+                if scores:
+                    better = max if self.study.directions[0] == optuna.study.StudyDirection.MAXIMIZE else min
+                    bar.set_postfix(best=f"{better(scores):.5g}", evaluated=len({t.config for t in done}))
+        except KeyboardInterrupt:
+            if not any(math.isfinite(t.score) for t in self.trials()):
+                raise
+            _logger.warning("search interrupted after %d trials: the best so far is returned", len(self.trials()))
+        finally:
+            bar.close()
+
+    def _one(self, known: dict[SubnetConfig, float]) -> tuple[Trial, str]:
+        """Propose, repair, evaluate and record one configuration; the text says what went wrong, if anything did."""
+        optuna_trial = self.study.ask()
+        try:
+            config, cost = self._propose(optuna_trial)
+            started, error, state = time.monotonic(), "", "new"
+            if config in known:
+                score, state = known[config], "repeated"
+            else:
+                score, error = self._score(config)
+        except BaseException:
+            self.study.tell(optuna_trial, state=optuna.trial.TrialState.FAIL)
+            raise
+        trial = Trial(
+            optuna_trial.number, config, cost, score, time.monotonic() - started, "failed" if error else state
+        )
+        optuna_trial.set_user_attr(_RECORD, _record(trial, error))
+        if error:
+            _logger.warning("trial %d failed: %s", trial.number, error)
+            self.study.tell(optuna_trial, state=optuna.trial.TrialState.FAIL)
+        else:
+            self.study.tell(optuna_trial, [score, self.budget.load(cost)])
+        return trial, error
+
+    def _score(self, config: SubnetConfig) -> tuple[float, str]:
+        self._last_error: BaseException | None = None
+        try:
+            score = self.score_fn(config)
+        except Exception as error:  # noqa: BLE001 - it is the caller's code: whatever it raises is reported
+            self._last_error = error
+            return math.nan, f"{type(error).__name__}: {error}"
+        try:
+            score = float(score)
+        except (TypeError, ValueError):
+            return math.nan, f"it returned {score!r}, which is not a number"
+        return (score, "") if math.isfinite(score) else (math.nan, f"it returned {score}")
+
+    def _propose(self, trial: optuna.Trial) -> tuple[SubnetConfig, Cost]:
+        space, row = self.space, self.space.rows.full.astype(float)
+        for column in self.free:
+            choices = space.rows.choices[column]
+            row[column] = choices[trial.suggest_int(space.columns[column], 0, len(choices) - 1)]
+        legal = space.rows.fit(row[None])[0]
+        fitting = space.rows.normalise(shrink(space, self.budget, legal)[None])
+        return space.decode(fitting[0]), self.budget.cost(fitting)[0]
+
+    def _parameters(self, row: np.ndarray) -> dict[str, int]:
+        choices = self.space.rows.choices
+        return {self.space.columns[c]: int(np.searchsorted(choices[c], row[c])) for c in self.free}
+
+    def _open(self, storage: Any, direction: str, population: int, seed: int) -> optuna.Study:
+        limits = ",".join(f"{metric}<={limit}" for metric, limit in sorted(self.budget.limits.items()))
+        name = f"elastify {self.space.fingerprint} {direction} {limits or 'unlimited'}"
+        opened = _storage(storage)
+        for other in optuna.get_all_study_names(opened) if opened is not None else ():
+            if other.startswith("elastify ") and other.split()[1] != self.space.fingerprint:
+                raise ElastifyError(
+                    "this study file belongs to another model", where=str(storage), fix="use another path"
+                )
+        verbosity = optuna.logging.get_verbosity()
+        optuna.logging.set_verbosity(optuna.logging.WARNING)  # "a new study created" is no news here
+        try:
+            return optuna.create_study(
+                storage=opened,
+                sampler=_Seeded(population, seed),
+                study_name=name,
+                directions=[optuna.study.StudyDirection[direction.upper()], optuna.study.StudyDirection.MINIMIZE],
+                load_if_exists=True,
+            )
+        finally:
+            optuna.logging.set_verbosity(verbosity)
+
+
+class _Seeded(optuna.samplers.BaseSampler):
+    """NSGA-II whose random numbers depend on the trial's number alone."""
+
+    def __init__(self, population: int, seed: int) -> None:
+        self._population, self._seed = population, seed
+        self._number, self._sampler = -1, self._make(0)
+
+    def _make(self, number: int) -> optuna.samplers.NSGAIISampler:
+        seed = np.random.SeedSequence([abs(self._seed), number]).generate_state(1)[0]
+        return optuna.samplers.NSGAIISampler(population_size=self._population, seed=int(seed))
+
+    def _for(self, trial: optuna.trial.FrozenTrial) -> optuna.samplers.NSGAIISampler:
+        if trial.number != self._number:
+            self._number, self._sampler = trial.number, self._make(trial.number)
+        return self._sampler
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> Any:
+        return self._for(trial).infer_relative_search_space(study, trial)
+
+    def sample_relative(self, study: optuna.Study, trial: optuna.trial.FrozenTrial, search_space: Any) -> Any:
+        return self._for(trial).sample_relative(study, trial, search_space)
+
+    def sample_independent(
+        self, study: optuna.Study, trial: optuna.trial.FrozenTrial, param_name: str, param_distribution: Any
+    ) -> Any:
+        return self._for(trial).sample_independent(study, trial, param_name, param_distribution)
+
+    def after_trial(
+        self, study: optuna.Study, trial: optuna.trial.FrozenTrial, state: Any, values: Sequence[float] | None
+    ) -> None:
+        self._for(trial).after_trial(study, trial, state, values)
+
+
+def _record(trial: Trial, error: str) -> dict[str, Any]:
+    return {
+        "config": trial.config.to_json(),
+        "cost": [getattr(trial.cost, metric) for metric in METRICS],
+        "score": trial.score if math.isfinite(trial.score) else None,
+        "seconds": round(trial.seconds, 3),
+        "state": trial.state,
+        "error": error,
+    }
+
+
+def _read(number: int, record: dict[str, Any]) -> Trial:
+    score = math.nan if record["score"] is None else record["score"]
+    config = SubnetConfig.from_json(record["config"])
+    return Trial(number, config, Cost(*record["cost"]), score, record["seconds"], record["state"])
+
+
+def _storage(study: Any) -> Any:
+    """A storage for a path, an Optuna URL, a storage object, or nothing."""
+    if study is None or isinstance(study, optuna.storages.BaseStorage):
+        return study
+    text = str(study)
+    try:
+        if "://" in text:
+            return optuna.storages.RDBStorage(text)
+        path = Path(text)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix in (".db", ".sqlite", ".sqlite3"):
+            return optuna.storages.RDBStorage(f"sqlite:///{path}")
+        from optuna.storages.journal import JournalFileBackend
+
+        return optuna.storages.JournalStorage(JournalFileBackend(text))
+    except _STORAGE_ERRORS as error:
+        why = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ElastifyError("cannot use this study file", where=text, why=why, fix="use another path") from error

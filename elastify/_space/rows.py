@@ -1,0 +1,282 @@
+"""Legal configurations as rows of integers: a size per axis, then the number of kept blocks per stage.
+
+A request is a row of targets. Sizes are first snapped down to their choices, derived axes computed, and relations
+checked for all rows at once; only components of related axes that fail go to the exact solver of `_relations`.
+Relations without a table are met by trying. Sizes that only skipped blocks use are set to a canonical value
+(the full size where legal), so that equal subnetworks are equal rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import numpy as np
+
+from elastify._ir import Plan
+from elastify._space.relations import Relations, Step
+
+_ABOVE = 1e4
+_FOLLOWS = 1e-3
+_NEVER = np.iinfo(np.int64).max
+_TRIES = 512
+
+Kept = Sequence[frozenset[int]]
+
+
+class Rows:
+    """The rows of a plan."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.n_axes = len(plan.axes)
+        self.full = np.array([axis.size for axis in plan.axes] + [s.choices[-1] for s in plan.stages], np.int64)
+
+    @cached_property
+    def relations(self) -> Relations:
+        """The relations between sizes, compiled on first use."""
+        return Relations(self.plan)
+
+    @cached_property
+    def choices(self) -> list[np.ndarray]:
+        """Legal values per column."""
+        return [*self.relations.domains, *(np.array(stage.choices, np.int64) for stage in self.plan.stages)]
+
+    @cached_property
+    def ladder(self) -> np.ndarray:
+        """The choices as an array `[columns, longest]`, filled up with a number above all."""
+        rungs = np.full((len(self.choices), max(map(len, self.choices), default=1)), _NEVER)
+        for column, choices in enumerate(self.choices):
+            rungs[column, : len(choices)] = choices
+        return rungs
+
+    @cached_property
+    def weights(self) -> np.ndarray:
+        """How much a target matters per axis: derived axes follow, where nobody asks for them."""
+        return np.where([axis.derived is not None for axis in self.plan.axes], _FOLLOWS, 1.0)
+
+    @cached_property
+    def least(self) -> np.ndarray:
+        """The smallest row: every size as small as the relations allow."""
+        return self.fit(np.array([[choices[0] for choices in self.choices]], float))[0]
+
+    @cached_property
+    def homes(self) -> dict[int, list[tuple[tuple[int, int], ...]]]:
+        """Per column the blocks (stage, index) around each of its members, for axes that blocks own alone."""
+        stages = enumerate(self.plan.stages)
+        blocks = [(path, s, b) for s, stage in stages for b, path in enumerate(stage.blocks) if b > 0]
+        others: dict[str, list[str]] = {}
+        for alias, name in self.plan.aliases.items():
+            others.setdefault(name, []).append(alias)
+        found: dict[int, list[tuple[tuple[int, int], ...]]] = {}
+        for column, axis in enumerate(self.plan.axes):
+            tensors = {name for member, _ in axis.members for name in (member, *others.get(member, ()))}
+            around = {tuple((s, b) for path, s, b in blocks if name.startswith(path + ".")) for name in tensors}
+            if tensors and () not in around:
+                found[column] = sorted(around)
+        return found
+
+    @cached_property
+    def nests(self) -> dict[int, tuple[tuple[int, int], ...]]:
+        """Stages that lie inside blocks of others, with these blocks (stage, index) but for the first of each."""
+        blocks = [(f"{p}.", s, b) for s, stage in enumerate(self.plan.stages) for b, p in enumerate(stage.blocks) if b]
+        around = {
+            number: tuple((s, b) for path, s, b in blocks if stage.blocks[0].startswith(path))
+            for number, stage in enumerate(self.plan.stages)
+        }
+        return {number: found for number, found in around.items() if found}
+
+    def sample(self, rng: np.random.Generator) -> np.ndarray:
+        """A random legal row, before normalisation."""
+        relations = self.relations
+        row = self.ladder[np.arange(len(self.choices)), rng.integers(self._lengths)]
+        for component in relations.components:
+            drawn = relations.read_back(self._trails[component.columns], lambda line: _any_finite(line, rng))
+            for column, size in drawn.items():
+                row[column] = size
+        if not relations.legal(row[None, : self.n_axes])[0]:
+            drawn = self._tries(row, rng, self.full)
+            row[: self.n_axes] = drawn[0, : self.n_axes] if len(drawn) else self.full[: self.n_axes]
+        return row
+
+    @cached_property
+    def _lengths(self) -> np.ndarray:
+        return np.array([len(choices) for choices in self.choices], np.int64)
+
+    def _tries(self, row: np.ndarray, rng: np.random.Generator, upper: np.ndarray) -> np.ndarray:
+        """Legal rows like this one, but for random sizes up to `upper` of the axes of loose relations."""
+        relations = self.relations
+        rows = np.repeat(row[None], _TRIES, axis=0)
+        for column in sorted({column for relation in relations.loose for column in relation.scope}):
+            below = relations.domains[column][relations.domains[column] <= upper[column]]
+            if len(below) and column not in relations.derived:
+                rows[:, column] = rng.choice(below, _TRIES)
+        rows[:, : self.n_axes] = relations.derive(rows[:, : self.n_axes])
+        return rows[relations.legal(rows[:, : self.n_axes])]
+
+    @cached_property
+    def _trails(self) -> dict[tuple[int, ...], list[Step]]:
+        """Each component's elimination without preferences, to draw from."""
+        relations, trails = self.relations, {}
+        for component in relations.components:
+            even = {column: np.zeros(len(relations.domains[column])) for column in component.columns}
+            trail = relations.eliminate(component, even)
+            assert trail is not None  # the full network is legal
+            trails[component.columns] = trail
+        return trails
+
+    def nested(self, n: int, low: np.ndarray | None = None, high: np.ndarray | None = None) -> np.ndarray:
+        """`n` legal rows between two legal ones (the smallest and the full by default), no size ever shrinking."""
+        low = self.least if low is None else low
+        high = self.full if high is None else high
+        steps = np.linspace(0, 1, n)[:, None] if n > 1 else np.ones((1, 1))
+        rows = self.fit(low + steps * (high - low))
+        rows[-1] = high
+        for number in range(1, n - 1):
+            if (rows[number] < rows[number - 1]).any():
+                rows[number] = self.fit(rows[number][None], lower=rows[number - 1])[0]
+        return rows
+
+    def fit(self, targets: np.ndarray, lower: np.ndarray | None = None) -> np.ndarray:
+        """The legal row nearest to each target row, not above it where possible and never below the row `lower`."""
+        rows = self.fit_wishes(targets, lower=lower)
+        assert rows is not None  # nothing is pinned and the full network is legal
+        return rows
+
+    def grow(self, row: np.ndarray) -> np.ndarray:
+        """Legal rows with one free size that is in use, or one depth, enlarged by one choice; derived sizes follow."""
+        grown, dead = [], self._dead(row[None])[0]
+        for column, choices in enumerate(self.choices):
+            larger = choices[choices > row[column]]
+            if len(larger) and column not in self.relations.derived and not (column < self.n_axes and dead[column]):
+                grown.append(np.where(np.arange(len(row)) == column, larger[0], row))
+        rows = np.array(grown, np.int64).reshape(-1, len(row))
+        rows[:, : self.n_axes] = self.relations.derive(rows[:, : self.n_axes])
+        return rows[(rows >= row).all(axis=1) & self.relations.legal(rows[:, : self.n_axes])]
+
+    def fit_wishes(
+        self,
+        targets: np.ndarray,
+        *,
+        weights: np.ndarray | None = None,
+        pins: np.ndarray | None = None,
+        lower: np.ndarray | None = None,
+        solve: bool = False,
+    ) -> np.ndarray | None:
+        """As `fit`, with weights and pins (sizes that must be met exactly) per axis; None where pins contradict.
+        `solve` goes to the solver at once: for wishes about derived axes."""
+        relations, n_axes = self.relations, self.n_axes
+        weights = self.weights if weights is None else weights
+        pins = np.zeros(n_axes, bool) if pins is None else pins
+        at = (self.ladder <= targets[:, :, None] * (1 + 1e-12)).sum(axis=2) - 1
+        rows = self.ladder[np.arange(len(self.choices)), np.maximum(at, 0)]
+        if lower is not None:
+            rows = np.maximum(rows, lower)
+        sizes = relations.derive(rows[:, :n_axes])
+        for component in relations.components:
+            columns = list(component.columns)
+            good = relations.legal_part(sizes, component)
+            for column in columns:
+                good &= ~pins[column] | (sizes[:, column] == targets[:, column])
+                good &= True if lower is None else sizes[:, column] >= lower[column]
+            for number in range(len(sizes)) if solve else np.flatnonzero(~good):
+                unary = {c: self._distance(c, targets[number, c], weights[c], pins[c], lower) for c in columns}
+                solved = relations.solve(component, unary)
+                if solved is None:
+                    if lower is None:
+                        return None
+                    solved = {column: int(lower[column]) for column in columns}
+                for column, size in solved.items():
+                    sizes[number, column] = size
+        rows[:, :n_axes] = sizes
+        return self._settle_loose(rows, targets, lower, pins)
+
+    @cached_property
+    def _logs(self) -> list[np.ndarray]:
+        return [np.log(domain) for domain in self.relations.domains]
+
+    def _distance(self, column: int, target: float, weight: float, pin: bool, lower: np.ndarray | None) -> np.ndarray:
+        """Cost of each choice: how far it is from the target, in logarithms; above it is worse than anything below."""
+        domain = self.relations.domains[column]
+        apart = np.log(max(target, 1e-9)) - self._logs[column]
+        cost = weight * np.abs(apart)
+        if weight > _FOLLOWS:
+            cost[apart < -1e-12] += weight * _ABOVE
+        if pin:
+            cost[domain != target] = np.inf
+        if lower is not None:
+            cost[domain < lower[column]] = np.inf
+        return cost
+
+    def _settle_loose(
+        self, rows: np.ndarray, targets: np.ndarray, lower: np.ndarray | None, pins: np.ndarray
+    ) -> np.ndarray | None:
+        """Rows that break a relation without a table become the nearest of random ones below the target, or else the
+        lower or the full row."""
+        relations, n_axes = self.relations, self.n_axes
+        if not relations.loose:
+            return rows
+        for number in np.flatnonzero(~relations.legal(rows[:, :n_axes])):
+            target = targets[number, :n_axes]
+            tries = self._tries(rows[number], np.random.default_rng(0), targets[number])[:, :n_axes]
+            tries = tries[((tries <= target) & (~pins | (tries == target))).all(axis=1)]
+            if lower is not None:
+                tries = tries[(tries >= lower[:n_axes]).all(axis=1)]
+            if len(tries):
+                rows[number, :n_axes] = tries[np.argmin(np.log(target / tries).sum(axis=1))]
+            elif pins.any():
+                return None
+            else:
+                rows[number, :n_axes] = (self.full if lower is None else lower)[:n_axes]
+        return rows
+
+    def in_choices(self, rows: np.ndarray) -> np.ndarray:
+        """Which entries of rows `[n, columns]` are choices of their column."""
+        return (self.ladder == rows[:, :, None]).any(axis=2)
+
+    def normalise(self, rows: np.ndarray, kept: Kept | None = None) -> np.ndarray:
+        """Rows with canonical sizes for what skipped blocks alone use. `kept` gives the blocks of each stage where
+        they are not a prefix."""
+        rows = rows.copy()
+        if not self.homes:
+            return rows
+        dead = self._dead(rows, kept)
+        if not self.relations.relations:
+            rows[:, : self.n_axes] = np.where(dead, self.full[: self.n_axes], rows[:, : self.n_axes])
+            return rows
+        before = rows[:, : self.n_axes]
+        after = self.relations.derive(np.where(dead, self.full[: self.n_axes], before))
+        changed = dead.any(axis=1)
+        good = self.relations.legal(after) & ((after == before) | dead).all(axis=1)
+        rows[changed & good, : self.n_axes] = after[changed & good]
+        for number in np.flatnonzero(changed & ~good):
+            targets = np.where(dead[number], self.full[: self.n_axes], before[number])
+            targets = np.concatenate([targets, rows[number, self.n_axes :]]).astype(float)
+            solved = self.fit_wishes(targets[None], pins=~dead[number], solve=True)
+            if solved is not None:
+                rows[number] = solved[0]
+        return rows
+
+    def _dead(self, rows: np.ndarray, kept: Kept | None = None) -> np.ndarray:
+        """Axes `[n, axes]` of which every member lies inside a skipped block."""
+        dead = np.zeros((len(rows), self.n_axes), bool)
+        for members, columns in self._same_homes.items():
+            skipped = [np.logical_or.reduce([self._skipped(rows, s, b, kept) for s, b in around]) for around in members]
+            dead[:, columns] = np.logical_and.reduce(skipped)[:, None]
+        return dead
+
+    @cached_property
+    def _same_homes(self) -> dict[tuple[tuple[tuple[int, int], ...], ...], list[int]]:
+        groups: dict[tuple[tuple[tuple[int, int], ...], ...], list[int]] = {}
+        for column, members in self.homes.items():
+            groups.setdefault(tuple(members), []).append(column)
+        return groups
+
+    def _skipped(self, rows: np.ndarray, stage: int, block: int, kept: Kept | None) -> np.ndarray:
+        if kept is not None:
+            return np.full(len(rows), block not in kept[stage])
+        return rows[:, self.n_axes + stage] <= block
+
+
+def _any_finite(line: np.ndarray, rng: np.random.Generator) -> int:
+    return int(rng.choice(np.flatnonzero(np.isfinite(line))))

@@ -1,0 +1,35 @@
+"""What is known of an elastic model besides its weights, kept in one place on the model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from elastify._errors import ElastifyError
+from elastify._space.cost import CostModel
+from elastify._space.space import SearchSpace
+
+STATE = "_elastify_state"
+
+
+@dataclass(frozen=True)
+class State:
+    """What is known of an elastic model besides its weights; copies of the model share it."""
+
+    space: SearchSpace
+    costs: CostModel
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> State:
+        return self
+
+
+def state(model: nn.Module) -> State:
+    """What elastify knows of a model; an error for a plain one."""
+    known = model.__dict__.get(STATE) if isinstance(model, nn.Module) else None
+    if known is None:
+        raise ElastifyError(
+            f"this {type(model).__name__} is not elastic", fix="model = elastify(model, example_inputs)"
+        )
+    return known

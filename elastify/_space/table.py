@@ -1,0 +1,249 @@
+"""The search space as text: one line per kind of axis.
+
+Axes with the same role, sizes and choices whose names differ only in numbers share a line; so do frozen dimensions
+with the same kind of reason. The order is that of the first appearance, so the text is stable.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import textwrap
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from elastify._space.config import pattern
+from elastify._space.cost import human
+from elastify._space.relation_text import describe
+from elastify._space.wishes import ladder, match
+
+if TYPE_CHECKING:
+    from elastify._space.space import SearchSpace
+
+_WIDTH = 120
+_NAME = 44
+_DEFAULTS = {"freeze": (), "choices": None, "min_ratio": 0.25, "multiple_of": None, "depth": True, "keep_outputs": True}
+_LISTED = 3  # names in braces
+_DIGITS = re.compile(r"\d+")
+
+
+def table(space: SearchSpace) -> str:
+    """The whole space on lines of at most 120 characters."""
+    state = "verified" if space.verified else "not verified"
+    kind = "" if space.size.exact else " (a bound)"
+    head = f"{space.title or 'SearchSpace'}: {space.size!s} configurations{kind}, {state}"
+    sections = [
+        [head, *_asked(space)],
+        _axes(space),
+        _stages(space),
+        _frozen(space),
+        _relations(space),
+        _numbers(space),
+        _costs(space),
+    ]
+    return "\n".join(line[:_WIDTH].rstrip() for section in sections for line in section)
+
+
+def explain(space: SearchSpace, name: str) -> str:
+    """All that is known about the axes or stages that a glob matches."""
+    blocks = []
+    for column in match(name, space.columns):
+        if column >= len(space.axes):
+            stage = space.stages[column - len(space.axes)]
+            lines = [
+                f"{stage.name}: keeps {ladder(stage.choices)} of the {len(stage.blocks)} blocks of {stage.container}"
+            ]
+            lines += [f"  the first blocks only: {stage.prefix}"] if stage.prefix else []
+        else:
+            axis = space.axes[column]
+            lines = [f"{axis.name}: {axis.role}, {axis.size} units, choices {ladder(space.rows.choices[column])}"]
+            members = _grouped(axis.members, lambda member: f"{pattern(member[0])}[{member[1]}]")
+            for shared, same in members.items():
+                alone = f"{same[0][0]}[{same[0][1]}]"
+                lines.append(
+                    f"  runs through {alone}" if len(same) == 1 else f"  runs through {shared} {_times(len(same))}"
+                )
+            for relation in space.rows.relations.relations:
+                if column in relation.scope:
+                    lines.append(f"  {relation.text}" + (f"  ({relation.source})" if relation.source else ""))
+            lines += [f"  {reason}" for reason in space.reasons.get(axis.name, ())]
+        blocks.append("\n".join(lines))
+    return "\n".join(blocks)
+
+
+def _asked(space: SearchSpace) -> list[str]:
+    """What `elastify` was asked for, where that is not the default."""
+    shown = {name: value for name, value in space.asked.items() if _DEFAULTS.get(name, value) != value}
+    return [f"asked: {name}={value!r}" for name, value in shown.items()]
+
+
+def _axes(space: SearchSpace) -> list[str]:
+    if not space.axes:
+        return ["", "no elastic axes"]
+    derived, names = space.rows.relations.derived, {axis.id: axis.name for axis in space.axes}
+
+    def key(column: int) -> Any:
+        axis = space.axes[column]
+        ratio = pattern(describe(axis.derived, names)) if column in derived else ""
+        return _shape(axis.name), axis.role, axis.size, tuple(space.rows.choices[column].tolist()), ratio
+
+    groups = _grouped(range(len(space.axes)), key)
+    rows = [("axis", "role", "full", "", "choices")]
+    for (_, role, size, choices, ratio), columns in groups.items():
+        label = _label([space.axes[column].name for column in columns])
+        rows.append((label, role, str(size), _times(len(columns)), ladder(choices) + (f"  = {ratio}" if ratio else "")))
+    return ["", *_aligned(rows, right={2})]
+
+
+def _stages(space: SearchSpace) -> list[str]:
+    lines: list[str] = []
+    if space.stages:
+        rows: list[tuple[str, ...]] = [("stage", "blocks", "keep", "")]
+        rows += [(s.name, str(len(s.blocks)), ladder(s.choices), _span(s.blocks)) for s in space.stages]
+        lines = ["", *_aligned(rows, right={1})]
+    limited = [stage for stage in space.stages if stage.prefix]
+    if limited:
+        lines += ["", f"stages that keep first blocks only, in numbers that were tried ({len(limited)})"]
+        lines += _wrapped(f"{stage.name}: {stage.prefix}" for stage in limited)
+    if space.plan.rigid:
+        lines += ["", f"rows of blocks that stay whole ({len(space.plan.rigid)})"]
+        lines += _wrapped(f"{_span(rigid.blocks)}: {rigid.reason}" for rigid in space.plan.rigid)
+    return lines
+
+
+def _wrapped(texts: Iterable[str]) -> list[str]:
+    """Texts on as many lines as they need: they end with file and line."""
+    options: Any = {"initial_indent": "  ", "subsequent_indent": "      ", "break_on_hyphens": False}
+    return [line for text in texts for line in textwrap.wrap(text, _WIDTH, **options)]
+
+
+def _frozen(space: SearchSpace) -> list[str]:
+    if not space.plan.frozen:
+        return []
+    groups = _grouped(space.plan.frozen, lambda dim: dim.reason.partition(": ")[0])
+    lines = ["", f"frozen dimensions ({len(space.plan.frozen)})"]
+    for reason, dims in groups.items():
+        place = dims[0].reason.partition(": ")[2]
+        alike = len({dim.reason for dim in dims}) == 1
+        lines.append(
+            f"  {reason}" + (f"{': ' if alike else ', first: '}{place}" if place else "") + _times(len(dims), 2)
+        )
+        tensors = _grouped(dims, lambda dim: (_shape(dim.tensor), dim.dim))
+        labels = [f"{_label([d.tensor for d in same])}[{n}] {_times(len(same))}" for (_, n), same in tensors.items()]
+        lines.append(f"      {_list(labels)}")
+    return lines
+
+
+def _relations(space: SearchSpace) -> list[str]:
+    derived = len(space.rows.relations.derived)
+    others = space.rows.relations.relations[derived:]
+    if not others:
+        return []
+    groups = _grouped(others, lambda relation: pattern(relation.text))
+    lines = ["", f"relations ({len(others)})"]
+    for text, same in groups.items():
+        source = f"  ({same[0].source})" if same[0].source else ""
+        lines.append(f"  {same[0].text if len(same) == 1 else text}{source}  {_times(len(same))}")
+    return lines
+
+
+def _numbers(space: SearchSpace) -> list[str]:
+    """Numbers that only describe the model."""
+    lines = []
+    for text, attrs in (
+        ("numbers that forward never reads, set to the new sizes", sorted(space.plan.matched, key=str)),
+        ("numbers that fit several sizes, right only where these are equal", list(space.plan.unclear)),
+    ):
+        if attrs:
+            groups = _grouped(map(str, attrs), _shape)
+            labels = [f"{_label(same)} {_times(len(same))}" for same in groups.values()]
+            lines += [f"{text} ({len(attrs)})", f"  {_list(labels)}"]
+    return ["", *lines] if lines else []
+
+
+def _costs(space: SearchSpace) -> list[str]:
+    lines = []
+    if space.cost is not None:
+        costs = space.cost(np.stack([space.rows.least, space.rows.full]))
+        rows: list[tuple[str, ...]] = [("cost per sample", "MACs", "parameters", "bytes", "activations")]
+        for name, cost in (("min", costs[0]), ("max", costs[1])):
+            rows.append((name, *(human(n) for n in (cost.macs, cost.params, cost.bytes, cost.activations))))
+        share = 100 * costs[0].macs / max(1, costs[1].macs)
+        lines = [
+            "",
+            *_aligned(rows, right={1, 2, 3, 4}),
+            f"  the smallest has {share:.1f} % of the MACs of the full network",
+        ]
+    if space.example:
+        sizes = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in space.example.items())
+        lines += ([] if lines else [""]) + [f"  one sample: {sizes}"]
+    return lines
+
+
+def _grouped(items: Iterable[Any], key: Callable[[Any], Any]) -> dict[Any, list[Any]]:
+    groups: dict[Any, list[Any]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return groups
+
+
+def _shape(name: str) -> str:
+    """A name with all its numbers replaced: what names must share to share a line."""
+    return _DIGITS.sub("*", name)
+
+
+def _label(names: Sequence[str]) -> str:
+    """Names of one shape in one: numbers that differ are stars, or listed where stars would say too much.
+
+    >>> _label(["a.1.b", "a.2.b"]), _label(["a.1.b"]), _label(["a.1.0.b", "a.2.5.b"])
+    ('a.*.b', 'a.1.b', 'a.{1.0,2.5}.b')
+    """
+    names = list(dict.fromkeys(names))
+    texts, rows = _DIGITS.split(names[0]), [_DIGITS.findall(name) for name in names]
+    moving = [i for i, column in enumerate(zip(*rows, strict=True)) if len(set(column)) > 1]
+    exact = len(moving) < 2 or math.prod(len({row[i] for row in rows}) for i in moving) == len(rows)
+    first, last = (moving[0], moving[-1]) if moving else (0, 0)
+    if exact or (len(rows) > _LISTED and set(texts[first + 1 : last + 1]) != {"."}):
+        numbers = ["*" if i in moving else number for i, number in enumerate(rows[0])]
+        return "".join(a + b for a, b in zip(texts, [*numbers, ""], strict=True))
+    parts = [row[first] + "".join(texts[i] + row[i] for i in range(first + 1, last + 1)) for row in rows]
+    inner = ",".join(parts) if len(parts) <= _LISTED else f"{parts[0]} .. {parts[-1]}"
+    before = "".join(texts[i] + rows[0][i] for i in range(first)) + texts[first]
+    after = texts[last + 1] + "".join(rows[0][i] + texts[i + 1] for i in range(last + 1, len(rows[0])))
+    return f"{before}{{{inner}}}{after}"
+
+
+def _list(items: Sequence[str]) -> str:
+    """As many items as fit a line."""
+    shown, length = [], 0
+    for item in (_fit(item.rstrip(), _WIDTH - 24) for item in items):
+        length += len(item) + 2
+        if shown and length > _WIDTH - 24:
+            break
+        shown.append(item)
+    more = f", and {len(items) - len(shown)} more" if len(items) > len(shown) else ""
+    return ", ".join(shown) + more
+
+
+def _aligned(rows: list[tuple[str, ...]], right: set[int]) -> list[str]:
+    widths = [min(_NAME, max(len(row[i]) for row in rows)) for i in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [_fit(cell, widths[i]) if i < len(row) - 1 or i in right else cell for i, cell in enumerate(row)]
+        cells = [cell.rjust(widths[i]) if i in right else cell.ljust(widths[i]) for i, cell in enumerate(cells)]
+        lines.append("  " + "  ".join(cells))
+    return lines
+
+
+def _fit(text: str, width: int) -> str:
+    return text if len(text) <= width else f"{text[: width // 2 - 2]}...{text[len(text) - (width - width // 2 - 1) :]}"
+
+
+def _times(count: int, space: int = 0) -> str:
+    return f"{' ' * space}x{count}" if count > 1 else ""
+
+
+def _span(paths: tuple[str, ...]) -> str:
+    return f"{paths[0]} .. {paths[-1]}" if len(paths) > 1 else "".join(paths)

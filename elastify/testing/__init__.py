@@ -1,0 +1,356 @@
+"""`check_model`: everything that elastify claims, checked on one model.
+
+Use it on your own network before you trust its subnets:
+
+    from elastify.testing import check_model
+    report = check_model(model, example_inputs)
+    report.assert_passed()
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from elastify._capture import capture
+from elastify._deploy import copied
+from elastify._elastify import Built, build
+from elastify._errors import ElastifyError
+from elastify._ir import Plan
+from elastify._proofs import compare, first_sample, quiet, redraw, seeded
+from elastify._space import CostModel, SearchSpace, SubnetConfig, ids_of
+from elastify._verbs import activate, cost, extract, space
+from elastify.testing.oracle import oracle_macs
+
+__all__ = ["Report", "check_model", "check_sizes", "oracle_macs"]
+
+
+@dataclass(slots=True)
+class Report:
+    """What `check_model` measured. `failures` is empty where every check passed; shares are of the full network."""
+
+    model: str
+    axes: int = 0
+    stages: int = 0
+    roles: tuple[str, ...] = ()
+    full_macs: int = 0
+    smallest_macs: float = 1.0
+    smallest_params: float = 1.0
+    seconds: float = 0.0
+    space: SearchSpace | None = None
+    worst_error: float = 0.0
+    worst_gradient: float = 0.0
+    failures: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def assert_passed(self) -> None:
+        """Raise AssertionError with every failed check."""
+        if self.failures:
+            raise AssertionError(f"{self.model}:\n  " + "\n  ".join(self.failures))
+
+
+def check_model(
+    model: nn.Module,
+    example_inputs: Any = None,
+    *,
+    example_kwargs: Mapping[str, Any] | None = None,
+    configurations: int = 20,
+    tolerance: float = 1e-5,
+    costs: int = 3,
+    gradients: int = 1,
+    seed: int = 0,
+    **options: Any,
+) -> Report:
+    """Make a copy of `model` elastic and check it.
+
+    The full configuration gives bit-identical outputs and `state_dict`; `configurations` random ones give the same
+    output activated and extracted (to `tolerance` of the largest output, with parameters drawn anew); both proofs of
+    `elastify` demote nothing; `costs` of them cost exactly what the kernels count; `gradients` of them have the
+    extracted model's gradients on their entries and none elsewhere; a deep copy and a `state_dict` round trip
+    behave. Other keywords go to `elastify`. The model itself is not changed.
+    """
+    report = Report(type(model).__name__)
+    elastic = copied(model).eval()
+    started = time.perf_counter()
+    with _collected(report.warnings):
+        built = build(elastic, example_inputs, example_kwargs=example_kwargs, **options)
+    report.seconds = time.perf_counter() - started
+    _describe(report, elastic)
+    check = _Check(report, copied(model).eval(), elastic, built, seed, tolerance)
+    check.full()
+    redraw(elastic, seed)  # what initialisation leaves at zero would hide differences
+    check.plain = copied(model).eval()  # anew, because a model may cache what it made of its weights
+    check.plain.load_state_dict(elastic.state_dict())
+    _take_buffers(check.plain, elastic)
+    drawn = _drawn(space(elastic), configurations, seed)
+    for index, config in enumerate(drawn):
+        check.configuration(config, count=index < costs, gradients=index < gradients)
+    check.copies(drawn[-1])
+    return report
+
+
+def check_sizes(
+    model: nn.Module,
+    example_inputs: Any = None,
+    *,
+    example_kwargs: Mapping[str, Any] | None = None,
+    configurations: int = 3,
+    numeric: int = 2,
+    tolerance: float = 1e-5,
+    seed: int = 0,
+    **options: Any,
+) -> Report:
+    """The lighter check, for networks that are large or without weights (on the meta device). `model` is made elastic.
+
+    The smallest and random configurations, `configurations` in all, are captured again on fake tensors: each must be
+    the network that the plan predicts. With weights, `numeric` of them must give the same output activated and
+    extracted. Sizes are proven, units are not. Other keywords go to `elastify`.
+    """
+    report = Report(type(model).__name__)
+    model.eval()
+    started = time.perf_counter()
+    with _collected(report.warnings):
+        built = build(model, example_inputs, example_kwargs=example_kwargs, units=False, **options)
+    report.seconds = time.perf_counter() - started
+    _describe(report, model)
+    drawn = _drawn(space(model), configurations, seed + 2)  # the proof has seen those of 0 and 1
+    report.failures += filter(None, (_unlike_the_plan(model, built, config) for config in drawn))
+    if not any(t.is_meta for t in (*model.parameters(), *model.buffers())):
+        redraw(model, seed)
+        check = _Check(report, model, model, built, seed, tolerance)
+        for config in drawn[:numeric]:
+            check.configuration(config, count=False, gradients=False)
+    return report
+
+
+def _identical(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors are equal; a network that gives NaN gives NaN in the same places."""
+    return a.shape == b.shape and bool(((a == b) | ((a != a) & (b != b))).all())
+
+
+def _take_buffers(model: nn.Module, other: nn.Module) -> None:
+    """What a `state_dict` leaves out; forward may have made a buffer of another shape."""
+    theirs = dict(other.named_buffers())
+    for name, buffer in list(model.named_buffers()):
+        if buffer.shape != theirs[name].shape:
+            path, _, local = name.rpartition(".")
+            model.get_submodule(path)._buffers[local] = theirs[name].detach().clone()
+        elif not torch.equal(buffer, theirs[name]):
+            with torch.no_grad():
+                buffer.copy_(theirs[name])
+
+
+def _drawn(found: SearchSpace, count: int, seed: int) -> list[SubnetConfig]:
+    return [found.min, *(found.sample(seed + i) for i in range(count - 1))]
+
+
+def _unlike_the_plan(model: nn.Module, built: Built, config: SubnetConfig) -> str:
+    """How a reduced network, captured again, differs from the plan."""
+    where = space(model)
+    try:
+        with activate(model, config):
+            reduced = capture(model, built.args, built.kwargs)
+    except ElastifyError as error:
+        return f"the smaller network does not run for {config!r}: {error.why or error.what}"
+    found = compare(built.analysis, where.plan, reduced, *ids_of(where, config))
+    return f"the plan is wrong for {config!r}: {found.text}" if found else ""
+
+
+def _describe(report: Report, model: nn.Module) -> None:
+    report.space = found = space(model)
+    full, least = cost(model), cost(model, found.min)
+    report.axes, report.stages = len(found.axes), len(found.stages)
+    report.roles = tuple(sorted({axis.role for axis in found.axes}))
+    report.full_macs = full.macs
+    report.smallest_macs = least.macs / full.macs if full.macs else 1.0
+    report.smallest_params = least.params / full.params
+    report.failures += [f"verification: {text}" for text in report.warnings if text.startswith("verification")]
+
+
+class _Check:
+    def __init__(
+        self, report: Report, plain: nn.Module, elastic: nn.Module, built: Built, seed: int, tolerance: float
+    ) -> None:
+        self.report, self.plain, self.elastic, self.built = report, plain, elastic, built
+        self.seed, self.tolerance = seed, tolerance
+
+    def run(self, model: nn.Module) -> list[Tensor]:
+        with seeded(self.seed):
+            return self.built.outputs(model(*self.built.args, **self.built.kwargs))
+
+    def fail(self, text: str) -> None:
+        self.report.failures.append(text)
+
+    def full(self) -> None:
+        """The full configuration is the original, to the bit."""
+        with torch.no_grad():
+            pairs = zip(self.run(self.plain), self.run(self.elastic), strict=True)
+            if not all(_identical(a, b) for a, b in pairs):
+                self.fail("the full configuration is not bit-identical to the original")
+        before, after = self.plain.state_dict(), self.elastic.state_dict()
+        if list(before) != list(after) or not all(torch.equal(before[k], after[k]) for k in before):
+            self.fail("the state_dict has changed")
+
+    def configuration(self, config: Any, *, count: bool, gradients: bool) -> None:
+        try:
+            small = extract(self.elastic, config)
+            with torch.no_grad(), activate(self.elastic, config):
+                active = self.run(self.elastic)
+            with torch.no_grad():
+                error = deviation(active, self.run(small))
+            self.report.worst_error = max(self.report.worst_error, error)
+            if not error <= self.tolerance:
+                self.fail(f"activated and extracted differ by {error:.1e} for {config!r}")
+            if count:
+                self.count(small, config)
+            if gradients:
+                self.gradients(extract(self.elastic, config), config)
+        except (
+            ElastifyError,
+            RuntimeError,
+            ValueError,
+            TypeError,
+            AttributeError,
+            IndexError,
+            AssertionError,
+        ) as error:
+            self.fail(f"{type(error).__name__} for {config!r}: {error}")
+            activate(self.elastic, None)
+
+    def count(self, small: nn.Module, config: Any) -> None:
+        """The closed form equals what the kernels count on the extracted model, for one sample.
+
+        Where the values of tensors decide what runs (the tokens of an expert, the rounds of a loop), they may decide
+        otherwise here than in the run that was captured: then a record of this very run must say what is counted.
+        """
+        given: Any = (self.built.args, self.built.kwargs)
+        analysis = self.built.analysis
+        samples = 1 if analysis.batch else analysis.samples  # else a list of samples, perhaps of different sizes
+        given = first_sample(given) if analysis.batch else given
+        counted = oracle_macs(small, *given)
+        said = cost(self.elastic, config)
+        wrong = counted // samples != said.macs
+        if wrong and analysis.graphs[0].real:
+            recorded = CostModel(capture(small, *given, fake=False), {}, Plan())
+            wrong = counted != recorded.of().macs
+        if wrong:
+            self.fail(f"cost says {said.macs} MACs, the kernels count {counted // samples} for {config!r}")
+        params = sum(p.numel() for p in small.parameters())
+        if params != said.params:
+            self.fail(f"cost says {said.params} parameters, the model has {params} for {config!r}")
+
+    def gradients(self, small: nn.Module, config: Any, *, training: bool = False) -> None:
+        """Gradients of the active entries are the extracted model's; the others are zero or None."""
+        elastic = copied(self.elastic)
+        for model in (elastic, small):
+            model.train(training)
+            quiet(model)
+            model.zero_grad(set_to_none=True)
+        try:
+            _scalar(self.run(small)).backward()
+        except AssertionError:  # reversible layers go back in training mode only
+            if training:
+                raise
+            return self.gradients(small, config, training=True)
+        with activate(elastic, config):
+            _scalar(self.run(elastic)).backward()
+            ours = self.active_gradients(elastic, config)
+        theirs = [p.grad for p in small.parameters()]
+        if len(ours) != len(theirs):
+            return self.fail(f"{len(ours)} parameters are active, {len(theirs)} extracted for {config!r}")
+        scale = max((_largest(g) for g in theirs if g is not None), default=0.0)
+        if not scale:
+            return self.fail("no parameter has a gradient: nothing was compared")
+        worst = max(_difference(a, b) / scale for a, b in zip(ours, theirs, strict=True))
+        self.report.worst_gradient = max(self.report.worst_gradient, worst)
+        if not worst <= 10 * self.tolerance:
+            self.fail(f"gradients differ by {worst:.1e} for {config!r}")
+
+    def active_gradients(self, elastic: nn.Module, config: Any) -> list[Tensor | None]:
+        """Gradients of the active entries of every parameter that is not in a block left out."""
+        record = elastic.__dict__["_elastify"]
+        active = record.active
+        left_out = tuple(f"{path}." for path in active.left | active.aside) if active is not None else ()
+        found: dict[int, Tensor | None] = {}
+        for name, parameter in elastic.named_parameters(remove_duplicate=False):
+            if id(parameter) in found or name.startswith(left_out):
+                continue
+            grad = part = parameter.grad
+            name = record.plan.aliases.get(name, name)
+            if grad is not None and name in record.plan.tensors and active is not None:
+                part = record.slice(active, name)(grad)
+                outside = float(grad.abs().sum() - part.abs().sum())
+                if outside > 1e-3 * float(grad.abs().sum()) + 1e-12:
+                    self.fail(f"gradient outside the active entries of {name} for {config!r}")
+            found[id(parameter)] = part
+        for name, parameter in elastic.named_parameters():
+            if id(parameter) not in found and parameter.grad is not None and bool(parameter.grad.any()):
+                self.fail(f"gradient of {name}, which is left out, for {config!r}")
+        return list(found.values())
+
+    def copies(self, config: Any) -> None:
+        """A deep copy is elastic on its own, and weights go through a state_dict."""
+        twin = copied(self.elastic)
+        with torch.no_grad():
+            with activate(twin, config):
+                theirs = self.run(twin)
+                full = self.run(self.elastic)
+            if not all(_identical(a, b) for a, b in zip(full, self.run(self.plain), strict=True)):
+                self.fail("activating a copy has changed the original")
+            with activate(self.elastic, config):
+                if deviation(self.run(self.elastic), theirs) > self.tolerance:
+                    self.fail("a deep copy behaves differently")
+        twin.load_state_dict(self.plain.state_dict())
+        with torch.no_grad():
+            if not all(_identical(a, b) for a, b in zip(self.run(twin), self.run(self.plain), strict=True)):
+                self.fail("loading a state_dict does not give the original back")
+
+
+def deviation(a: list[Tensor], b: list[Tensor]) -> float:
+    """Largest difference of two lists of outputs, relative to the largest value of each tensor."""
+    if len(a) != len(b) or any(x.shape != y.shape for x, y in zip(a, b, strict=False)):
+        return float("inf")
+    worst = 0.0
+    for x, y in zip(a, b, strict=True):
+        if not x.is_floating_point() and not x.is_complex():
+            continue
+        worst = max(worst, _largest(x - y) / (_largest(y) or 1.0))
+    return worst
+
+
+def _difference(a: Tensor | None, b: Tensor | None) -> float:
+    """Largest difference of two gradients, of which one that is None is zero."""
+    if a is None or b is None:
+        rest = b if a is None else a
+        return 0.0 if rest is None else _largest(rest)
+    return _largest(a - b) if a.shape == b.shape else float("inf")
+
+
+def _largest(tensor: Tensor) -> float:
+    return float(tensor.abs().max()) if tensor.numel() else 0.0
+
+
+def _scalar(outputs: list[Tensor]) -> Tensor:
+    """A number that every output moves, with weights of both signs."""
+    total = torch.zeros(())
+    for out in outputs:
+        if out.is_floating_point():
+            weights = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view(out.shape)
+            total = total + (out * weights).mean()
+    return total
+
+
+@contextmanager
+def _collected(texts: list[str]) -> Iterator[None]:
+    import warnings
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    texts += [str(w.message) for w in caught if issubclass(w.category, UserWarning)]

@@ -1,0 +1,80 @@
+"""Ways through a row of pieces as one elastic axis, ordered by what they cost.
+
+A way is a subset of the row, in its order. The costs of a way are the sums over its pieces, each counted once on one
+sample; so the axis has no equations, only a table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from elastify._capture import capture
+from elastify._errors import ElastifyError
+from elastify._ir import ElasticAxis, Plan
+from elastify._plan import STATISTICS
+from elastify._rewrite import install, record
+from elastify._space import METRICS, STATE, Cost, CostModel, SearchSpace, State
+from elastify._verbs import activate
+
+Way = tuple[int, ...]
+
+
+def trace(pieces: Sequence[nn.Module], x: Any) -> list[Tensor]:
+    """What every piece gives, in evaluation mode; the modes are as before."""
+    modes = [(module, module.training) for piece in pieces for module in piece.modules()]
+    found = []
+    with torch.no_grad():
+        for piece in pieces:
+            x = piece.eval()(x)
+            if not isinstance(x, Tensor):
+                raise ElastifyError(f"a piece gives a {type(x).__name__}", where=type(piece).__name__, why="no tensor")
+            found.append(x)
+    for module, mode in modes:
+        module.training = mode
+    return found
+
+
+class _Ways(CostModel):
+    """Exact costs of the ways: sums over their pieces, each counted on one sample."""
+
+    def __init__(self, costs: Cost) -> None:
+        self._costs = costs
+
+    def __call__(self, encoded: Any) -> Cost:
+        rows = np.asarray(encoded)[:, 0] - 1
+        return Cost(*(getattr(self._costs, metric)[rows] for metric in METRICS))
+
+    def of(self, config: Any = None) -> Cost:
+        return self._costs[-1 if config is None else config.sizes["stitch"] - 1]
+
+
+def choose_way(model: nn.Sequential, ways: list[Way], x: Tensor, largest: Way) -> nn.Sequential:
+    """The row made elastic: which of the ways through it is taken; those that cost more than `largest` are left out."""
+    pieces: dict[int, tuple[int, ...]] = {}
+    for way in ways:
+        for number, value in zip(way, [x, *trace([model[n] for n in way], x)], strict=False):
+            if number not in pieces:
+                graph = capture(model[number], (value,), {})
+                names = [name for name, _ in model[number].named_parameters()]
+                counted = CostModel(graph, {}, Plan(), parameters=names).of()
+                pieces[number] = tuple(getattr(counted, metric) for metric in METRICS)
+    sums = {way: tuple(map(sum, zip(*(pieces[n] for n in way), strict=True))) for way in ways}
+    kept = sorted((way for way in ways if sums[way] < sums[largest] or way == largest), key=sums.__getitem__)
+    used = sorted(set().union(*kept))
+    model, size = nn.Sequential(*(model[number] for number in used)), len(kept)
+    axis = ElasticAxis(0, "stitch", size, tuple(range(1, size + 1)), "stitch")
+    statistics = frozenset(n for n, _ in model.named_buffers() if n.rpartition(".")[2] in STATISTICS)
+    paths = {"": (0, tuple(tuple(map(used.index, way)) for way in kept))}
+    install(model, Plan((axis,), statistics=statistics, paths=paths))
+    table = np.array([sums[way] for way in kept], np.int64)
+    costs = _Ways(Cost(*table.T))
+    plan = record(model).plan
+    where = SearchSpace(plan, verified=True, title="stitched", example={"input": tuple(x.shape[1:])}, cost=costs)
+    model.__dict__[STATE] = State(where, costs)
+    activate(model, None)
+    return model

@@ -1,0 +1,114 @@
+"""Copies of models are what `copy.deepcopy` makes of them."""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from elastify._deploy.deep_copy import DeepCopy
+
+
+class Odd(nn.Module):
+    """All that a module may hold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 4), nn.Conv2d(1, 2, 3)
+        self.rnn, self.attention, self.again = nn.LSTM(4, 4), nn.MultiheadAttention(4, 2), self.a
+        self.tied = nn.Linear(4, 4)
+        self.tied.weight = self.a.weight
+        self.names, self.table, self.pair = ["x", [1]], {(1, 2): OrderedDict(y={"z": torch.ones(2)})}, (self.a, 3)
+        self.register_buffer("cache", torch.zeros(3), persistent=False)
+        self.a.register_forward_hook(lambda *args: None)
+        self.whole = {"self": self}
+
+
+class Own(nn.Linear):
+    def __deepcopy__(self, memo: dict[int, Any]) -> Own:
+        made = Own(self.in_features, self.out_features)
+        made.__dict__["told"] = True
+        return made
+
+
+def same(a: Any, b: Any, seen: set[int]) -> bool:
+    """Equal in all that is held, but no object in both that could be changed."""
+    if id(a) in seen:
+        return True
+    seen.add(id(a))
+    if isinstance(a, Tensor):
+        return a is not b and torch.equal(a, b) and (a.requires_grad, type(a)) == (b.requires_grad, type(b))
+    if isinstance(a, nn.Module):
+        return type(a) is type(b) and a is not b and same(vars(a), vars(b), seen)
+    if isinstance(a, dict):
+        return type(a) is type(b) and list(a) == list(b) and all(same(a[key], b[key], seen) for key in a)
+    if isinstance(a, (list, tuple)):
+        return type(a) is type(b) and len(a) == len(b) and all(map(lambda x, y: same(x, y, seen), a, b))
+    return type(a) is type(b)
+
+
+def test_as_the_standard_library_copies() -> None:
+    net = Odd()
+    made, expected = DeepCopy({})(net), copy.deepcopy(net)
+    assert same(expected, made, set())
+    held = {id(part) for part in (*net.modules(), *net.parameters(), *net.buffers(), net.names[1], net.table)}
+    assert held.isdisjoint(map(id, (*made.modules(), *made.parameters(), *made.buffers(), made.names[1], made.table)))
+    assert made.again is made.a is made.pair[0]
+    assert made.tied.weight is made.a.weight
+    assert made.whole["self"] is made
+    assert made.rnn._flat_weights[0] is made.rnn.weight_ih_l0
+    x = torch.ones(1, 4)
+    torch.testing.assert_close(made.rnn(x)[0], net.rnn(x)[0])
+
+
+def test_what_has_a_way_of_its_own_takes_it() -> None:
+    made = DeepCopy({})(nn.Sequential(Own(2, 3), torch.jit.script(nn.Linear(2, 2))))
+    assert made[0].told
+    assert isinstance(made[1], torch.jit.ScriptModule)
+
+
+class Numbered(nn.Module):
+    def __new__(cls, number: int) -> Numbered:
+        made = super().__new__(cls)
+        made.__dict__["number"] = number
+        return made
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+
+    def __getnewargs__(self) -> tuple[int]:
+        return (self.number,)
+
+
+def test_classes_that_are_made_with_arguments_are_given_them() -> None:
+    assert DeepCopy({})(Numbered(3)).number == 3
+
+
+def test_tables_keep_what_they_hold_beside_their_items() -> None:
+    net = nn.Linear(2, 2)
+    net.saved = net.state_dict()
+    assert DeepCopy({})(net).saved._metadata == net.saved._metadata
+
+
+def test_tensors_with_a_history_lose_it() -> None:
+    net = nn.Linear(2, 2)
+    net.computed = net.weight * 2
+    with pytest.raises(RuntimeError, match="graph leaves"):
+        copy.deepcopy(net)
+    made = DeepCopy({})(net)
+    assert made.computed.is_leaf
+    assert torch.equal(made.computed, net.computed)
+
+
+def test_classes_and_attributes_can_be_others() -> None:
+    net = nn.Sequential(nn.Linear(2, 2), nn.LSTM(2, 2))
+    net[0].__dict__["_mark"] = net[1].__dict__["_mark"] = object()
+    made = DeepCopy({}, lambda cls: nn.Identity if cls is nn.Linear else cls, lambda name: name == "_mark")(net)
+    assert type(made[0]) is nn.Identity
+    assert "_mark" not in vars(made[0])
+    assert "_mark" not in vars(made[1])
+    assert torch.equal(made.get_parameter("0.weight"), net.get_parameter("0.weight"))
