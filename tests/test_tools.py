@@ -9,10 +9,11 @@ from types import ModuleType
 import pytest
 
 TOOLS = Path(__file__).parents[1] / "tools"
+BENCHMARKS = TOOLS.with_name("benchmarks")
 
 
-def tool(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, TOOLS / f"{name}.py")
+def tool(name: str, folder: Path = TOOLS) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, folder / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -107,3 +108,21 @@ def test_a_site_is_checked_page_by_page(tmp_path: Path) -> None:
 
 def test_ci_checks_the_built_site() -> None:
     assert 'check_site.py "$site"' in (TOOLS.parent / ".ci" / "run").read_text(encoding="utf-8")
+
+
+def test_a_section_of_the_benchmarks_begins_with_its_finding() -> None:
+    printed = "| a |\n|---|\n| **1** |\n\n**One finding.**\n\nGoal: 1.\n"
+    arranged = tool("write", BENCHMARKS).arranged(["What is measured."], printed)
+    assert arranged == ["**One finding.**", "What is measured.", "| a |\n|---|\n| **1** |", "Goal: 1."]
+
+
+@pytest.mark.parametrize(("figures", "text"), [(["2.0", "**1,000**", "0.20"], "0.20 to 1,000"), (["3"], "3")])
+def test_a_finding_gives_the_figures_of_the_table(figures: list[str], text: str) -> None:
+    assert tool("common", BENCHMARKS).spread([("name", figure) for figure in figures], 1) == text
+
+
+def test_every_section_of_the_benchmarks_has_a_finding() -> None:
+    page = (TOOLS.parent / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    sections = page.split("\n## ")[1:]
+    assert len(sections) == len(tool("write", BENCHMARKS).SECTIONS)
+    assert [section.partition("\n\n")[2][:2] for section in sections] == ["**"] * len(sections)
