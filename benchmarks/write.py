@@ -48,9 +48,9 @@ def section(name: str) -> str:
 
 def arranged(prose: list[str], printed: str) -> list[str]:
     """The paragraphs of a section: those in bold first, then the prose, then the others."""
-    parts = printed.strip().split("\n\n")
+    parts = [part.strip() for part in printed.split("\n\n")]
     findings = [part for part in parts if part.startswith("**") and part.endswith("**")]
-    return [*findings, *prose, *(part.strip() for part in parts if part not in findings)]
+    return [*findings, *prose, *(part for part in parts if part not in findings)]
 
 
 def main() -> None:
