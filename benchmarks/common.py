@@ -1,4 +1,4 @@
-"""What the benchmarks share: a clock, interleaved repeats, tables, the line about the machine.
+"""What the benchmarks share: a clock, interleaved repeats, tables, findings, the line about the machine.
 
 Times are CPU seconds of one thread, so that other work on the machine does not count; on an idle machine they equal the
 wall clock. What is compared is run in turn, and the figure given is the median of the ratios of neighbouring runs.
@@ -52,12 +52,26 @@ def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
     return median(a / b for a, b in zip(ours, theirs, strict=True))
 
 
-def print_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+def print_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[Sequence[Any]]:
     """A markdown table, each row as soon as it is known; the first column is text, the others are numbers."""
     print(f"| {' | '.join(header)} |")
     print(f"|---|{'---:|' * (len(header) - 1)}")
+    printed = []
     for row in rows:
         print(f"| {' | '.join(map(str, row))} |", flush=True)
+        printed.append(row)
+    return printed
+
+
+def spread(rows: Iterable[Sequence[Any]], column: int) -> str:
+    """The least and the largest figure of a column, as the table prints them."""
+    figures = sorted((str(row[column]).strip("*") for row in rows), key=lambda text: float(text.replace(",", "")))
+    return f"{figures[0]} to {figures[-1]}" if figures[0] != figures[-1] else figures[0]
+
+
+def print_finding(text: str) -> None:
+    """What the table says, in one line; `write.py` puts it at the top of the section."""
+    print(f"\n**{text}**")
 
 
 def limit(value: float, most: float, digits: int = 2) -> str:

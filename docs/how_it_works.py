@@ -2,9 +2,9 @@
 
     python docs/how_it_works.py
 
-Everything below has a grown-up twin in the library, named in brackets. What is left out is what makes a library:
-more rules, arithmetic on integers, equations, depth, names, training. The network at the end has a gated unit, a
-residual stream and a reshape into heads; a list of layer types would not tell how its dimensions hang together.
+Each part has a larger counterpart in the library, whose package stands in brackets. The library adds more rules,
+arithmetic on integers, equations, depth, names and training. The network at the end has a gated unit, a residual
+stream and a reshape into heads. A list of layer types would not tell which of its dimensions depend on each other.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-# -- 1. Integers that remember where they came from [_ints] -----------------------------------------------------
+# -- 1. Integers that remember where they came from [_ir] -------------------------------------------------------
 
 
 class Int(int):
@@ -45,7 +45,7 @@ def tensors(*items: Any) -> Iterator[Tensor]:
 
 
 class Recorder(TorchFunctionMode):
-    """Notes every function that the forward pass calls, with the very arguments that it was given."""
+    """Records every function that the forward pass calls, with the same argument objects."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ def record(model: nn.Module, example: Tensor) -> list[tuple[str, tuple[Any, ...]
     return [*recorder.calls, ("output", (out,), None)]
 
 
-# -- 3. Dimensions, inferred like types [_terms, _layout] --------------------------------------------------------
+# -- 3. Dimensions, inferred like types [_ir, _analysis] ---------------------------------------------------------
 
 
 class Dim:
@@ -130,7 +130,7 @@ def same(a: Dim, b: Dim) -> None:
         freeze(b, "two structures do not fit")
 
 
-# -- 4. One rule per operation [_rules] --------------------------------------------------------------------------
+# -- 4. One rule per operation [_analysis/rules] -----------------------------------------------------------------
 
 
 class Facts:
@@ -226,7 +226,7 @@ class Plan:
 
 
 def analyse(model: nn.Module, example: Tensor) -> Plan:
-    """Apply the rules to every call; an operation without a rule freezes all that it touches."""
+    """Apply the rules to every call; an operation without a rule freezes everything that it touches."""
     facts = Facts()
     for dim in facts.dims(example):
         freeze(dim, "the model's interface")
@@ -240,7 +240,7 @@ def analyse(model: nn.Module, example: Tensor) -> Plan:
     return Plan({name: facts.dims(p) for name, p in model.named_parameters()}, facts.attributes)
 
 
-# -- 5. From layouts everything follows [_slicing, _planner, _verify, _extract, _cost] -----------------------------
+# -- 5. From layouts everything follows [_plan, _proofs, _deploy, _space] ------------------------------------------
 
 Units = dict[Dim, Tensor]
 """Which units of an axis, in which order: a prefix cuts, a permutation reorders."""
@@ -284,7 +284,7 @@ def take(model: nn.Module, plan: Plan, units: Units) -> nn.Module:
 
 
 def is_symmetric(model: nn.Module, plan: Plan, axis: Dim, example: Tensor) -> bool:
-    """The proof of an axis: permuting its units wherever it runs must leave the function as it was."""
+    """The proof of an axis: permuting its units in all tensors must not change the function."""
     model, example = copy.deepcopy(model).double(), example.double()
     moved = take(model, plan, {axis: torch.arange(axis.size).roll(1)})
     with torch.no_grad():
@@ -338,7 +338,7 @@ def main() -> None:
     print(f"{parameters(plan, {})} parameters, {parameters(plan, half)} with half of every axis")
     print(f"heads {net.heads} -> {small.heads}, head_dim {net.head_dim} -> {small.head_dim}, and the same forward")
 
-    # The proof finds what a rule forgets: without the bias among its members, the hidden axis is no symmetry.
+    # The proof finds what a rule forgets: if the bias is missing among its members, the hidden axis is no symmetry.
     hidden = next(axis for axis in found if axis.size == 10)
     plan.parameters["up.bias"] = [Dim(20)]
     assert not is_symmetric(net, plan, hidden, example)

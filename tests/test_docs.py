@@ -1,9 +1,10 @@
 """The Python code of the README, CONTRIBUTING and the documentation runs, each page as one program; so does the
-miniature.
+miniature. The README leads to pages that can be read on a code host, and the API page lists every public name.
 """
 
 from __future__ import annotations
 
+import importlib
 import re
 import subprocess
 import sys
@@ -50,3 +51,27 @@ def test_elastify_in_miniature_runs(tmp_path: Path) -> None:
     assert run.returncode == 0, run.stderr
     assert "an axis of 10 units runs through up.weight[0], up.bias[0], down.weight[1]" in run.stdout
     assert len(script.read_text(encoding="utf-8").splitlines()) <= 400
+
+
+def prose(page: Path) -> list[str]:
+    """The words of a page that are there without a documentation tool: no headings, includes or directives."""
+    lines = page.read_text(encoding="utf-8").splitlines()
+    return " ".join(line for line in lines if not re.match(r"#|:::|--8<--", line)).split()
+
+
+def test_the_readme_leads_to_pages_with_text() -> None:
+    links = re.findall(r"\]\((?!https:)([^)#]+)", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert {"CONTRIBUTING.md", "CHANGELOG.md", "docs/api/index.md"} <= set(links)
+    assert [link for link in links if not (ROOT / link).is_file() or len(prose(ROOT / link)) < 50] == []
+
+
+def test_installing_comes_before_the_first_import() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert text.index("pip install") < text.index("import ")
+
+
+@pytest.mark.parametrize("module", ["elastify", "elastify.train", "elastify.nn", "elastify.testing"])
+def test_the_api_page_lists_every_public_name(module: str) -> None:
+    listed = " ".join(re.findall(r"`[^`]+`", (ROOT / "docs" / "api" / "index.md").read_text(encoding="utf-8")))
+    names = importlib.import_module(module).__all__
+    assert [name for name in names if not re.search(rf"`{name}\b", listed)] == []

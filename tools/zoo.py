@@ -1,14 +1,14 @@
-"""Check a suite of models, each in a process of its own, and write the table of the documentation.
+"""Check a suite of models, each in its own process, and write the coverage page of the documentation.
 
     python tools/zoo.py first                    # all of a suite; finished models are not run again
     python tools/zoo.py first timm:resnet50 ...  # some of it, run again
     python tools/zoo.py first --write-only       # the table from what has been run
 
-Every model leaves one JSON file in the cache folder, so a run that was interrupted goes on where it stopped; what the
-page has counts, too. A file
-also names the state of the library's source text: what was measured with another state is run again, unless `--keep`
-says that it may stand; the page then names the commits. `docs/coverage.md`
-is for people, `docs/coverage.json` has the same figures for programs.
+Every model leaves one JSON file in the cache folder, so an interrupted run continues where it stopped. Results on the
+page count, too. A file also names the state of the library's source text: results of another state are measured again,
+unless `--keep` says that they may stand. The page names the commits. `docs/coverage.md` is for people,
+`docs/coverage.json` has the same figures for programs. Two parts of the page come from other scripts, which leave JSON
+files beside it: `benchmarks/pruning.py --results` and `tests/zoo/timm_metadata.py`.
 """
 
 from __future__ import annotations
@@ -35,6 +35,14 @@ sys.path[:0] = _PLACES
 # Every model's process is a fork of one that has imported the libraries, and has run nothing.
 _PROCESSES = multiprocessing.get_context("forkserver")
 _FEW = 40  # models of a suite whose frozen dimensions are listed one by one
+_STORY = {
+    "first": "well-known networks of all libraries",
+    "hf": "one small model for each type of transformers",
+    "timm": "one model for each family of timm",
+    "timm-all": "every architecture of timm, lighter check",
+    "torchvision": "all models of torchvision",
+    "audio": "audio networks",
+}
 
 
 def source_state() -> str:
@@ -141,19 +149,7 @@ def page(results: dict[str, list[dict[str, Any]]]) -> Iterator[str]:
 
     yield "# Coverage"
     yield ""
-    yield "Which models are covered, what is elastic in each, and how small the smallest configuration is."
-    yield ""
-    yield (
-        "*Passed* means the whole of `elastify.testing.check_model` with its defaults: the full configuration is "
-        "bit-identical to the original, 20 configurations give the same output activated and extracted, both proofs "
-        "hold, costs are what kernels count, gradients agree, copies and `state_dict` behave; and each kind of axis "
-        "named in the table is elastic everywhere in the model. The smallest configuration is that of "
-        "`min_ratio=0.25`, its MACs and parameters as shares of the full network. *error* is the largest difference "
-        "between activated and extracted outputs, relative to the largest output. Weights are random, inputs small. "
-        "Suites with a summary only had the lighter check, `check_sizes`: reduced configurations, captured again on "
-        "fake tensors, are the networks that the plan predicts, and networks of up to 50 million parameters give the "
-        "same output activated and extracted."
-    )
+    yield from _introduction(results)
     for suite, rows in results.items():
         if not rows:
             continue
@@ -174,34 +170,78 @@ def page(results: dict[str, list[dict[str, Any]]]) -> Iterator[str]:
         yield ""
         yield (
             f"`python tools/zoo.py {suite}`; torch {torch.__version__}, Python {platform.python_version()}, "
-            f"{platform.machine()}, one thread per model. *elastify* is the call with both proofs in CPU seconds, "
-            "*capture* the share of it that records the network, *analysis* in milliseconds. *Torch-Pruning* tells "
-            "whether what it prunes by half still runs (`benchmarks/pruning.py --results`)."
+            f"{platform.machine()}."
         )
         yield from _section("Failures", ((row["model"], text) for row in rows for text in row["failures"]))
         yield from _section(
             "Smallest configurations above 20 % of the MACs",
             ((row["model"], row["why_large"]) for row in rows if row.get("why_large")),
         )
-        yield from _section("Outside the check", _by_reason(OUTSIDE.get(suite, {})))
+        yield from _section("Not checked", _by_reason(OUTSIDE.get(suite, {})))
         lines = _frozen_lines(rows) if len(rows) <= _FEW else _frozen_kinds(rows)
         yield from _section("Frozen dimensions worth explaining", lines)
         yield ""
-        yield "Not listed: the model's inputs and outputs, and the taps of convolutions."
+        yield "The model's inputs and outputs, and the kernel sizes of convolutions, are always frozen and not listed."
+        if suite == "timm":
+            yield from _numbers_of_timm()
+
+
+def _introduction(results: dict[str, list[dict[str, Any]]]) -> Iterator[str]:
+    """All suites in one table, and what the columns of the tables below mean."""
+    from zoo_suites import SUITES
+
+    yield "Which models elastify makes elastic, what becomes elastic in each, and how small each model can get."
+    yield ""
+    yield "| suite | models | passed | smallest at most 20 % of the MACs | elastic depth | Torch-Pruning works |"
+    yield "|---|---|---:|---:|---:|---:|"
+    for suite, rows in results.items():
+        if rows:
+            yield _overview(suite, rows, len(SUITES[suite]))
+    yield ""
+    yield (
+        "**Passed** means that the model passes `elastify.testing.check_model` with its defaults. The full "
+        "configuration is bit-identical to the original. 20 configurations give the same output activated and "
+        "extracted. Both proofs hold, costs agree with counted kernels, gradients agree, and copies and `state_dict` "
+        "work. Every kind of axis in the column *elastic* is elastic everywhere in the model. Weights are random, "
+        "inputs small."
+    )
+    yield ""
+    yield (
+        "The **lighter check** is `check_sizes`: reduced configurations are recorded again on fake tensors, and must "
+        "be the networks that the plan predicts. Networks of up to 50 million parameters must also give the same "
+        "output activated and extracted."
+    )
+    yield ""
+    yield (
+        "The **smallest configuration** is that of `min_ratio=0.25`; the tables give its MACs and parameters as "
+        "shares of the full network. *error* is the largest difference between activated and extracted outputs, "
+        "relative to the largest output. *elastify* is the time of the call with both proofs in CPU seconds, "
+        "*capture* the share of it that records the network, *analysis* the time of the analysis in milliseconds, all "
+        "with one thread per model. *Torch-Pruning* says whether a model still runs after Torch-Pruning has removed "
+        "half of its channels (`benchmarks/pruning.py --results`)."
+    )
+
+
+def _counts(rows: Sequence[dict[str, Any]]) -> tuple[int, int, int]:
+    """How many models passed, how many get small, how many have depth."""
+    known = [row for row in rows if "axes" in row]
+    small = sum(row["smallest_macs"] <= 0.2 for row in known)
+    return sum(row["passed"] for row in rows), small, sum(row["stages"] > 0 for row in known)
+
+
+def _overview(suite: str, rows: Sequence[dict[str, Any]], total: int) -> str:
+    """One suite as a row of the first table."""
+    passed, small, deep = _counts(rows)
+    compared = [row["torch_pruning"]["works"] for row in rows if row.get("torch_pruning")]
+    rival = f"{sum(compared)} of {len(compared)}" if compared else ""
+    name = f"[{suite}](#suite-{suite})"
+    return f"| {name} | {_STORY[suite]} | {passed} of {total} | {small} | {deep} | {rival} |"
 
 
 def _summary(rows: Sequence[dict[str, Any]], total: int) -> str:
-    """How many passed, how many get small, how many have depth, in one line."""
-    known = [row for row in rows if "axes" in row]
-    small = sum(row["smallest_macs"] <= 0.2 for row in known)
-    deep = sum(row["stages"] > 0 for row in known)
+    """How many passed, and at which commits, in one line."""
     missing = f" ({total - len(rows)} not run)" if len(rows) < total else ""
-    compared = [row["torch_pruning"]["works"] for row in rows if row.get("torch_pruning")]
-    rival = f" Torch-Pruning's result runs for {sum(compared)} of {len(compared)}." if compared else ""
-    return (
-        f"{sum(row['passed'] for row in rows)} of {total} models passed{missing}. In {small} the smallest "
-        f"configuration has at most 20 % of the MACs, {deep} have elastic depth.{rival}{_commits(rows)}"
-    )
+    return f"{_counts(rows)[0]} of {total} models passed{missing}.{_commits(rows)}"
 
 
 def _commits(rows: Sequence[dict[str, Any]]) -> str:
@@ -234,6 +274,30 @@ def _row(row: dict[str, Any]) -> str:
         f"{row['worst_error']:.0e}",
     ]
     return f"| {' | '.join(map(str, cells))} |"
+
+
+def _numbers_of_timm() -> Iterator[str]:
+    """What timm does with the numbers that its models show, as `tests/zoo/timm_metadata.py` found it."""
+    import timm_metadata
+
+    yield ""
+    yield "### Numbers that timm models show"
+    yield ""
+    yield (
+        "A timm model shows numbers such as `num_features`, and timm uses them: for a new classifier, for features of "
+        "all levels, for fused convolutions. They must be right in an extracted subnet. We tried this on one model "
+        "from each family, with three subnets: all axes halved, random sizes, and the smallest. Only items that hold "
+        "for the full model are counted (*models*). The other columns count the subnets that are right, wrong, or "
+        "raise an error."
+    )
+    yield ""
+    yield from timm_metadata.table(json.loads(timm_metadata.RESULTS.read_text("utf-8")))
+    yield ""
+    yield (
+        "`python tests/zoo/timm_metadata.py --cache FILE`. The script skips the proofs (`verify=False`). The one "
+        "subnet that raises is the smallest subnet of twins, whose number of blocks is too small; with the proofs it "
+        "is not offered."
+    )
 
 
 def _section(title: str, lines: Iterator[tuple[str, str]]) -> Iterator[str]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+import json
 from typing import Any
 
 import pytest
 import timm
 import torch
-from timm_metadata import ITEMS, check
+from timm_metadata import ITEMS, RESULTS, check, counts, table
 
 from elastify import elastify, extract, space
 
@@ -44,3 +45,18 @@ def test_what_it_shows_is_what_it_is(name: str) -> None:
     assert {item for item, *_ in results} & {"feature_info", "forward_intermediates"}
     assert {item for item, *_ in results} <= ITEMS.keys()
     assert [(item, config, result) for item, config, result in results if result != "right"] == []
+
+
+def test_results_are_counted_by_item() -> None:
+    found = {
+        "a": [("num_features", "half", "right"), ("num_features", "smallest", "wrong: {}")],
+        "b": [("num_features", "half", "right"), ("num_features", "uneven", "raises: TypeError: x")],
+    }
+    assert counts(found) == {"num_features": [2, 2, 0, 0, 1, 1]}
+    assert list(table(counts(found)))[2:] == ["| `num_features` | 2 | 2 | 0 | 0 | 1 | 1 |"]
+
+
+def test_the_table_of_the_documentation_is_that_of_the_results() -> None:
+    rows = json.loads(RESULTS.read_text(encoding="utf-8"))
+    assert set(rows) <= {"forward", *ITEMS}
+    assert "\n".join(table(rows)) in RESULTS.with_name("coverage.md").read_text(encoding="utf-8")

@@ -3,6 +3,7 @@
     python tests/zoo/timm_metadata.py --cache FILE  # all 98 families: how many are right, per item; resumable
     python tests/zoo/timm_metadata.py coat swin     # some of them
 
+A run over all families also writes the counts to `docs/timm_metadata.json`, from which `tools/zoo.py` makes a table.
 An item holds for a model if timm's own code and the shapes that it meets agree. What does not hold for the full model
 is not asked of its subnets. A subnet is `right`, `wrong`, or raises (which is loud, and counted apart).
 """
@@ -23,6 +24,8 @@ import torch
 from torch import Tensor, nn
 
 ERRORS = (RuntimeError, AssertionError, ValueError, TypeError, AttributeError, KeyError, IndexError)
+KINDS = ("half", "uneven", "smallest")
+RESULTS = Path(__file__).parents[2] / "docs" / "timm_metadata.json"
 Claims = dict[str, tuple[int, tuple[int, ...]]]  # what is claimed of a size, and the shape where it should be found
 
 
@@ -161,23 +164,30 @@ def examine(family: str) -> list[tuple[str, str, str]]:
     return [("forward", which, "raises: it does not run") for which in idle] + list(check(full, subnets, args[0]))
 
 
-def summary(found: Mapping[str, Sequence[Sequence[str]]]) -> Iterator[str]:
-    """A table: of the models for which an item holds, in how many it does for each kind of subnet."""
-    kinds = ("half", "uneven", "smallest")
-    yield f"{len(found)} models"
-    yield ""
-    yield f"| what timm does | models | {' | '.join(kinds)} | wrong | raises |"
-    yield f"|{'---|' * (len(kinds) + 4)}"
+def counts(found: Mapping[str, Sequence[Sequence[str]]]) -> dict[str, list[int]]:
+    """By item: models for which it holds, those where each kind of subnet is right, subnets that are wrong or raise."""
+    rows = {}
     for item in ("forward", *ITEMS):
-        lines = {family: [line for line in lines if line[0] == item] for family, lines in found.items()}
-        lines = {family: of_item for family, of_item in lines.items() if of_item}
-        counts = Counter(
-            (which, result.partition(":")[0]) for of_item in lines.values() for _, which, result in of_item
-        )
-        right = [str(counts[kind, "right"]) for kind in kinds]
-        others = [str(sum(counts[kind, verdict] for kind in kinds)) for verdict in ("wrong", "raises")]
+        lines = [
+            (family, which, result)
+            for family, checks in found.items()
+            for name, which, result in checks
+            if name == item
+        ]
         if lines:
-            yield f"| `{item}` | {len(lines)} | {' | '.join([*right, *others])} |"
+            results = Counter((which, result.partition(":")[0]) for _, which, result in lines)
+            right = [results[kind, "right"] for kind in KINDS]
+            others = [sum(results[kind, verdict] for kind in KINDS) for verdict in ("wrong", "raises")]
+            rows[item] = [len({family for family, *_ in lines}), *right, *others]
+    return rows
+
+
+def table(rows: Mapping[str, Sequence[int]]) -> Iterator[str]:
+    """The counts as a table."""
+    yield f"| what timm does | models | {' | '.join(KINDS)} | wrong | raises |"
+    yield f"|---|{'---:|' * (len(KINDS) + 3)}"
+    for item, numbers in rows.items():
+        yield f"| `{item}` | {' | '.join(map(str, numbers))} |"
 
 
 def main(names: list[str], cache: Path | None) -> None:
@@ -198,7 +208,11 @@ def main(names: list[str], cache: Path | None) -> None:
         for item, which, result in lines:
             if result != "right":
                 print(f"{family:24} {which:8} {item:22} {result}")
-    print("\n".join(summary(chosen)))
+    rows = counts(chosen)
+    print("\n".join([f"{len(chosen)} models", "", *table(rows)]))
+    if len(chosen) == len(ROWS):
+        lines = ",\n".join(f"{json.dumps(item)}: {json.dumps(numbers)}" for item, numbers in rows.items())
+        RESULTS.write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
