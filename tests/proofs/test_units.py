@@ -18,6 +18,7 @@ from elastify import ElastifyError, cost, elastify, space
 from elastify._analysis.analyse import Analysis, analyse
 from elastify._capture.session import capture
 from elastify._errors import ElastifyError as Error
+from elastify._ir.choice import FULL, Choice
 from elastify._ir.graph import Graph
 from elastify._ir.layout import Axis, Concat, Layout, Product
 from elastify._ir.plan import ElasticAxis, Plan, Skip, Stage
@@ -295,7 +296,7 @@ def hidden_of(found: Analysis) -> int:
 
 def test_a_reduced_network_of_the_right_sizes_is_accepted() -> None:
     found = recorded(mlp())
-    assert compare(found, Plan(), narrow(2), {hidden_of(found): 2}, {}) is None
+    assert compare(found, Plan(), narrow(2), Choice({hidden_of(found): 2})) is None
 
 
 @pytest.mark.parametrize(
@@ -308,14 +309,14 @@ def test_a_reduced_network_of_the_right_sizes_is_accepted() -> None:
 )
 def test_a_difference_is_told_with_its_place(graph: Callable[[], Graph], text: str) -> None:
     found = recorded(mlp())
-    mismatch = compare(found, Plan(), graph(), {hidden_of(found): 2}, {})
+    mismatch = compare(found, Plan(), graph(), Choice({hidden_of(found): 2}))
     assert mismatch is not None
     assert text.split(" (")[0] in mismatch.text
 
 
 def test_another_operation_of_the_same_size_is_a_difference() -> None:
     found = recorded(mlp())
-    mismatch = compare(found, Plan(), capture(mlp(torch.relu), (X,), {}), {}, {})
+    mismatch = compare(found, Plan(), capture(mlp(torch.relu), (X,), {}), FULL)
     assert mismatch is not None
     assert mismatch.text.startswith("relu runs in place of tanh")
 
@@ -327,7 +328,7 @@ def test_an_output_of_another_size_is_a_difference_even_if_all_operations_agree(
     stage = Stage("blocks", "", ("0", "1"), (1, 2), skips={"1": Skip(1, 2, ((last, first),))})
     cut = nn.Sequential(nn.Linear(6, 4), model[1])
     cut.forward = lambda x: cut[0](x)
-    mismatch = compare(found, Plan(stages=(stage,)), capture(cut, (X,), {}), {}, {"blocks": (0,)})
+    mismatch = compare(found, Plan(stages=(stage,)), capture(cut, (X,), {}), Choice(blocks={"blocks": (0,)}))
     assert mismatch is not None
     assert mismatch.text == "[2, 4] and not [2, 3] from the whole model"
 
