@@ -334,25 +334,25 @@ def test_an_output_of_another_size_is_a_difference_even_if_all_operations_agree(
 
 
 def test_blame_is_narrowed_to_the_axis_and_the_stage() -> None:
-    def run(sizes: Any, blocks: Any, index: int) -> Graph:
-        if sizes.get(2, 9) < 9:
+    def run(choice: Choice, index: int) -> Graph:
+        if choice.sizes.get(2, 9) < 9:
             raise ElastifyError("does not run", why="axis 2")
-        return narrow(4) if "s" not in blocks else narrow(3)
+        return narrow(4) if "s" not in choice.blocks else narrow(3)
 
     found = recorded(mlp())
     plan = Plan(stages=(Stage("s", "", (), (1,)),))
-    axes, stages = failing(found, plan, run, [({1: 2, 2: 3, 3: 4}, {"s": ()})])
+    axes, stages = failing(found, plan, run, [Choice({1: 2, 2: 3, 3: 4}, {"s": ()})])
     assert axes == {2: "the smaller network does not run: axis 2"}
     assert list(stages) == ["s"]
 
 
 def test_axes_that_fail_only_together_lose_one() -> None:
-    def run(sizes: Any, blocks: Any, index: int) -> Graph:
-        if {1, 2} <= set(sizes):
+    def run(choice: Choice, index: int) -> Graph:
+        if {1, 2} <= choice.sizes.keys():
             raise ElastifyError("does not run", why="1 with 2")
         return narrow(4)
 
-    axes, stages = failing(recorded(mlp()), Plan(), run, [({1: 2, 2: 3}, {})])
+    axes, stages = failing(recorded(mlp()), Plan(), run, [Choice({1: 2, 2: 3})])
     assert axes == {2: "the smaller network does not run: 1 with 2"}
     assert stages == {}
 
