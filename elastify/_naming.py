@@ -92,30 +92,31 @@ def role_of(word: str) -> str:
 
 def words_of(drafts: Sequence[Draft]) -> dict[int, str]:
     """The last word of the name of every axis."""
-    known = {draft.id: draft for draft in drafts}
-    words = {draft.id: word_of(draft) for draft in drafts}
-    outer = {ident for draft in drafts for ident in draft.inside & known.keys()}
+    words, inner = {draft.id: word_of(draft) for draft in drafts}, dict[int, list[Draft]]()
     for draft in drafts:
-        if not words[draft.id] and draft.id in outer:
-            words[draft.id] = "groups"  # an outer factor that does nothing else
+        for outer in draft.inside & words.keys():
+            inner.setdefault(outer, []).append(draft)
+    for outer in inner:
+        words[outer] = words[outer] or "groups"  # an outer factor that does nothing else
+    for outer in drafts:
+        for draft in inner.get(outer.id, ()):
+            if words[outer.id] == "heads" and words[draft.id] in ("heads", "groups") and outer.without(draft):
+                words.update(_of_shared_heads(outer, draft, inner))
     for draft in drafts:
-        for ident in (
-            draft.inside & known.keys() if draft.id in outer and words[draft.id] in ("heads", "groups") else ()
-        ):
-            if words[ident] == "heads" and known[ident].without(draft):
-                units = [other for other in drafts if draft.id in other.inside]
-                grouped = any("qk" in other.of_heads for other in units)  # else queries and keys are what is shared
-                words[ident], words[draft.id] = ("kv_heads", "q_per_kv") if grouped else ("groups", "heads")
-                for other in drafts if not grouped else ():
-                    if ident in other.inside and draft.id not in other.inside and words[other.id] == "head_dim":
-                        words[other.id] = "state"
-    for draft in drafts:
-        heads = draft.inside & known.keys()
-        others = [other for other in drafts if other.inside & heads and words[other.id] != "state"]
-        uses = {use for other in others for use in other.of_heads}
+        beside = [other for outer in draft.inside for other in inner.get(outer, ()) if words[other.id] != "state"]
+        uses = {use for other in beside for use in other.of_heads}
         if words[draft.id] == "head_dim" and len(draft.of_heads) == 1 and uses - draft.of_heads:
             words[draft.id] = f"{''.join(draft.of_heads)}_head_dim"
     return {draft.id: words[draft.id] or plain_word(draft) for draft in drafts}
+
+
+def _of_shared_heads(outer: Draft, draft: Draft, inner: Mapping[int, Sequence[Draft]]) -> dict[int, str]:
+    """Words where several heads go together: queries share keys and values, or in a state space they are shared."""
+    units = inner.get(draft.id, ())
+    if not units or any("qk" in unit.of_heads for unit in units):
+        return {outer.id: "kv_heads", draft.id: "q_per_kv"}
+    alone = [unit for unit in inner[outer.id] if unit.of_heads and draft.id not in unit.inside]
+    return {outer.id: "groups", draft.id: "heads", **{unit.id: "state" for unit in alone}}
 
 
 def word_of(draft: Draft) -> str:
@@ -139,14 +140,14 @@ def plain_word(draft: Draft) -> str:
         return "width"
     if draft.between and not draft.factor:
         return "rank"
-    if "embedding" in draft.makers and not any(op.startswith("conv") for op in draft.makers):
-        return "embedding"
-    if draft.places:
+    convolved = {op.startswith("conv") for op in draft.makers}
+    if draft.places and convolved != {False}:
         return "bottleneck" if draft.branch is not None and draft.branch[1] else "channels"
-    convolved = draft.makers and all(op.startswith("conv") for op in draft.makers)
-    if convolved and (draft.joined or not draft.near()):
+    if convolved == {True} and (draft.joined or not draft.near()):
         return "channels"
-    return "state" if draft.scanned else "hidden"
+    if draft.scanned:
+        return "state"
+    return "embedding" if "embedding" in draft.makers and True not in convolved else "hidden"
 
 
 def enclosing(paths: Sequence[str]) -> str:
@@ -162,8 +163,9 @@ def enclosing(paths: Sequence[str]) -> str:
 
 def name_axes(drafts: Sequence[Draft]) -> Mapping[int, tuple[str, str]]:
     """(name, role) of each axis by id."""
-    words = words_of(drafts)
-    rungs = {draft.id: _homes(draft, words[draft.id], drafts) for draft in drafts}
+    words, streams = words_of(drafts), [draft for draft in drafts if draft.streams]
+    flat = all(_depth(owner) < 2 for draft in drafts for owner in draft.owners())
+    rungs = {draft.id: _homes(draft, words[draft.id], streams, flat) for draft in drafts}
     names = {draft.id: "" for draft in drafts}
     moved = [draft.id for draft in drafts]
     while moved:
@@ -175,29 +177,29 @@ def name_axes(drafts: Sequence[Draft]) -> Mapping[int, tuple[str, str]]:
     return {ident: (name, role_of(words[ident])) for ident, name in names.items()}
 
 
-def _homes(draft: Draft, word: str, drafts: Sequence[Draft]) -> list[str]:
-    """Modules that an axis could be named after, the best first and the closest last."""
+def _homes(draft: Draft, word: str, streams: Sequence[Draft], flat: bool) -> list[str]:
+    """Modules that an axis could be named after, the best first and the closest last; a `flat` model has no parts."""
     owners = draft.owners()
     out = [tensor.rpartition(".")[0] for tensor, dim in draft.members if dim == 0]
     first, made, around = [*draft.made, *out, *owners][0], enclosing(draft.made or owners), enclosing(owners)
-    flat = all(_depth(owner) < 2 for other in drafts for owner in other.owners())
+    parent = first.rpartition(".")[0]
     if draft.streams:
-        homes = [_home_of_stream(draft, drafts), first.rpartition(".")[0], made]
-    elif role_of(word) in ("heads", "head_dim", "groups"):
-        homes = [around, alike(draft.made or owners), first.rpartition(".")[0], made]
-    else:
-        homes = [around if draft.near() or flat else made]
-    # of a network with parts only what streams through all of them has no more of a home than that
-    return [*(home for home in homes if home or flat or draft.streams), first]
+        homes = [_home_of_stream(draft, streams), parent, made]
+        return [*(home if word == "width" else _join(home, "width") for home in homes), first]
+    if role_of(word) in ("heads", "head_dim", "groups"):
+        homes = [around, alike(owners), parent, made]
+        return [*(home for home in homes if home or flat or not parent), first]
+    home = around if (draft.near() or flat) and word not in ("channels", "bottleneck") else made
+    return [home, first] if home or flat else [first]  # `hidden` alone is the name of a network without parts
 
 
-def _home_of_stream(draft: Draft, drafts: Sequence[Draft]) -> str:
+def _home_of_stream(draft: Draft, streams: Sequence[Draft]) -> str:
     """What encloses all that makes the units and sums them, or where there are other streams beside it, the outermost
     module with sums of this one alone."""
     home = enclosing(draft.sums)
     start = home.count(".") + 2 if home else 1
     blocks = {".".join(path.split(".")[:start]) for path in draft.sums}  # a stream may have others in its blocks
-    paths = {path for other in drafts if other.streams and other.sums != draft.sums for path in other.sums}
+    paths = {path for other in streams if other.sums != draft.sums for path in other.sums}
     apart = [path for path in paths if not any(_within(path, block) for block in blocks)]
     if not apart:
         return enclosing([*draft.made, *draft.sums])

@@ -16,7 +16,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from itertools import combinations
+from operator import or_
 
 from elastify._analysis import Analysis
 from elastify._graph import Call, Value
@@ -93,12 +95,15 @@ class _Uses:
             i: {leaf.id for term in dims for leaf in self.terms.leaves(term)} for i, dims in self.dims.items()
         }
         self.maker: dict[int, int] = {}  # of every value, the number of the call
+        self.past: dict[int, int] = {}  # of every value, the axes of all that it was computed from, as bits
+        self.bit = {ident: 1 << number for number, ident in enumerate(drafts)}
         self.fed = {value.id for value in self.graph.inputs}
         self.tied, self.tables = set[frozenset[int]](), set[tuple[str, int]]()
         self.learned = {value.id for value in self.graph.tensors.values()}  # and what no linear map makes of these
         self.weights = {self.graph.tensors[name].id for name in parameters}  # no buffers: those only hold tables
         for number, call in enumerate(self.graph.calls):
             given = {value.id for value in call.inputs()}
+            past = reduce(or_, (self.past.get(ident, 0) for ident in given), 0)
             for value in call.outputs():
                 self.maker.setdefault(value.id, number)
                 if given & self.fed:
@@ -107,6 +112,9 @@ class _Uses:
                     self.learned.add(value.id)
                     if given & self.weights:
                         self.weights.add(value.id)
+                if value.id not in self.learned:
+                    own = self.within.get(value.id, set()) & drafts.keys()
+                    self.past[value.id] = reduce(or_, (self.bit[ident] for ident in own), past)
 
     def note(self) -> None:
         """Fill in the drafts."""
@@ -143,13 +151,15 @@ class _Uses:
             return
         if all(value.id in self.learned for value in call.outputs()):
             return
-        given = [self.within.get(value.id, set()) for value in call.inputs() if value.id not in self.learned]
-        made = set[int]().union(*(self.within.get(value.id, ()) for value in call.outputs())).difference(*given)
-        for ident in made & self.drafts.keys():
+        before = reduce(or_, (self.past.get(value.id, 0) for value in call.inputs()), 0)
+        for ident in (
+            self.leaves(term for value in call.outputs() for term in self.dims.get(value.id, ())) & self.drafts.keys()
+        ):
             draft = self.drafts[ident]
-            draft.makers.add(call.op)
-            if call.where not in draft.made:
-                draft.made.append(call.where)
+            if not before & self.bit[ident]:
+                draft.makers.add(call.op)
+                if call.where not in draft.made:
+                    draft.made.append(call.where)
 
     def _joins(self, call: Call) -> None:
         for term in self.dims.get(call.outputs()[0].id, ()):
@@ -209,6 +219,7 @@ class _Uses:
 
     def _attention(self, batch: Ids, summed: Ids, free: Ids, alone: bool) -> None:
         units = {i for i in (summed | free) - batch if any(frozenset((head, i)) in self.tied for head in batch)}
+        units -= {outer for unit in units & self.drafts.keys() for outer in self.drafts[unit].inside}  # folded heads
         for ident in units | (summed | free if alone and not batch & self.drafts.keys() else set()):
             if ident in self.drafts:
                 self.drafts[ident].of_heads.add("qk" if ident in summed else "v")
