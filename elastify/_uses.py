@@ -112,7 +112,7 @@ class _Uses:
                     self.learned.add(value.id)
                     if given & self.weights:
                         self.weights.add(value.id)
-                if value.id not in self.learned:
+                if value.id in self.fed:
                     own = self.within.get(value.id, set()) & drafts.keys()
                     self.past[value.id] = reduce(or_, (self.bit[ident] for ident in own), past)
 
