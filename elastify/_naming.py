@@ -13,7 +13,7 @@ Names stand in files: configurations, studies. So a change of this algorithm kee
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 _NEAR = 2  # levels below the module that an axis is named after
@@ -210,6 +210,24 @@ def _home_of_stream(draft: Draft, streams: Sequence[Draft]) -> str:
             if not any(_within(path, prefix) for path in apart):
                 return prefix
     return draft.sums[0]
+
+
+Former = Callable[[Sequence[Draft], Mapping[int, str]], Mapping[int, str]]
+FORMER: tuple[Former, ...] = ()
+"""What earlier versions called axes, the oldest first: functions of the drafts and of today's names by id.
+
+Whoever changes a name after a release adds a function that undoes the change; it lists only what has another name now,
+and everything that stands in files is still read (configurations, studies, wishes in code):
+
+    def before_2_0(drafts, names):
+        return {draft.id: names[draft.id].replace("kv_heads", "groups") for draft in drafts}
+"""
+
+
+def former_names(drafts: Sequence[Draft], names: Mapping[int, str]) -> dict[int, tuple[str, ...]]:
+    """The names of each axis in earlier versions."""
+    found = [function(drafts, names) for function in FORMER]
+    return {ident: tuple(old.get(ident, name) for old in found) for ident, name in names.items()}
 
 
 def alike(paths: Sequence[str]) -> str:

@@ -21,7 +21,7 @@ from elastify._graph import Graph
 from elastify._ints import Attr, Dim
 from elastify._layout import Layout, axes_of
 from elastify._metadata import Described, Metadata, counts
-from elastify._naming import Draft, name_axes
+from elastify._naming import Draft, former_names, name_axes
 from elastify._options import Options
 from elastify._plan import Constraint, ElasticAxis, FrozenDim, Plan
 from elastify._stages import Stages
@@ -127,6 +127,7 @@ class Planner:
 
     def axes(self, drafts: Sequence[Draft], names: Mapping[int, tuple[str, str]]) -> tuple[ElasticAxis, ...]:
         options, axes = self.options, []
+        former = former_names(drafts, {ident: name for ident, (name, _) in names.items()})
         for draft in drafts:
             if draft.id in self.excluded:
                 continue
@@ -137,7 +138,8 @@ class Planner:
                 continue
             choices = options.sizes(name, draft.size, role)
             if len(choices) > 1:
-                axes.append(ElasticAxis(draft.id, name, draft.size, choices, role, tuple(draft.members)))
+                members, old = tuple(draft.members), former[draft.id]
+                axes.append(ElasticAxis(draft.id, name, draft.size, choices, role, members, former=old))
             else:
                 chosen = options.explicit(name)
                 self.kept[draft.id] = "no smaller size is asked for" if chosen else "too small to shrink"
