@@ -103,6 +103,8 @@ def words_of(drafts: Sequence[Draft]) -> dict[int, str]:
             if words[outer.id] == "heads" and words[draft.id] in ("heads", "groups") and outer.without(draft):
                 words.update(_of_shared_heads(outer, draft, inner))
     for draft in drafts:
+        if not words[draft.id] and any(words.get(outer) == "heads" for outer in draft.inside):
+            words[draft.id] = "head_dim"
         beside = [other for outer in draft.inside for other in inner.get(outer, ()) if words[other.id] != "state"]
         uses = {use for other in beside for use in other.of_heads}
         if words[draft.id] == "head_dim" and len(draft.of_heads) == 1 and uses - draft.of_heads:
@@ -123,7 +125,7 @@ def word_of(draft: Draft) -> str:
     """What an axis has to do with heads or groups, if it has."""
     if draft.attends:
         return "heads"
-    if draft.of_heads:
+    if draft.of_heads and (draft.factor or not draft.streams):  # a stream is more than the units of its only head
         return "head_dim"
     for name in sorted(draft.attributes) if draft.factor else ():
         text = name.lower()
@@ -188,7 +190,7 @@ def _homes(draft: Draft, word: str, streams: Sequence[Draft], flat: bool) -> lis
         return [*(home if word == "width" else _join(home, "width") for home in homes), first]
     if role_of(word) in ("heads", "head_dim", "groups"):
         homes = [around, alike(owners), parent, made]
-        return [*(home for home in homes if home or flat or not parent), first]
+        return [*(home for home in homes if home or flat or (word != "groups" and not parent)), first]
     home = around if (draft.near() or flat) and word not in ("channels", "bottleneck") else made
     return [home, first] if home or flat else [first]  # `hidden` alone is the name of a network without parts
 
