@@ -8,10 +8,11 @@ README.md in this folder walks through one example.
 """
 
 from elastify._analysis.analyse import Analysis, analyse
-from elastify._analysis.macs import Dims, MacTerm, from_inputs, products
+from elastify._analysis.macs import RULES, Dims, MacTerm, from_inputs, products
 from elastify._analysis.terms import Term, Terms
 
 __all__ = [
+    "RULES",
     "Analysis",
     "Dims",
     "MacTerm",
