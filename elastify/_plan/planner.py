@@ -14,7 +14,7 @@ from functools import cached_property
 from torch import nn
 
 from elastify import _adapters
-from elastify._analysis import Analysis, Term
+from elastify._analysis import Analysis, Term, operation
 from elastify._capture import attribute_value, resolve
 from elastify._ir import (
     Attr,
@@ -37,8 +37,6 @@ from elastify._plan.numbers import Described, Metadata, counts
 from elastify._plan.options import Options
 from elastify._plan.stages import Stages
 
-_SCALED = frozenset("mul div scaled_dot_product_attention baddbmm matmul pow".split())
-_LINEAR_MAPS = frozenset("linear conv1d conv2d conv3d".split())
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
@@ -159,7 +157,7 @@ class Planner:
         owned = {value.id for value in self.graph.tensors.values()}
         others = set[int]()
         for call in self.graph.calls:
-            if call.op not in _LINEAR_MAPS:
+            if not operation(call.op).linear:
                 others.update(*(within.get(value.id, ()) for value in (*call.inputs(), *call.outputs())))
             given = [within.get(value.id, set()) for value in call.inputs() if value.id not in owned]
             made = set[int]().union(*(within.get(value.id, ()) for value in call.outputs())).difference(*given)
@@ -236,7 +234,7 @@ class Planner:
         used: dict[str, set[float]] = {}
         for graph in self.analysis.graphs:
             for call in graph.calls:
-                if call.op in _SCALED:
+                if operation(call.op).scales:
                     numbers = (*call.args, *call.kwargs.values())
                     used.setdefault(call.where, set()).update(n for n in numbers if isinstance(n, float))
         return used
