@@ -14,7 +14,7 @@ from functools import cached_property
 from torch import nn
 
 from elastify import _adapters
-from elastify._analysis import Analysis, Term
+from elastify._analysis import Analysis, Term, operation
 from elastify._capture import attribute_value, resolve
 from elastify._ir import (
     Attr,
@@ -34,7 +34,6 @@ from elastify._plan.options import Options
 from elastify._plan.stages import Stages
 from elastify._plan.uses import find_drafts
 
-_SCALED = frozenset("mul div scaled_dot_product_attention baddbmm matmul pow".split())
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
@@ -179,7 +178,7 @@ class Planner:
         used: dict[str, set[float]] = {}
         for graph in self.analysis.graphs:
             for call in graph.calls:
-                if call.op in _SCALED:
+                if operation(call.op).scales:
                     numbers = (*call.args, *call.kwargs.values())
                     used.setdefault(call.where, set()).update(n for n in numbers if isinstance(n, float))
         return used

@@ -20,7 +20,8 @@ from functools import reduce
 from itertools import combinations
 from operator import or_
 
-from elastify._analysis import RULES, Analysis, Term
+from elastify._analysis import Analysis, Term
+from elastify._analysis.macs import RULES
 from elastify._ir import Axis, Call, Concat, Layout, Product, Value, axes_of
 from elastify._plan.naming import Draft
 

@@ -15,6 +15,7 @@ from elastify._plan.choices import build_choices
 from elastify._space.config import SubnetConfig, fingerprint
 from elastify._space.cost import Cost
 from elastify._space.space import SearchSpace
+from elastify._space.wishes import match
 
 # What is left of 48..192 step 8: widths that some number of heads divides into a legal head_dim.
 WIDTHS = "48, 56, 64, 72, 80, 96, 112, 120, 128, 144, 168, 192"
