@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 MAX_LINES = 400
 MODEL_LIBRARIES = re.compile(r"(timm|torchvision|transformers)(\.[\w.]+)?")
 # Files that need an optional library are imported by their own name, so that the package can be imported without it.
-NEEDS_A_LIBRARY = {"elastify._adapters.trainer", "elastify.train._loop.trainer"}
+NEEDS_A_LIBRARY = {"elastify._adapters.transformers.trainer", "elastify.train._loop.trainer"}
 PICKLE = re.compile(r"\bimport pickle\b|\btorch\.(load|save)\(|weights_only=False")
 SKIP = re.compile(r"pytest\.(mark\.)?(skip|skipif|xfail|importorskip)|unittest\.skip\w*")
 ASSERTING = re.compile(r"^(assert|check|raises|warns|deprecated_call|fail)")
