@@ -123,7 +123,9 @@ def _build(
     library = _adapters.of(model)
     writing = library.run_with_caches(model)
     graphs = capture_all(model, args, kwargs, writing)
-    graphs += _with_more_parts(model, library.run_of_its_own(model), graphs, args, kwargs, told=writing is not None)
+    generating = library.run_of_its_own(model)
+    if generating is not None:
+        graphs += _with_more_parts(model, generating, graphs, args, kwargs, told=writing is not None)
     hidden = library.auxiliary_outputs
     interface = (lambda graph: _interface(graph, hidden)) if keep_outputs else (lambda graph: ())
     analysis = analyse(
@@ -169,18 +171,10 @@ def _build(
 
 
 def _with_more_parts(
-    model: nn.Module,
-    run: Run | None,
-    graphs: Sequence[Graph],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    *,
-    told: bool,
+    model: nn.Module, run: Run, graphs: Sequence[Graph], args: tuple[Any, ...], kwargs: dict[str, Any], *, told: bool
 ) -> list[Graph]:
     """A record of what else the model is made for, if that may use parts that its forward does not, or make caches of
     which no run has `told`."""
-    if run is None:
-        return []
     used = set[str]().union(*(graph.used() for graph in graphs))
     names = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     if (told and names <= used) or any(p.is_meta for p in model.parameters()):

@@ -44,7 +44,7 @@ def build(prefix: str, name: str) -> nn.Module:
         raise ElastifyError(
             f"{prefix}:{name} needs a package that is not installed",
             why=str(error),
-            fix=f'pip install "elastify[{library.extra}]"' if library.extra else f"pip install {library.package}",
+            fix=f"pip install {library.package}",
         ) from error
     return _without_weights_if_large(make).eval()
 

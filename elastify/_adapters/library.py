@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from elastify._errors import ElastifyError
 from elastify._ir import Attr
@@ -32,8 +33,6 @@ class Library:
     """The top-level Python package that its classes are in."""
     prefix: str = ""
     """What the command writes before the names of its models; "" where it makes none by name."""
-    extra: str = ""
-    """The extra of elastify that installs it."""
     auxiliary_outputs: frozenset[str] = frozenset()
     """Keys of a model's output that expose its inside, not its interface (caches, hidden states)."""
     operators: frozenset[str] = frozenset()
@@ -56,9 +55,8 @@ class Library:
 
     def example_inputs(self, model: nn.Module) -> Inputs | None:
         """The same on the device of the model's weights."""
-        found = self.inputs(model)
         device = next((p.device for p in model.parameters() if not p.is_meta), torch.device("cpu"))
-        return found and (tuple(_moved(list(found[0]), device)), _moved(found[1], device))
+        return tree_map_only(Tensor, lambda t: t.to(device), self.inputs(model))
 
     def run_with_caches(self, model: nn.Module) -> Run | None:
         """How a model that writes is called when it has written something: with what it remembers of that."""
@@ -133,8 +131,8 @@ def of(model: object) -> Library:
 
 def guard(model: nn.Module) -> None:
     """Ask the libraries of all parts of a model to guard it."""
-    parts = {type(module): module for module in model.modules()}
-    for library in dict.fromkeys(map(of, parts.values())):
+    one_of_each = {type(module): module for module in model.modules()}
+    for library in {of(module) for module in one_of_each.values()}:
         library.guard(model)
 
 
@@ -147,11 +145,3 @@ def build_like(source: Any) -> nn.Module | None:
 
 def _home(kind: type) -> str:
     return kind.__module__.partition(".")[0]
-
-
-def _moved(item: Any, device: torch.device) -> Any:
-    if isinstance(item, list):
-        return [_moved(part, device) for part in item]
-    if isinstance(item, dict):
-        return {key: _moved(part, device) for key, part in item.items()}
-    return item.to(device) if isinstance(item, Tensor) else item

@@ -18,7 +18,7 @@ from elastify._ir import Attr
 
 
 class Timm(Library, package="timm"):
-    prefix, extra = "timm", "timm"
+    prefix = "timm"
 
     def inputs(self, model: nn.Module) -> Inputs | None:
         config = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None)

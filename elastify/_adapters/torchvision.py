@@ -22,7 +22,7 @@ from elastify._adapters.noise import noise
 
 
 class TorchVision(Library, package="torchvision"):
-    prefix, extra = "torchvision", "timm"
+    prefix = "torchvision"
     operators = frozenset({"nms", "roi_align", "roi_pool"})
 
     def inputs(self, model: nn.Module) -> Inputs | None:

@@ -228,5 +228,5 @@ def test_a_users_subclass_is_not_described_as_the_network_that_it_inherits_from(
 
 def test_libraries_whose_models_are_made_by_name():
     assert makers().keys() >= {"timm", "torchvision", "hf"}
-    with pytest.raises(ElastifyError, match="for models of .*timm"):
+    with pytest.raises(ElastifyError, match=r"for models of .*timm"):
         elastify(nn.Linear(3, 4))

@@ -40,7 +40,7 @@ _TASKS = (
 
 
 class Transformers(Library, package="transformers"):
-    prefix, extra = "hf", "transformers"
+    prefix = "hf"
     auxiliary_outputs = frozenset(
         [*_CACHES, "encoder_last_hidden_state", "cross_attentions", *_HIDDEN]
         + [f"{part}_{name}" for part in ("encoder", "decoder", "vision", "image") for name in _HIDDEN]
