@@ -64,7 +64,8 @@ class Planner:
         elastic = {axis.id for axis in axes}
         read = self.attributes()
         roles = {axis.id: axis.role for axis in axes}
-        metadata = Metadata(self.described, self.analysis, read, roles, _adapters.sums(self.model)).match()
+        sums = _adapters.of(self.model).sums(self.model)
+        metadata = Metadata(self.described, self.analysis, read, roles, sums).match()
         attributes = {
             attr: layout
             for attr, layout in {**read, **metadata.sizes}.items()
@@ -150,7 +151,8 @@ class Planner:
     def attributes(self) -> dict[Attr, Layout]:
         terms = self.analysis.terms
         found = {attr: terms.resolve(term) for attr, term in self.analysis.facts.attributes.items()}
-        twins = [(_adapters.twin(resolve(self.model, attr.owner), attr), layout) for attr, layout in found.items()]
+        owners = {attr: resolve(self.model, attr.owner) for attr in found}
+        twins = ((_adapters.of(owner).twin(owner, attr), found[attr]) for attr, owner in owners.items())
         return {**found, **{attr: layout for attr, layout in twins if attr is not None}}
 
     def scales(self, attributes: Mapping[Attr, Layout], elastic: set[int]) -> dict[Attr, tuple[Layout, float]]:
