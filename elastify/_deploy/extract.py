@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from elastify import _adapters
-from elastify._adapters import describe
 from elastify._capture import read, resolve, write
 from elastify._deploy.deep_copy import DeepCopy
 from elastify._ir import FULL, Choice
@@ -45,7 +44,7 @@ def materialise(model: nn.Module, choice: Choice) -> nn.Module:
     before = elastic.choice
     try:
         set_active(model, FULL)
-        source = describe(model)
+        source = _adapters.of(model).describe(model)
         set_active(model, choice)
         hidden = elastic.active.hidden if elastic.active else {}
         counted = list(shortened(model, elastic.plan.counts, hidden, elastic.block_numbers)) if hidden else []

@@ -21,8 +21,9 @@ class ElasticAxis:
     """A family of coupled dimensions that may keep fewer units.
 
     `choices` are legal sizes in ascending order, the last is the full size. `members` lists the (tensor name,
-    dimension) pairs that the axis runs through. `role` is one of heads, head_dim, hidden, rank, width, embedding.
-    `derived` gives the size as an exact rational monomial of other axes where it cannot be chosen freely.
+    dimension) pairs that the axis runs through. `role` is one of heads, head_dim, groups, hidden, rank, width.
+    `former` are the names that earlier versions gave (see `_naming.FORMER`). `derived` gives the size as an exact
+    rational monomial of other axes where it cannot be chosen freely.
     """
 
     id: int
@@ -32,6 +33,7 @@ class ElasticAxis:
     role: str = "hidden"
     members: tuple[tuple[str, int], ...] = ()
     derived: SizeRatio | None = None
+    former: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
