@@ -8,7 +8,7 @@ returned (see `_replay`). The gradients of all exits meet at the blocks, which a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,8 +19,9 @@ from elastify._errors import ElastifyError
 from elastify._ir import Stage
 from elastify._verbs import activate, space
 from elastify.train._batches import random_state, set_random_state
+from elastify.train._strategies.losses import Backward, Distill, Forward, Loss, Losses, floats, scalar
 from elastify.train._strategies.replay import Habits, Trace, alike, cut_after, pick_exits, pick_stage
-from elastify.train._strategies.strategy import Backward, Distill, Forward, Loss, Losses, Strategy, floats, scalar
+from elastify.train._strategies.strategy import Strategy
 from elastify.train._teacher import evaluating
 
 
@@ -48,7 +49,6 @@ class AllExits(Strategy):
 
     exits: Sequence[int] | None = None
     stage: str | None = None
-    _habits: list[Habits] = field(default_factory=list, init=False, repr=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -62,9 +62,9 @@ class AllExits(Strategy):
         stage = pick_stage(self.model, self.stage)
         *exits, _ = every = pick_exits(stage, self.exits, len(stage.blocks))
         weight, values = 1 / len(every), []
-        if not self._habits:
-            self._habits.append(self._check(forward, loss, stage, exits))
-        trace = Trace(self.model, stage.blocks, *self._habits)
+        if "habits" not in self._once:
+            self._once["habits"] = self._check(forward, loss, stage, exits)
+        trace = Trace(self.model, stage.blocks, self._once["habits"])
         activate(self.model, None)
         with trace.recording():
             full = scalar(loss(forward()))

@@ -17,7 +17,7 @@ from elastify._rewrite import extra_name, record
 from elastify._space import SubnetConfig, state
 from elastify._verbs import activate, cost, space
 from elastify.train._strategies.gates import Gate, gates_of
-from elastify.train._strategies.strategy import Forward, Loss
+from elastify.train._strategies.losses import Forward, Loss
 from elastify.train._surgery import permute_units
 from elastify.train._teacher import evaluating
 

@@ -22,18 +22,10 @@ from elastify._errors import ElastifyError
 from elastify._ir import Axis, ElasticAxis, Stage
 from elastify._rewrite import add_parameter, attach, extra_name, record
 from elastify._verbs import space
-from elastify.train._strategies.choices import is_prepared, matched, note_prepared
+from elastify.train._strategies.choices import freeze_globs, is_prepared, matched, note_prepared
 from elastify.train._strategies.gates import Gate, GatedBlock, GatedUnits, MaskedWeight, gates_of
-from elastify.train._strategies.strategy import (
-    Backward,
-    Distill,
-    Forward,
-    Loss,
-    Losses,
-    Strategy,
-    check_prepared,
-    floats,
-)
+from elastify.train._strategies.losses import Backward, Distill, Forward, Loss, Losses, floats
+from elastify.train._strategies.strategy import Strategy
 from elastify.train._surgery import owners
 
 Select = str | Iterable[str] | None
@@ -52,6 +44,7 @@ class Masked(Strategy):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        freeze_globs(self, "select")
         if self.weights not in ("kept", "kaiming", "signed"):
             raise ElastifyError(f"weights={self.weights!r}", fix='one of "kept", "kaiming", "signed"')
 
@@ -82,7 +75,7 @@ class Masked(Strategy):
     ) -> Losses:
         """Add the gradients of the loss with newly drawn gates; arguments as for `Sandwich.step`, but no `distill`."""
         self._labels_only(distill)
-        check_prepared(self, is_prepared(self))
+        self._check_prepared(is_prepared(self))
         gates = gates_of(self.model)
         generator = torch.Generator().manual_seed(int(self._generator.integers(2**62)))
         try:
