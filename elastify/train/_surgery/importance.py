@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from elastify._errors import ElastifyError
 from elastify._ir import Plan
 from elastify.train._batches import run_batch, to_device
-from elastify.train._teacher import evaluating
+from elastify.train._evaluate import evaluating
 
 Importance = Callable[[nn.Parameter], Tensor]
 Lines = dict[tuple[str, int], Tensor]

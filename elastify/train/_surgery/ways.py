@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from elastify._capture import capture
@@ -20,23 +19,21 @@ from elastify._plan import STATISTICS
 from elastify._rewrite import install, record
 from elastify._space import METRICS, STATE, Cost, CostModel, SearchSpace, State
 from elastify._verbs import activate
+from elastify.train._evaluate import evaluating
 
 Way = tuple[int, ...]
 
 
 def trace(pieces: Sequence[nn.Module], x: Any) -> list[Tensor]:
     """What every piece gives, in evaluation mode; the modes are as before."""
-    modes = [(module, module.training) for piece in pieces for module in piece.modules()]
-    found = []
-    with torch.no_grad():
+    outputs: list[Tensor] = []
+    with evaluating(nn.ModuleList(pieces)):
         for piece in pieces:
-            x = piece.eval()(x)
+            x = piece(x)
             if not isinstance(x, Tensor):
                 raise ElastifyError(f"a piece gives a {type(x).__name__}", where=type(piece).__name__, why="no tensor")
-            found.append(x)
-    for module, mode in modes:
-        module.training = mode
-    return found
+            outputs.append(x)
+    return outputs
 
 
 class _Ways(CostModel):
