@@ -98,7 +98,7 @@ class _Watch:
         self._used[id(parameter)] = weakref.ref(parameter.grad), parts
 
     def _place(self, parameter: Any) -> tuple[Record, tuple[Layout, ...]] | None:
-        """The record of the model that the parameter belongs to, and the layouts of its dimensions."""
+        """The elastic state of the model that the parameter belongs to, and the layouts of its dimensions."""
         if self._seen != known_models.changes:
             self._seen, self._places = known_models.changes, {}
             for model in known_models:

@@ -99,7 +99,7 @@ def fit(
     `checkpoint.json`. `minutes` counts the time before a resume too. The order of the data depends on `seed` and the
     epoch alone; the global generators are given back.
 
-    `log_dir` gets `losses.csv`, a row per step with the losses of the sizes and the learning rate; with `tensorboard`
+    `log_dir` gets `losses.csv`, a line per step with the losses of the sizes and the learning rate; with `tensorboard`
     event files too.
 
     On several ranks (torchrun, after `init_process_group`) each trains on batches of its own: give every one its part
@@ -172,7 +172,7 @@ def _trainable(model: nn.Module, *, stored: bool) -> list[nn.Parameter]:
 
 @contextmanager
 def _given_back(model: nn.Module, strategy: Strategy | Plain, parameters: list[nn.Parameter]) -> Iterator[None]:
-    """Afterwards modes and generators are as before, an elastic model is the full network, and there are no gradients."""
+    """Afterwards modes and generators are as before, the full network is active, and there are no gradients."""
     modes = [(module, module.training) for module in model.modules()]
     generators = random_state()
     try:

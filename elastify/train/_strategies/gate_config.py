@@ -24,12 +24,12 @@ def unit_gates(model: nn.Module) -> dict[str, Gate]:
     """The gates of units, by axis name."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     axes = {axis.id: axis.name for axis in space(model).axes}
-    found = {}
+    gates = {}
     for gate in gates_of(model):
         layouts = record(model).extras[names[id(gate.logits)]]
         if len(layouts) == 1:
-            found[axes[layouts[0].id]] = gate  # type: ignore[union-attr] - made by gate_units
-    return found
+            gates[axes[layouts[0].id]] = gate  # type: ignore[union-attr] - made by gate_units
+    return gates
 
 
 def block_gates(model: nn.Module) -> dict[tuple[str, int], Gate]:
@@ -136,17 +136,17 @@ def _run(
     config: SubnetConfig | None = None,
 ) -> list[Tensor]:
     """What a subnet with some gates closed, all others open, computes: the model's own outputs, wherever it is run."""
-    gates, outputs = gates_of(model), list[Tensor]()
-    seen = model.register_forward_hook(lambda module, inputs, found: outputs.extend(float_tensors(found)))
+    gates, inner = gates_of(model), list[Tensor]()
+    hook = model.register_forward_hook(lambda module, inputs, output: inner.extend(float_tensors(output)))
     try:
         for gate in gates:
             gate.forced = (closed or {}).get(id(gate), torch.ones(gate.logits.shape))
         with evaluating(model), activate(model, config), torch.random.fork_rng():  # chance is the same in all runs
-            found = forward()
-            if not (outputs or float_tensors(found)):  # as in ElasticTrainer: the loss runs the model
-                found = loss(found)
-        return outputs or float_tensors(found)
+            result = forward()
+            if not (inner or float_tensors(result)):  # as in ElasticTrainer: the loss runs the model
+                result = loss(result)
+        return inner or float_tensors(result)
     finally:
-        seen.remove()
+        hook.remove()
         for gate in gates:
             gate.forced = None

@@ -88,12 +88,12 @@ class GumbelMask(Masked):
         if self.granularity != "weight" and "proven" not in self._once and is_prepared(self):
             prove(self.model, forward, loss)
             self._once["proven"] = True
-        found = super().step(forward, loss, distill=distill, backward=backward)
+        losses = super().step(forward, loss, distill=distill, backward=backward)
         if self.budget_macs is not None:
             excess = expected_macs(self.model) / self._budget() - 1
             if excess > 0:
                 backward(self.penalty * excess)
-        return found
+        return losses
 
     def config(self) -> SubnetConfig:
         """The configuration of the open gates: its depths, and sizes that count units; `extract` keeps the open ones.

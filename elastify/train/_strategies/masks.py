@@ -95,12 +95,12 @@ class Masked(Strategy):
         self.prepare()
         gates = {id(gate.logits) for gate in gates_of(self.model)}
         scales = {name for name in record(self.model).extras if name.endswith("_scale_elastic")}
-        found: dict[float | None, list[nn.Parameter]] = {lr: [], scale_lr: [], None: []}
+        by_rate: dict[float | None, list[nn.Parameter]] = {lr: [], scale_lr: [], None: []}
         for name, parameter in self.model.named_parameters():
             if parameter.requires_grad:
-                found[lr if id(parameter) in gates else scale_lr if name in scales else None].append(parameter)
-        rates = {rate: {} if rate is None else {"lr": rate} for rate in found}
-        return [{"params": some, **rates[rate], **options} for rate, some in found.items() if some]
+                by_rate[lr if id(parameter) in gates else scale_lr if name in scales else None].append(parameter)
+        rates = {rate: {} if rate is None else {"lr": rate} for rate in by_rate}
+        return [{"params": some, **rates[rate], **options} for rate, some in by_rate.items() if some]
 
     def extract(self) -> nn.Module:
         """A plain model of what the gates leave open, all of it trainable."""
@@ -175,9 +175,9 @@ def to_gate(model: nn.Module, granularity: str, select: Select) -> list[Any]:
         named = {axis.name: axis for axis in space(model).axes if roles is None or axis.role in roles}
     else:
         named = {stage.name: stage for stage in space(model).stages if not stage.prefix and len(stage.blocks) > 1}
-    found = [named[name] for name in matched("*" if select is None else select, list(named))]
-    if not found:
+    chosen = [named[name] for name in matched("*" if select is None else select, list(named))]
+    if not chosen:
         raise ElastifyError(f"there is no {granularity} to gate", why=f"select={select!r}")
-    for axis in found if granularity == "unit" else ():
+    for axis in chosen if granularity == "unit" else ():
         _summed(model, axis)
-    return found
+    return chosen

@@ -70,16 +70,16 @@ def grow(
 
 
 def _wanted(plan: Plan, sizes: Mapping[str, float | int]) -> dict[int, int]:
-    found: dict[int, int] = {}
+    wanted: dict[int, int] = {}
     for glob, size in sizes.items():
         axes = [axis for axis in plan.axes if fnmatchcase(axis.name, glob)]
         if not axes:
             raise ElastifyError(f"no axis is called {glob!r}", where="grow", fix="print(space(model))")
         for axis in axes:
-            found[axis.id] = size if isinstance(size, int) else round(size * axis.size)
-            if found[axis.id] < axis.size:
+            wanted[axis.id] = size if isinstance(size, int) else round(size * axis.size)
+            if wanted[axis.id] < axis.size:
                 raise ElastifyError(f"{axis.name} has {axis.size} units already", where="grow", fix="a ratio above 1")
-    return found
+    return wanted
 
 
 def _grown(model: nn.Module, wanted: Mapping[int, int], seed: int) -> nn.Module:

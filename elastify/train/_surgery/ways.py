@@ -1,7 +1,7 @@
-"""Ways through a row of pieces as one elastic axis, ordered by what they cost.
+"""Ways through a sequence of pieces as one elastic axis, ordered by what they cost.
 
-A way is a subset of the row, in its order. The costs of a way are the sums over its pieces, each counted once on one
-sample; so the axis has no equations, only a table.
+A way is a subset of the pieces, in their order. The costs of a way are the sums over its pieces, each counted once on
+one sample; so the axis has no equations, only a table.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class _Ways(CostModel):
 
 
 def choose_way(model: nn.Sequential, ways: list[Way], x: Tensor, largest: Way) -> nn.Sequential:
-    """The row made elastic: which of the ways through it is taken; those that cost more than `largest` are left out."""
+    """The pieces, with the way through them as an axis; ways that cost more than `largest` are left out."""
     pieces: dict[int, tuple[int, ...]] = {}
     for way in ways:
         for number, value in zip(way, [x, *trace([model[n] for n in way], x)], strict=False):
