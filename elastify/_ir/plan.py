@@ -13,7 +13,7 @@ from elastify._ir.ints import Attr, Op
 from elastify._ir.layout import Layout
 
 SizeExpr = Layout | Op | int
-"""An expression whose leaves are sizes of layouts (an `_ints.Op` tree)."""
+"""An expression whose leaves are sizes of layouts (a tree of `Op`)."""
 
 
 @dataclass(frozen=True, slots=True)
