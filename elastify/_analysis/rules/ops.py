@@ -21,9 +21,10 @@ from elastify._ir import Call, Layout, Value
 
 Rule = Callable[..., None]
 """`rule(facts, out, *args, **kwargs)`: states facts about a call (`facts.py`)."""
-Macs = Callable[..., "list[tuple[Layout, ...]]"]
-"""`macs(dims, out, *args, **kwargs)`: layouts whose sizes, multiplied and summed, are the MACs of a call; `dims(x)` are
-those of a tensor's dimensions, `dims(x, 1)` those from the second on."""
+Dims = Callable[[Value], tuple[Layout, ...]]
+"""The layouts of a tensor's dimensions."""
+Layouts = list[tuple[Layout, ...]]
+"""Groups of layouts: the sizes of each, multiplied, and the products added up, are a number of MACs."""
 
 
 class Contraction(NamedTuple):
@@ -57,7 +58,7 @@ class Op:
     reads: bool = False  # what comes out are Python's numbers
     mode: type | None = None  # of the argument that tells training from evaluation
     notation: Callable[..., Contraction] | None = None  # the product that it is, from the arguments
-    macs: Macs | None = None  # its multiplications, where no notation has them
+    macs: Callable[..., Layouts] | None = None  # (dims, out, *args, **kwargs): its MACs, where no notation has them
 
     @property
     def follows(self) -> bool:
