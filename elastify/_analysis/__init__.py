@@ -10,17 +10,17 @@ README.md in this folder walks through one example.
 
 from elastify._analysis.analyse import Analysis, analyse
 from elastify._analysis.macs import MacTerm, from_inputs, products
-from elastify._analysis.rules import OPS, operation
+from elastify._analysis.rules import names, operation
 from elastify._analysis.terms import Term, Terms
 
 __all__ = [
-    "OPS",
     "Analysis",
     "MacTerm",
     "Term",
     "Terms",
     "analyse",
     "from_inputs",
+    "names",
     "operation",
     "products",
 ]

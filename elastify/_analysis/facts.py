@@ -40,7 +40,7 @@ class Why:
 
 @dataclass(frozen=True, slots=True)
 class Equation:
-    """`expr` must equal the size of `term` (of `other`'s expression where `term` is None)."""
+    """`expr` must equal the size of `term`."""
 
     expr: Expr
     term: Term

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, in_kernel_invocation_manager
 
-from elastify._analysis import OPS, operation
+from elastify._analysis import names, operation
 from elastify._capture.op_names import OpName
 
 _states: dict[torch.device, tuple[torch.device, dict[str, Any]]] = {}
@@ -199,7 +199,7 @@ _Make = Callable[..., Any]
 _NEEDED: dict[str, _Make] = {**dict.fromkeys(GATES, _recurrent), "istft": _istft}
 # Which have a short way, for the sake of time: facts about torch's kernels, not about the operations.
 _QUICK: dict[str, _Make] = {
-    **{name: _unary for name, op in OPS.items() if op.unary},
+    **dict.fromkeys(names(lambda op: op.unary), _unary),
     **dict.fromkeys("add sub mul div".split(), _binary),
     "batch_norm": _batch_norm,
     "layer_norm": _layer_norm,

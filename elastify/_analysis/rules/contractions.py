@@ -61,7 +61,7 @@ def bilinear(input1: Value, input2: Value, weight: Value, bias: Value | None = N
     return Contraction("... i, ... j, o i j, o -> ... o", (input1, input2, weight, bias))
 
 
-@contraction("bmm")
+@contraction("bmm", matrices=True)
 def bmm(input: Value, mat2: Value, **_: Any) -> Contraction:
     return Contraction("b n k, b k m -> b n m", (input, mat2))
 
@@ -96,7 +96,7 @@ def addmm(input: Value, mat1: Value, mat2: Value, **_: Any) -> Contraction:
     return Contraction("n k, k m -> n m", (mat1, mat2), input)
 
 
-@contraction("baddbmm", scales=True)
+@contraction("baddbmm", scales=True, matrices=True)
 def baddbmm(input: Value, batch1: Value, batch2: Value, **_: Any) -> Contraction:
     return Contraction("b n k, b k m -> b n m", (batch1, batch2), input)
 
@@ -124,7 +124,7 @@ def inner(input: Value, other: Value) -> Contraction:
     return Contraction(f"{' '.join(left)} k, {' '.join(right)} k -> {' '.join(left + right)}", (input, other))
 
 
-@contraction("matmul linalg_matmul")
+@contraction("matmul linalg_matmul", matrices=True)
 def matmul(input: Value, other: Value) -> Contraction:
     left = "k" if len(input.shape) == 1 else "... n k"
     right = "k" if len(other.shape) == 1 else "... k m"
@@ -195,7 +195,7 @@ def _conv_transpose_macs(dims: Dims, out: Value, input: Value, weight: Value, *_
     return [dims(input) + dims(weight)[1:]]
 
 
-@rule("conv1d conv2d conv3d", linear=True, macs=_conv_macs)
+@rule("conv1d conv2d conv3d", linear=True, convolves=True, macs=_conv_macs)
 def conv(f: Facts, out: Value, input: Value, weight: Value, bias: Value | None = None, *args: Any, **kw: Any) -> None:
     """x [b, groups * i, space], weight [groups * o, i, taps] -> [b, groups * o, space]."""
     number = kw.get("groups", args[3] if len(args) > 3 else 1)
@@ -210,7 +210,7 @@ def conv(f: Facts, out: Value, input: Value, weight: Value, bias: Value | None =
     _conv_out(f, out, input, weight, bias, rows, _pointwise(weight, args, kw))
 
 
-@rule("conv_transpose1d conv_transpose2d conv_transpose3d", linear=True, macs=_conv_transpose_macs)
+@rule("conv_transpose1d conv_transpose2d conv_transpose3d", linear=True, convolves=True, macs=_conv_transpose_macs)
 def conv_transpose(
     f: Facts, out: Value, input: Value, weight: Value, bias: Value | None = None, *args: Any, **kw: Any
 ) -> None:
@@ -231,7 +231,7 @@ def _convolution_macs(dims: Dims, out: Value, *args: Any) -> Layouts:
     return (_conv_transpose_macs if args[6] else _conv_macs)(dims, out, *args)
 
 
-@rule("convolution", linear=True, macs=_convolution_macs)
+@rule("convolution", linear=True, convolves=True, macs=_convolution_macs)
 def convolution(f: Facts, out: Value, input: Value, weight: Value, bias: Value | None, *args: Any) -> None:
     """Both kinds, told apart by a flag."""
     stride, padding, _, transposed, _, groups = args
@@ -268,13 +268,13 @@ def _conv_out(
     f.give(out, [*lead, channels, *(place if free else f.fixed(n, along) for place, n, free in after)])
 
 
-@rule("embedding")
+@rule("embedding", looks_up=True)
 def embedding(f: Facts, out: Value, weight: Value, input: Value, *_: Any, **__: Any) -> None:
     f.freeze(f.dims(weight)[0], "looked up by index")
     f.give(out, [*f.dims(input), f.dims(weight)[1]])
 
 
-@rule("embedding_bag")
+@rule("embedding_bag", looks_up=True)
 def embedding_bag(f: Facts, out: Any, weight: Value, indices: Value, *args: Any, **kwargs: Any) -> None:
     """The first result is what was asked for; the others are counts that the kernel keeps."""
     f.freeze(f.dims(weight)[0], "looked up by index")
