@@ -20,17 +20,9 @@ from functools import reduce
 from itertools import combinations
 from operator import or_
 
-from elastify._analysis import Analysis, Term
-from elastify._analysis.macs import RULES
+from elastify._analysis import Analysis, Term, operation
 from elastify._ir import Axis, Call, Concat, Layout, Product, Value, axes_of
 from elastify._plan.naming import Draft
-
-_LINEAR_MAPS = frozenset("linear conv1d conv2d conv3d".split())
-_CONVOLUTIONS = frozenset(op for op in RULES if op.startswith("conv"))
-_MAPS = frozenset(RULES) | {"embedding"}  # what multiplies
-_MATRIX_PRODUCTS = frozenset("matmul bmm baddbmm".split())
-
-_CUTS = frozenset("getitem split chunk narrow unbind transpose".split())  # a rank may be a part of what a map makes
 
 Ids = set[int]
 
@@ -106,7 +98,7 @@ class _Uses:
                 self.maker.setdefault(value.id, number)
                 if given & self.fed:
                     self.fed.add(value.id)
-                elif given and given <= self.learned and call.op not in _MAPS:
+                elif given and given <= self.learned and not operation(call.op).maps:
                     self.learned.add(value.id)
                     if given & self.weights:
                         self.weights.add(value.id)
@@ -123,7 +115,7 @@ class _Uses:
             for product in self._matrices(call):
                 self._attention(*product)
         for number, call in enumerate(self.graph.calls):
-            if call.op == "add":
+            if operation(call.op).sums:
                 self._sum(number, call)
         self._between()
 
@@ -132,7 +124,7 @@ class _Uses:
 
     def _note_weights(self) -> None:
         """Pairs of factors of one dimension, fixed ones too, and dimensions of tables that nothing multiplies by."""
-        operands = {value.id for call in self.graph.calls if call.op in _MAPS for value in call.inputs()}
+        operands = {value.id for call in self.graph.calls if operation(call.op).maps for value in call.inputs()}
         for name, value in self.graph.tensors.items():
             if value.id not in operands and len(value.shape) == 2:
                 self.tables.update((name, dim) for dim in range(2))
@@ -143,7 +135,7 @@ class _Uses:
     # -- who makes the units -----------------------------------------------------------------------------
 
     def _makers(self, call: Call) -> None:
-        if call.op == "cat":
+        if operation(call.op).joins:
             self._joins(call)
         if self.weights.isdisjoint(value.id for value in call.inputs()):
             return
@@ -168,14 +160,15 @@ class _Uses:
     def _between(self) -> None:
         others = set[int]()
         for call in self.graph.calls:
-            if call.op not in _LINEAR_MAPS | _CUTS:
+            op = operation(call.op)
+            if not op.linear and not op.view:  # a rank may be a part of what a map makes
                 others.update(*(self.within.get(value.id, ()) for value in (*call.inputs(), *call.outputs())))
         for draft in self.drafts.values():
             owners = {tensor.rpartition(".")[0] for tensor, _ in draft.members}
             draft.between = draft.id not in others and len(draft.members) == len(owners) == 2 and len(draft.made) == 1
 
     def _convolution(self, call: Call) -> None:
-        if call.op not in _CONVOLUTIONS or len(call.inputs()) < 2:
+        if not operation(call.op).convolves or len(call.inputs()) < 2:
             return
         weight = call.inputs()[1]
         groups = call.kwargs.get("groups", call.args[6] if len(call.args) > 6 else 1)
@@ -195,7 +188,7 @@ class _Uses:
         if call.op == "scaled_dot_product_attention" and len(given) > 2:
             batch = self.leaves(term for many in dims[:3] for term in many[:-2])
             yield batch, self.leaves([dims[0][-1], dims[1][-1]]), self.leaves(dims[2][-1:]), True
-        elif call.op in _MATRIX_PRODUCTS and len(given) > 1 and min(map(len, dims[-2:])) > 2:
+        elif operation(call.op).matrices and len(given) > 1 and min(map(len, dims[-2:])) > 2:
             a, b = dims[-2:]
             yield self.leaves([*a[:-2], *b[:-2]]), self.leaves(a[-1:]), self.leaves([a[-2], b[-1]]), len(a) > 3
         elif call.op == "einsum" and len(given) == 2 and isinstance(call.args[0], str):
@@ -261,9 +254,9 @@ class _Uses:
             yield value.id, projected
             call = self.graph.calls[self.maker[value.id]] if value.id in self.maker else None
             given = [v for v in call.inputs() if v.id in self.fed] if call else []
-            if call is None or len(given) != 1 or (projected and call.op in _MAPS):
+            if call is None or len(given) != 1 or (projected and operation(call.op).maps):
                 return
-            projected |= call.op in _MAPS
+            projected |= operation(call.op).maps
             value = given[0]
 
     def _branch(self, end: Value, roots: Collection[int]) -> _Branch | None:
@@ -281,9 +274,9 @@ class _Uses:
             for term in self.dims.get(value.id, ()):
                 for ident in self.leaves([term]) & self.drafts.keys():
                     branch.sizes[ident] = min(term.size, branch.sizes.get(ident, term.size))
-            branch.weights |= call.op in _MAPS and any(given.id in self.learned for given in call.inputs())
+            branch.weights |= operation(call.op).maps and any(given.id in self.learned for given in call.inputs())
             fed = [given for given in call.inputs() if given.id in self.fed]
-            branch.sums |= call.op == "add" and len(fed) > 1
+            branch.sums |= operation(call.op).sums and len(fed) > 1
             stack += [given for given in fed if given.id not in seen]
             seen.update(given.id for given in fed)
         return branch if branch.roots - {end.id} else None
