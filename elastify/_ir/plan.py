@@ -22,8 +22,7 @@ class ElasticAxis:
     """A family of coupled dimensions that may keep fewer units.
 
     `choices` are legal sizes in ascending order, the last is the full size. `members` lists the (tensor name,
-    dimension) pairs that the axis runs through. `role` is one of heads, head_dim, hidden, rank, width, embedding.
-    `derived` gives the size as an exact rational monomial of other axes where it cannot be chosen freely.
+    dimension) pairs that the axis runs through. `role` is one of heads, head_dim, groups, hidden, rank, width.
     """
 
     id: int
@@ -32,15 +31,6 @@ class ElasticAxis:
     choices: tuple[int, ...]
     role: str = "hidden"
     members: tuple[tuple[str, int], ...] = ()
-    derived: SizeRatio | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class SizeRatio:
-    """prod(numerator) / prod(denominator) in sizes of layouts; illegal where the division leaves a rest."""
-
-    numerator: tuple[Layout, ...]
-    denominator: tuple[Layout, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
