@@ -30,8 +30,8 @@ from elastify._ir import (
     axes_of,
     enclosing,
 )
+from elastify._plan.blocks import BlockRow
 from elastify._plan.constraints import constraints
-from elastify._plan.depth import Run
 from elastify._plan.naming import Draft, name_axes
 from elastify._plan.numbers import Described, Metadata, counts
 from elastify._plan.options import Options
@@ -62,7 +62,7 @@ class Planner:
         return Stages(self.described, self.analysis, self.options)
 
     def plan(self) -> Plan:
-        drafts = self.drafts(self.depth.runs(None))  # names do not depend on what is frozen
+        drafts = self.drafts(self.depth.rows(None))  # names do not depend on what is frozen
         names = name_axes(drafts)
         axes = self.axes(drafts, names)
         elastic = {axis.id for axis in axes}
@@ -129,7 +129,7 @@ class Planner:
 
     # -- axes --------------------------------------------------------------------------------------------
 
-    def drafts(self, runs: Sequence[Run]) -> list[Draft]:
+    def drafts(self, rows: Sequence[BlockRow]) -> list[Draft]:
         """Elastic leaves with their members, in the order in which the model owns them."""
         terms = self.analysis.terms
         parameters = {name for name, _ in self.model.named_parameters(remove_duplicate=False)}
@@ -148,7 +148,7 @@ class Planner:
             inner = {leaf.id for leaf in terms.leaves(term)}  # one axis, perhaps several times (rotary halves)
             if len(inner) == 1 and terms.find(term).kind != "product" and inner <= set(drafts):
                 drafts[inner.pop()].attributes.add(attr.name)
-        self._mark(drafts, runs)
+        self._mark(drafts, rows)
         self._find_makers(drafts)
         return [draft for draft in drafts.values() if draft.id in real]
 
@@ -170,7 +170,7 @@ class Planner:
             owners = {tensor.rpartition(".")[0] for tensor, _ in draft.members}
             draft.between = draft.id not in others and len(draft.members) == len(owners) == 2 and len(draft.made) == 1
 
-    def _mark(self, drafts: dict[int, Draft], runs: Sequence[Run]) -> None:
+    def _mark(self, drafts: dict[int, Draft], rows: Sequence[BlockRow]) -> None:
         for name in self.canonical.values():
             for layout in self.layouts(name):
                 for part in _products(layout):
@@ -181,7 +181,7 @@ class Planner:
                             drafts[axis.id].inside |= outer - {axis.id}
                             for ident in (*outer, axis.id):
                                 drafts[ident].factor = True
-        blocks = {block for run in runs for block in run.blocks}
+        blocks = {block for row in rows for block in row.blocks}
         for draft in drafts.values():
             touched = {path for tensor, _ in draft.members for path in enclosing(tensor)} & blocks
             draft.spans_blocks = len(touched) > 1

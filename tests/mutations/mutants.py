@@ -20,7 +20,7 @@ from elastify._analysis.rules import RULES, contractions, indexing, views
 from elastify._analysis.terms import Term
 from elastify._ir.plan import Plan
 from elastify._plan.planner import Planner
-from elastify._plan.skips import Branches
+from elastify._plan.skips import SkipFinder
 from elastify._rewrite.install import setters as _attributes
 
 from .wrong_plans import (
@@ -237,7 +237,10 @@ MUTANTS = [
     Mutant(
         "a block that changes the width can be skipped",
         "deep",
-        together(wrong_helper(Branches, "_alike", alike_always), wrong_helper(Branches, "_sources", fed_by_anything)),
+        together(
+            wrong_helper(SkipFinder, "_same_layouts", alike_always),
+            wrong_helper(SkipFinder, "_before_additions", fed_by_anything),
+        ),
     ),
 ]
 
