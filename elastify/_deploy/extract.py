@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from elastify import _adapters
-from elastify._adapters import describe
 from elastify._capture import read, resolve, write
 from elastify._deploy.deep_copy import DeepCopy
 from elastify._rewrite import SPEC, Record, drop_hooks, original_class, record, renumbered, set_active, shortened, strip
@@ -32,7 +31,7 @@ def materialise(model: nn.Module, sizes: Mapping[int, int], blocks: Mapping[str,
     before = entry.active
     try:
         set_active(model, {}, {})
-        source = describe(model)
+        source = _adapters.of(model).describe(model)
         set_active(model, sizes, blocks)
         left, aside = (entry.active.left, entry.active.aside) if entry.active else (frozenset(), frozenset())
         removed, aside = _outermost(left, left | aside), _outermost(aside, left | aside)

@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from elastify._adapters import build_like
+from elastify._adapters import build_like, known
 from elastify._capture import get_in, holder, put_in, resolve
 from elastify._deploy.extract import FORMAT, children_of, drop_blocks, marked, own, plain_copy
 from elastify._errors import ElastifyError
@@ -253,7 +253,7 @@ def _full_size(folder: Path, spec: Mapping[str, Any], like: nn.Module | Callable
     name = str(spec["class"].get("qualname"))
     if like is None:
         try:
-            full = build_like(dict(spec))
+            full = build_like(spec.get("source"))
         except (AttributeError, ImportError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise ElastifyError(
                 f"the full-size {name} cannot be built from the saved notes",
@@ -265,7 +265,7 @@ def _full_size(folder: Path, spec: Mapping[str, Any], like: nn.Module | Callable
             raise ElastifyError(
                 f"the full-size {name} cannot be built from the saved notes",
                 where=str(folder),
-                why="it is no model of timm, torchvision or transformers that they list",
+                why=f"it is no model of {known()} that they list",
                 fix="load(directory, like=model_of_full_size)",
             )
         return full

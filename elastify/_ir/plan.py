@@ -23,6 +23,7 @@ class ElasticAxis:
 
     `choices` are legal sizes in ascending order, the last is the full size. `members` lists the (tensor name,
     dimension) pairs that the axis runs through. `role` is one of heads, head_dim, groups, hidden, rank, width.
+    `former` are the names that earlier versions gave (see `_naming.FORMER`).
     """
 
     id: int
@@ -31,6 +32,7 @@ class ElasticAxis:
     choices: tuple[int, ...]
     role: str = "hidden"
     members: tuple[tuple[str, int], ...] = ()
+    former: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

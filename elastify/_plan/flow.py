@@ -10,9 +10,8 @@ from __future__ import annotations
 from itertools import accumulate
 from typing import NamedTuple
 
+from elastify._analysis import operation
 from elastify._ir import Graph, ModuleCall
-
-SUMS = frozenset({"add", "lerp"})
 
 
 class Span(NamedTuple):
@@ -50,7 +49,7 @@ class Flow:
         self.modules: dict[str, list[ModuleCall]] = {}
         for call in graph.modules:
             self.modules.setdefault(call.path, []).append(call)
-        self._sums_before = [0, *accumulate(call.op in SUMS for call in graph.calls)]
+        self._sums_before = [0, *accumulate(operation(call.op).sums for call in graph.calls)]
 
     def has_sum(self, span: Span) -> bool:
         """Whether something is added in a span."""

@@ -36,16 +36,10 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 
-from elastify._analysis import Analysis, Term
+from elastify._analysis import Analysis, Term, operation
 from elastify._ir import Call, Layout, Skip, Value, axes_of, settled
-from elastify._plan.flow import SUMS, Flow, Span
+from elastify._plan.flow import Flow, Span
 
-_KEEPS = frozenset(
-    """dropout alpha_dropout feature_dropout layer_norm batch_norm group_norm rms_norm instance_norm relu relu6 gelu
-    silu leaky_relu elu mish hardswish hardtanh prelu tanh contiguous clone permute transpose view reshape flatten
-    unflatten squeeze unsqueeze getitem select narrow chunk split unbind to float type_as clamp where sub div""".split()
-)  # what may stand between an addition and the end of a branch: these follow their first tensor
-_JOINS = SUMS | {"cat", "mul"}  # and these all tensors that are not smaller than their result
 _LONGEST_SECOND = 24  # calls of a second loop, per round
 
 
@@ -237,11 +231,11 @@ class SkipFinder:
     def _leads_back(self, number: int, result: Value) -> tuple[list[Value], bool]:
         """Which inputs of a call may be the main path to its result, and whether the call is an addition on it: one of
         at least two tensors that depend on the model's input."""
-        op, given = self.graph.calls[number].op, self.flow.given[number]
-        if op in _JOINS:
-            large = [one for one in given if op == "cat" or prod(one.shape) * 2 >= prod(result.shape)]
-            return large, op in SUMS and sum(one.id in self.flow.from_input for one in given) > 1
-        return (given[:1] if op in _KEEPS else []), False
+        op, given = operation(self.graph.calls[number].op), self.flow.given[number]
+        if op.elementwise or op.joins:
+            large = [one for one in given if op.joins or prod(one.shape) * 2 >= prod(result.shape)]
+            return large, op.sums and sum(one.id in self.flow.from_input for one in given) > 1
+        return (given[:1] if op.follows else []), False
 
     # -- layouts -----------------------------------------------------------------------------------------------
 

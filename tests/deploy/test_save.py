@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from elastify._adapters.saved import build_like, describe
+from elastify._adapters import build_like, of
 from elastify._deploy.extract import materialise
 from elastify._deploy.save import load, save
 from elastify._errors import ElastifyError
@@ -175,6 +175,10 @@ class TestLibraries:
         plan = Plan((ElasticAxis(0, "hidden", 64, (8, 64)),), tensors=tensors)
         again = self.round_trip(model, plan, {0: 8}, torch.randn(1, 3, 64, 64), tmp_path)
         assert again.layer1[0].bn1.num_features == 8
+
+        def describe(net):
+            return of(net).describe(net)
+
         assert describe(models.resnet34()) == {"kind": "torchvision", "name": "resnet34"}
         computed = models.regnet_y_400mf()  # its constructor computes widths with tensors
         assert describe(computed) == {"kind": "torchvision", "name": "regnet_y_400mf"}
@@ -218,7 +222,7 @@ class TestLibraries:
         ids=str,
     )
     def test_names_that_no_registry_lists(self, source):
-        assert build_like({"source": source}) is None
+        assert build_like(source) is None
 
 
 class TestRefusedModels:

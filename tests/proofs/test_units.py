@@ -467,7 +467,7 @@ def test_what_runs_otherwise_proves_nothing() -> None:
 
     with pytest.warns(UserWarning, match="other operations than before run"):
         model = elastify(picking(even), MANY)
-    assert [axis.name for axis in space(model).axes] == ["hidden"]  # which does not change what is picked
+    assert [axis.name for axis in space(model).axes] == ["b.hidden"]  # which does not change what is picked
 
 
 def test_blocks_after_a_count_are_followed_where_the_same_operations_run() -> None:
