@@ -185,7 +185,7 @@ class _Uses:
         """Axes of the batch, summed axes and others of products of two computed tensors, whether one head is a head."""
         given = call.inputs()
         dims = [self.dims.get(value.id, []) for value in given]
-        if any(value.id in self.learned for value in (given[-2:] if call.op in _MATRIX_PRODUCTS else given[:3])):
+        if any(value.id in self.learned for value in (given[-2:] if operation(call.op).matrices else given[:3])):
             return
         if call.op == "scaled_dot_product_attention" and len(given) > 2:
             batch = self.leaves(term for many in dims[:3] for term in many[:-2])
