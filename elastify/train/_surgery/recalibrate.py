@@ -112,8 +112,8 @@ def _measure_own(model: nn.Module, batches: Iterable[Any], forward: Any) -> int:
 
 def _norms(model: nn.Module) -> dict[str, _NormBase]:
     """Norm layers of the active subnet with running statistics, by path."""
-    found = {path: module for path, module in model.named_modules() if isinstance(module, _NormBase)}
-    return {path: norm for path, norm in found.items() if norm.running_mean is not None}
+    norms = {path: module for path, module in model.named_modules() if isinstance(module, _NormBase)}
+    return {path: norm for path, norm in norms.items() if norm.running_mean is not None}
 
 
 def _run(model: nn.Module, norms: list[_NormBase], batches: Iterable[Any], forward: Any) -> None:
