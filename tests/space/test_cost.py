@@ -1,4 +1,4 @@
-"""Costs: forms of the counted ops against the kernels (one of each is in the rules' tests), the closed form, budgets."""
+"""Costs: forms of the counted ops against the kernels (the rules have a row for each), the closed form and budgets."""
 
 from __future__ import annotations
 
