@@ -16,28 +16,12 @@ a literal in the source freezes it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from elastify._analysis.terms import Term, Terms
 from elastify._ir import Attr, Call, Dim, Expr, Guard, Int, Op, Value, values
-
-Rule = Callable[..., None]
-RULES: dict[str, Rule] = {}
-
-
-def rule(*names: str) -> Callable[[Rule], Rule]:
-    """Register a rule under canonical operation names; a name taken twice is a mistake."""
-
-    def register(function: Rule) -> Rule:
-        for name in " ".join(names).split():
-            if name in RULES:
-                raise ValueError(f"two rules for {name!r}")
-            RULES[name] = function
-        return function
-
-    return register
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +40,7 @@ class Why:
 
 @dataclass(frozen=True, slots=True)
 class Equation:
-    """`expr` must equal the size of `term` (of `other`'s expression where `term` is None)."""
+    """`expr` must equal the size of `term`."""
 
     expr: Expr
     term: Term
@@ -163,13 +147,15 @@ class Facts:
     def multiple(self, value: Value, dim: int, number: int) -> None:
         """The size of a dimension must be a multiple of `number` in every subnet."""
         if number > 1:
-            size = Op("mod", (Dim(value.id, dim % len(value.shape)), number))
-            self.guards.append(Guard("eq", (size, 0), True, self.why.source))
+            self.holds("eq", Op("mod", (self.size(value, dim), number)), 0)
 
-    def above(self, larger: tuple[Value, int], smaller: tuple[Value, int]) -> None:
-        """One dimension must be larger than another in every subnet."""
-        sizes = tuple(Dim(value.id, dim % len(value.shape)) for value, dim in (larger, smaller))
-        self.guards.append(Guard("gt", sizes, True, self.why.source))
+    def holds(self, comparison: str, *sizes: Expr) -> None:
+        """A comparison of sizes ("gt", "eq", ...) must hold in every subnet."""
+        self.guards.append(Guard(comparison, sizes, True, self.why.source))
+
+    def size(self, value: Value, dim: int) -> Dim:
+        """The size of a dimension, for `holds`."""
+        return Dim(value.id, dim % len(value.shape))
 
     def equate(self, expr: Expr, term: Term) -> None:
         """An expression must equal the size of a term; what cannot be stated at once is kept for later."""
@@ -181,11 +167,6 @@ class Facts:
             self.equations.append(Equation(expr, term, self.why))  # of sizes only: their units may lie in other orders
         else:
             self.same(self.size_of(expr, term.size), term)
-
-    def larger(self, a: Value, b: Value) -> None:
-        """The last dimension of `a` has more units than that of `b` in every subnet."""
-        sizes = Dim(a.id, len(a.shape) - 1), Dim(b.id, len(b.shape) - 1)
-        self.guards.append(Guard("gt", sizes, True, self.why.source))
 
     def size_of(self, leaf: Attr | Dim, size: int) -> Term:
         """The term whose size an attribute or a tensor dimension is."""

@@ -1,8 +1,7 @@
 """What the analysis concludes and everything else obeys: the plan of a model.
 
 A `Plan` is plain, frozen data about names, layouts and expressions. It mentions no module objects, so one
-plan serves a model and all its copies. A configuration is a size per axis (by axis id) and a tuple of kept
-block indices per stage.
+plan serves a model and all its copies. Which subnet is meant says a `Choice`.
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ class ElasticAxis:
     """A family of coupled dimensions that may keep fewer units.
 
     `choices` are legal sizes in ascending order, the last is the full size. `members` lists the (tensor name,
-    dimension) pairs that the axis runs through. `role` is one of heads, head_dim, hidden, rank, width, embedding.
-    `derived` gives the size as an exact rational monomial of other axes where it cannot be chosen freely.
+    dimension) pairs that the axis runs through. `role` is one of heads, head_dim, groups, hidden, rank, width.
+    `former` are the names that earlier versions gave (see `_naming.FORMER`).
     """
 
     id: int
@@ -32,15 +31,7 @@ class ElasticAxis:
     choices: tuple[int, ...]
     role: str = "hidden"
     members: tuple[tuple[str, int], ...] = ()
-    derived: SizeRatio | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class SizeRatio:
-    """prod(numerator) / prod(denominator) in sizes of layouts; illegal where the division leaves a rest."""
-
-    numerator: tuple[Layout, ...]
-    denominator: tuple[Layout, ...] = ()
+    former: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +46,9 @@ class Constraint:
 
 @dataclass(frozen=True, slots=True)
 class Skip:
-    """A block left out of a recorded run: calls `start:stop` are gone, and for each value that they handed on
-    another stands in. `later` are the calls of a second loop that are gone with it."""
+    """A block left out of a recorded run: calls `start:stop` are not made, and `instead` gives for each value that
+    they passed on (by its number) the one that takes its place. `later` are calls of a second loop that are left out
+    with it."""
 
     start: int
     stop: int
@@ -64,7 +56,7 @@ class Skip:
     later: tuple[int, int] = (0, 0)
 
     def calls(self) -> list[int]:
-        """Numbers of the calls that are gone."""
+        """Numbers of the calls that are left out."""
         return [*range(self.start, self.stop), *range(*self.later)]
 
 
@@ -72,17 +64,17 @@ class Skip:
 class Stage:
     """Repeated blocks of which a prefix may be kept (`blocks` are module paths; the first always stays).
 
-    `container` is the path of the module that holds them. `choices` are legal numbers of blocks. Blocks that step
-    `aside` stay in their place and hand on their input; others leave their container. `skips` tells of every block
-    but the first what leaving it out does to the recorded run. `prefix` says why no others than the first blocks can
-    be kept, in numbers that are all proven ("": any selection can be).
+    `container` is the path of the module that holds them. `choices` are legal numbers of blocks. Where blocks are
+    `bypassed`, one that is left out stays in its place and returns its input; others are removed from their container.
+    `skips` tells of every block but the first what leaving it out does to the recorded run. `prefix` says why no others
+    than the first blocks can be kept, in numbers that are all proven ("": any selection can be).
     """
 
     name: str
     container: str
     blocks: tuple[str, ...]
     choices: tuple[int, ...]
-    aside: bool = False
+    bypassed: bool = False
     skips: Mapping[str, Skip] = field(default_factory=dict, compare=False)
     prefix: str = ""
 

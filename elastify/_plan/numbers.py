@@ -192,7 +192,7 @@ class Metadata:
 
     def streams(self, layout: Layout) -> bool:
         """Whether a layout is of the stream that runs through several blocks."""
-        return any(self.roles.get(axis.id) in ("width", "embedding") for axis in axes_of(layout))
+        return any(self.roles.get(axis.id) == "width" for axis in axes_of(layout))
 
     def candidates(self, number: Number) -> Iterator[set[Layout]]:
         """Layouts of the size of a number, from the closest place to the widest."""
@@ -337,7 +337,7 @@ def counts(
     A number of a module that forward compares with every place in a container of its own, one after the other, is the
     place of a block, and counts those before it.
     """
-    length = {s.container: len(resolve(described.model, s.container)._modules) for s in stages if not s.aside}
+    length = {s.container: len(resolve(described.model, s.container)._modules) for s in stages if not s.bypassed}
     words = {path: set(path.split(".")) for path in length}
     common = set.intersection(*words.values()) if len(words) > 1 else set()
 

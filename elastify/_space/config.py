@@ -13,14 +13,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType
 
 from elastify._errors import ElastifyError
 from elastify._ir import Plan
-from elastify._plan import _is_int
+from elastify._plan import is_int
 
 _FORMAT = 1
 _NUMBER = re.compile(r"(?<![\w:])\d+(?=\.)|(?<=\.)\d+(?!\w)")
@@ -86,8 +86,8 @@ class SubnetConfig:
             isinstance(sizes, dict)
             and isinstance(depths, dict)
             and isinstance(space, str)
-            and all(_is_int(size) for size in sizes.values())
-            and all(isinstance(kept, list) and all(map(_is_int, kept)) for kept in depths.values())
+            and all(is_int(size) for size in sizes.values())
+            and all(isinstance(kept, list) and all(map(is_int, kept)) for kept in depths.values())
         )
         if not well_formed:
             raise ElastifyError("this is not a configuration", why="sizes must be integers, depths lists of them")
@@ -119,10 +119,13 @@ def pattern(name: str) -> str:
     return _NUMBER.sub("*", name)
 
 
-def fingerprint(plan: Plan) -> str:
-    """Twelve hex digits that name the axes and stages of a plan (not the choices: those may differ per run)."""
+def fingerprint(plan: Plan, names: Sequence[str] | None = None) -> str:
+    """Twelve hex digits that name the axes and stages of a plan (not the choices: those may differ per run).
+
+    `names` are others of the axes, those of an earlier version.
+    """
     facts = [
-        sorted((axis.name, axis.size) for axis in plan.axes),
+        sorted(zip(names or [axis.name for axis in plan.axes], [axis.size for axis in plan.axes], strict=True)),
         sorted((stage.name, stage.blocks) for stage in plan.stages),
     ]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]

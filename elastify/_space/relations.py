@@ -1,12 +1,12 @@
 """Which sizes go together, as a small exact constraint solver.
 
-Derived axes and the comparisons that the full network made become relations over the few axes they mention.
+The comparisons that the full network made become relations over the few axes they mention.
 A relation over one axis shortens its list of choices; over more, it becomes a table of allowed combinations.
 Axes linked by tables form components, and everything asked of a component (a legal assignment nearest to wishes,
 a random one, how many there are) is answered by eliminating one axis after another: join the tables that
 mention it, keep per combination of its neighbours the best (or the sum) over its choices, and read the
 answer back in reverse order. Tables stay small because networks tie few sizes at a time. A relation whose
-table would be too large is loose: checked, repaired by trying, and its count is only a bound.
+table would be too large has none: it is checked, repaired by trying, and its count is only a bound.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from elastify._errors import ElastifyError
-from elastify._ir import Constraint, Op, Plan, SizeRatio, active_size, axes_of, evaluate, leaves
+from elastify._ir import Constraint, Op, Plan, active_size, axes_of, evaluate, leaves
 from elastify._space.relation_text import describe
 
 _TABLE_LIMIT = 1 << 18
@@ -97,24 +97,19 @@ class Step:
 
 
 class Relations:
-    """The relations of a plan, compiled: `domains` are the legal sizes per column, then components and loose rest."""
+    """The relations of a plan, compiled: `domains` are the legal sizes per column, then components and the
+    relations without a table."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.column = {axis.id: column for column, axis in enumerate(plan.axes)}
         self.domains = [np.array(axis.choices, np.int64) for axis in plan.axes]
-        self.derived = {c: axis.derived for c, axis in enumerate(plan.axes) if axis.derived is not None}
         self.relations = self._collect()
         tabled = self._tables()
         self.components = self._components(tabled)
         self.lone = tuple(sorted(set(range(len(plan.axes))) - {c for part in self.components for c in part.columns}))
-        self.derived_from = {
-            column: sorted({self.column[a.id] for part in _parts(ratio) for a in axes_of(part) if a.id in self.column})
-            for column, ratio in self.derived.items()
-        }
-        self.derive_order = self._derive_order()
-        loose = set(map(id, self.loose))
-        tight = [relation for relation in self.relations if len(relation.scope) > 1 and id(relation) not in loose]
+        untabled = set(map(id, self.untabled))
+        tight = [relation for relation in self.relations if len(relation.scope) > 1 and id(relation) not in untabled]
         self._inside = {
             part.columns: [relation for relation in tight if set(part.columns).issuperset(relation.scope)]
             for part in self.components
@@ -123,14 +118,6 @@ class Relations:
     def _collect(self) -> list[Relation]:
         found: dict[Any, Relation] = {}
         names = {axis.id: axis.name for axis in self.plan.axes}
-        for column, ratio in self.derived.items():
-            axis = self.plan.axes[column]
-            scope = {column} | {
-                self.column[a.id] for part in _parts(ratio) for a in axes_of(part) if a.id in self.column
-            }
-            found[axis.name] = Relation(
-                tuple(sorted(scope)), _ratio_holds(axis.id, ratio), f"{axis.name} = {describe(ratio, names)}"
-            )
         for constraint in self.plan.constraints:
             key = (constraint.fn, constraint.args, constraint.result)
             columns = {self.column[i] for i in _ids(constraint) if i in self.column}
@@ -145,12 +132,12 @@ class Relations:
 
     def _tables(self) -> list[Table]:
         """Tables of the relations over several axes, after every choice that one of them rules out is dropped;
-        `loose` keeps those that would be too large."""
-        self.loose: list[Relation] = []
+        `untabled` keeps those that would be too large."""
+        self.untabled: list[Relation] = []
         tight = []
         for relation in sorted(self.relations, key=lambda r: len(r.scope)):
             if math.prod(len(self.domains[column]) for column in relation.scope) > _TABLE_LIMIT:
-                self.loose.append(relation)
+                self.untabled.append(relation)
             else:
                 tight.append(relation)
                 self._drop_unsupported(relation)
@@ -187,7 +174,7 @@ class Relations:
                     parts.append(Component.plan(columns, group, order))
                     break
                 widest = max(group, key=lambda table: (len(table.scope), table.values.size))
-                self.loose += [r for r in self.relations if r.scope == widest.scope]
+                self.untabled += [r for r in self.relations if r.scope == widest.scope]
                 group = [table for table in group if table.scope != widest.scope]
                 if len(split := _linked(group)) > 1:
                     parts += self._components(group)
@@ -201,24 +188,12 @@ class Relations:
         while left:
             joint = {c: set().union({c}, *(scope for scope in scopes if c in scope)) for c in left}
             size = {c: math.prod(len(self.domains[v]) for v in joint[c]) for c in left}
-            chosen = min(left, key=lambda c: (size[c] > _TABLE_LIMIT, c not in self.derived, size[c], c))
+            chosen = min(left, key=lambda c: (size[c] > _TABLE_LIMIT, size[c], c))
             largest = max(largest, size[chosen])
             scopes = [scope for scope in scopes if chosen not in scope] + [joint[chosen] - {chosen}]
             order.append(chosen)
             left.remove(chosen)
         return tuple(order), largest
-
-    def _derive_order(self) -> tuple[int, ...]:
-        order: list[int] = []
-        waiting = dict.fromkeys(self.derived)
-        while waiting:
-            ready = [column for column in waiting if not waiting.keys() & self.derived_from[column]]
-            if not ready:
-                raise ElastifyError("derived axes of the plan depend on each other in a circle")
-            order += sorted(ready)
-            for column in ready:
-                del waiting[column]
-        return tuple(order)
 
     def satisfied_columns(self, relation: Relation, columns: Mapping[int, np.ndarray]) -> np.ndarray:
         """Where a relation holds; `columns` are arrays of sizes."""
@@ -253,17 +228,6 @@ class Relations:
         for relation in self.relations:
             good &= self.satisfied(relation, rows)
         return good
-
-    def derive(self, rows: np.ndarray) -> np.ndarray:
-        """Rows with the derived columns computed from the others (0 where the division leaves a rest)."""
-        rows = rows.copy()
-        for column in self.derive_order:
-            ratio = self.derived[column]
-            sizes = {self.plan.axes[c].id: rows[:, c] for c in self.derived_from[column]}
-            above, below = (_product(parts, sizes) for parts in (ratio.numerator, ratio.denominator))
-            with np.errstate(divide="ignore", invalid="ignore"):
-                rows[:, column] = np.where(np.mod(above, below) == 0, np.floor_divide(above, below), 0)
-        return rows
 
     def solve(
         self, component: Component, unary: Mapping[int, np.ndarray], choose: Callable[[np.ndarray], Any] = np.argmin
@@ -341,21 +305,6 @@ def _holds(constraint: Constraint) -> Callable[[Mapping[int, Any]], Any]:
         return evaluate(Op(constraint.fn, constraint.args), leaf) == constraint.result  # type: ignore[arg-type]
 
     return holds
-
-
-def _ratio_holds(axis: int, ratio: SizeRatio) -> Callable[[Mapping[int, Any]], Any]:
-    def holds(sizes: Mapping[int, Any]) -> Any:
-        return sizes[axis] * _product(ratio.denominator, sizes) == _product(ratio.numerator, sizes)
-
-    return holds
-
-
-def _product(parts: Iterable[Any], sizes: Mapping[int, Any]) -> Any:
-    return reduce(lambda total, part: total * active_size(part, sizes), parts, np.int64(1))
-
-
-def _parts(ratio: SizeRatio) -> tuple[Any, ...]:
-    return ratio.numerator + ratio.denominator
 
 
 def _ids(constraint: Constraint) -> set[int]:

@@ -14,7 +14,7 @@ import transformers as hf
 from torch import nn
 
 from elastify import ElastifyError, activate, elastify, extract, load, save, space
-from elastify._adapters.pretrained import difference
+from elastify._adapters.transformers.pretrained import difference
 
 TEXT = {"vocab_size": 50, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 3, "num_attention_heads": 6}
 IDS = torch.arange(20).view(2, 10)
@@ -45,7 +45,7 @@ def elastic(request: pytest.FixtureRequest) -> tuple[str, nn.Module, dict[str, A
 
 FITS: dict[str, list[dict[str, float]]] = {
     "bert": [{"*.hidden": 0.5, "*.layer": 2}, {"bert.width": 12, "*.heads": 3}],
-    "llama": [{"*.hidden": 0.5, "*.groups": 2, "*layers": 2}, {"*.width": 0.5}],
+    "llama": [{"*.hidden": 0.5, "*.q_per_kv": 2, "*layers": 2}, {"*.width": 0.5}],
     "t5": [{"*.hidden": 0.5, "*.heads": 2, "*.head_dim": 3}, {"*width": 0.5}],
     "vit": [{"*.hidden": 0.5, "vit.layers": 2}, {"*width": 12, "*.heads": 3}],
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,15 +10,17 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from elastify import ElastifyError, SubnetConfig, activate, elastify, extract, space
 from elastify._analysis.analyse import analyse
 from elastify._capture.paths import attribute_value
 from elastify._capture.session import capture, capture_all
 from elastify._ir.ints import Attr
-from elastify._plan.depth import Run, find_runs
+from elastify._plan.blocks import BlockRow
+from elastify._plan.depth import find_rows
 from elastify._plan.stages import children
-from elastify._proofs.demote import demote as _proofs
+from elastify._proofs import demote as _proofs
 from elastify.testing import check_model
 
 X = torch.randn(2, 6, generator=torch.Generator().manual_seed(0))
@@ -77,14 +80,14 @@ def chain(*blocks: nn.Module, width: int = 8, out: int = 8) -> nn.Module:
     return nn.Sequential(nn.Linear(6, width), nn.Sequential(*blocks), nn.Linear(out, 3))
 
 
-def all_runs(model: nn.Module) -> list[Run]:
+def all_runs(model: nn.Module) -> list[BlockRow]:
     graphs = capture_all(model, (X,), {})
     found = analyse(graphs, lambda attr: attribute_value(model, attr), [name for name, _ in model.named_parameters()])
     parts = children(model, contained=True), children(model, contained=False)
-    return find_runs(found, parts[0], lambda path: type(model.get_submodule(path)), parts[1])
+    return find_rows(found, parts[0], lambda path: type(model.get_submodule(path)), parts[1])
 
 
-def runs(model: nn.Module) -> list[Run]:
+def runs(model: nn.Module) -> list[BlockRow]:
     return [run for run in all_runs(model) if not run.refusal]
 
 
@@ -98,7 +101,7 @@ def blocks_of(model: nn.Module) -> list[tuple[str, ...]]:
 
 @pytest.mark.parametrize("make", [residual, post_norm, post_norm_by_hand, rigid])
 def test_repeated_blocks_are_a_stage(make: Callable[[], nn.Module]) -> None:
-    assert runs(chain(make(), make(), make())) == [Run("1", ("1.0", "1.1", "1.2"))]
+    assert runs(chain(make(), make(), make())) == [BlockRow("1", ("1.0", "1.1", "1.2"))]
 
 
 def test_blocks_with_widths_of_their_own_are_no_stage() -> None:
@@ -585,3 +588,43 @@ def test_a_number_that_is_compared_with_every_place_counts_the_blocks_before() -
             assert model.at == first
             torch.testing.assert_close(model(X), small(X))
     assert model.at == 2
+
+
+def log_cosh(x: Tensor) -> Tensor:
+    """An element-wise function of a user's own, made of primitive ones."""
+    return x + F.softplus(-2 * x) - math.log(2)
+
+
+def swish_by_hand(x: Tensor) -> Tensor:
+    return torch.where(x > 0, x, 0.5 * x) / (1 + torch.exp(-x))
+
+
+ACTIVATIONS = [
+    *(torch.relu, torch.tanh, torch.sigmoid, F.selu, F.celu, F.softplus, F.hardsigmoid, F.logsigmoid),
+    *(F.mish, F.softsign, F.hardswish, F.gelu, F.tanhshrink, log_cosh, swish_by_hand),
+]
+
+
+@pytest.mark.parametrize("act", ACTIVATIONS, ids=lambda act: act.__name__)
+def test_a_residual_sum_may_be_followed_by_any_element_wise_function(act: Callable[[Tensor], Tensor]) -> None:
+    def block(hidden: int) -> Fn:
+        parts = {"a": nn.Linear(16, hidden), "b": nn.Linear(hidden, 16)}
+        return Fn(lambda m, x: act(x + m.b(torch.relu(m.a(x)))), **parts)
+
+    def model() -> nn.Module:
+        return nn.Sequential(nn.Linear(6, 16), *map(block, (40, 48, 56)), nn.Linear(16, 3))
+
+    (stage,) = space(elastify(model(), X)).stages
+    assert stage.blocks == ("1", "2", "3")
+    check_model(model(), X, configurations=4, costs=1).assert_passed()
+
+
+def test_what_mixes_units_after_a_residual_sum_ends_the_branch() -> None:
+    """A matrix product is no function of a sum alone: without the block, what it hands on would be something else."""
+
+    def block(hidden: int) -> Fn:
+        parts = {"a": nn.Linear(16, hidden), "b": nn.Linear(hidden, 16), "c": nn.Linear(16, 16)}
+        return Fn(lambda m, x: m.c(x + m.b(torch.relu(m.a(x)))), **parts)
+
+    model = nn.Sequential(nn.Linear(6, 16), *map(block, (40, 48, 56)), nn.Linear(16, 3))
+    assert space(elastify(model, X)).stages == ()

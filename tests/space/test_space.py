@@ -9,19 +9,20 @@ import pytest
 
 from elastify._errors import ElastifyError
 from elastify._ir.ints import Op
-from elastify._ir.layout import Axis
-from elastify._ir.plan import Constraint, ElasticAxis, FrozenDim, Plan, SizeRatio, Stage
+from elastify._ir.layout import Axis, Product
+from elastify._ir.plan import Constraint, ElasticAxis, FrozenDim, Plan, Stage
 from elastify._plan.choices import build_choices
 from elastify._space.config import SubnetConfig, fingerprint
 from elastify._space.cost import Cost
 from elastify._space.space import SearchSpace
+from elastify._space.wishes import match
 
 # What is left of 48..192 step 8: widths that some number of heads divides into a legal head_dim.
 WIDTHS = "48, 56, 64, 72, 80, 96, 112, 120, 128, 144, 168, 192"
 
 
 def vit(blocks: int = 4, *, wide: int = 192, constraints: tuple[Constraint, ...] = ()) -> Plan:
-    """Residual width shared; heads, derived head_dim and MLP per block."""
+    """Residual width shared; heads, head_dim (the width is their product) and MLP per block."""
     width, mlp = Axis(0, wide), build_choices(768)
     axes = [ElasticAxis(0, "width", wide, build_choices(wide), "width", (("norm.weight", 0),))]
     for b in range(blocks):
@@ -35,10 +36,11 @@ def vit(blocks: int = 4, *, wide: int = 192, constraints: tuple[Constraint, ...]
                 build_choices(wide // 3, "head_dim", 0.2),
                 "head_dim",
                 ((at, 0),),
-                SizeRatio((width,), (heads,)),
             ),
             ElasticAxis(3 * b + 3, f"blocks.{b}.mlp.hidden", 768, mlp, members=((f"blocks.{b}.mlp.w", 0),)),
         ]
+        whole = Product((heads, Axis(3 * b + 2, wide // 3)))
+        constraints += (Constraint("eq", (width, whole), True, f"blocks.{b}.attn at vit.py:9"),)
     stage = Stage("blocks", "blocks", tuple(f"blocks.{b}" for b in range(blocks)), tuple(range(1, blocks + 1)))
     frozen = tuple(
         FrozenDim(f"blocks.{b}.attn.rel", 1, 49, f"a table by position: getitem in blocks.{b}.attn")
@@ -86,16 +88,17 @@ def test_a_tied_tensor_outside_keeps_an_axis_alive():
 def test_wishes():
     space = SearchSpace(vit())
     config = space.config({"*": 0.5, "*.mlp.*": 0.26, "blocks.1.mlp.hidden": 768, "blocks": 3})
-    assert config.sizes["width"] == 96
+    assert config.sizes["width"] == 64  # of two heads and half a head_dim each: nothing is above its half
+    assert space.config({"width": 0.5}).sizes["width"] == 96
     assert [config.sizes[f"blocks.{b}.mlp.hidden"] for b in range(4)] == [200, 768, 200, 768]
-    assert config.sizes["blocks.0.attn.head_dim"] * config.sizes["blocks.0.attn.heads"] == 96
+    assert config.sizes["blocks.0.attn.head_dim"] * config.sizes["blocks.0.attn.heads"] == 64
     assert config.depths == {"blocks": (0, 1, 2)}
     assert space.config(0.5).depths == {"blocks": (0, 1)}
     assert space.config({"*.mlp.hidden": np.float32(0.5)}).sizes["blocks.0.mlp.hidden"] == 384
     assert space.config({"width": np.int64(48)}).sizes["width"] == 48
 
 
-def test_a_derived_axis_can_be_asked_for():
+def test_a_factor_can_be_asked_for():
     space = SearchSpace(vit())
     sizes = space.config({"blocks.0.attn.head_dim": 32}).sizes
     assert sizes["blocks.0.attn.head_dim"] == 32
@@ -123,7 +126,7 @@ def test_a_derived_axis_can_be_asked_for():
         ({"blocks": ()}, ["blocks [] cannot be kept"]),
         (
             {"width": 48, "blocks.1.attn.heads": 2, "blocks.1.attn.head_dim": 16},
-            ["head_dim = 16 does not go with the other sizes", "blocks.1.attn.head_dim = width /", "legal: 24"],
+            ["head_dim = 16 does not go with the other sizes", "where: blocks.1.attn at vit.py:9", "legal: 24"],
         ),
     ],
 )
@@ -210,7 +213,7 @@ def test_the_table():
         "  axis                    role      full       choices",
         f"  width                   width      192       {WIDTHS}",
         "  blocks.*.attn.heads     heads        3  x12  1, 2, 3",
-        "  blocks.*.attn.head_dim  head_dim    64  x12  16..64 step 8  = width / blocks.*.attn.heads",
+        "  blocks.*.attn.head_dim  head_dim    64  x12  16..64 step 8",
         "  blocks.*.mlp.hidden     hidden     768  x12  192..768 step 8",
         "",
         "  stage   blocks  keep",
@@ -220,13 +223,14 @@ def test_the_table():
         "  a table by position, first: getitem in blocks.0.attn  x12",
         "      blocks.*.attn.rel[1] x12",
         "",
-        "relations (1)",
+        "relations (13)",
         "  (width % 8) == 0  (vit.py:30)",
+        "  width == (blocks.*.attn.heads * blocks.*.attn.head_dim)  (blocks.0.attn at vit.py:9)  x12",
         "",
-        *str(space).splitlines()[18:22],
+        *str(space).splitlines()[19:23],
         "  one sample: x 3x224x224",
     ]
-    assert str(space).splitlines()[18].split() == [
+    assert str(space).splitlines()[19].split() == [
         "cost",
         "per",
         "sample",
@@ -235,28 +239,37 @@ def test_the_table():
         "bytes",
         "activations",
     ]
-    assert str(space).splitlines()[20].split()[0] == "max"
+    assert str(space).splitlines()[21].split()[0] == "max"
     assert max(map(len, str(space).splitlines())) <= 120
     assert str(space) == str(SearchSpace(plan, verified=True, title="vit", example={"x": (3, 224, 224)}, cost=cost))
 
 
-def test_long_lines_are_cut():
+def test_long_lines_are_wrapped_and_names_are_whole():
     name = "a." + "very_long_module_name." * 8 + "hidden"
     axes = (ElasticAxis(0, name, 64, (3, 5, 9, 17, 20, 21, 22, 30, 31, 33, 41, 47, 53, 64)),)
     frozen = tuple(FrozenDim(f"{name}.{chr(97 + i)}", 0, 3, "because " * 30) for i in range(5))
     lines = str(SearchSpace(Plan(axes, frozen=frozen))).splitlines()
-    assert max(map(len, lines)) <= 120
-    assert any("..." in line and "(14 choices)" in line for line in lines)
-    assert any("and 4 more" in line for line in lines)
+    assert max(len(line) for line in lines if name not in line) <= 120
+    assert lines[3:5] == [f"  {name}", "        hidden    64    3, 5, 9, 17, 20, ..., 47, 53, 64 (14 choices)"]
+    assert f"      {name}.a[0], and 4 more" in lines
     assert "no elastic axes" in str(SearchSpace(Plan()))
 
 
 def test_names_of_one_shape_share_a_line():
-    names = ["a.0.b.0.hidden", "a.0.b.1.hidden", "a.1.b.0.hidden", "c.1.2.hidden", "c.2.0.hidden"]
-    names += [f"d{i}.{j}.hidden" for i, j in ((1, 1), (1, 2), (2, 0), (2, 1), (3, 0))]
-    axes = tuple(ElasticAxis(i, name, 64, (32, 64)) for i, name in enumerate(names))
-    lines = str(SearchSpace(Plan(axes))).splitlines()
-    assert [line.split()[0] for line in lines[3:6]] == ["a.{0.b.0,0.b.1,1.b.0}.hidden", "c.{1.2,2.0}.hidden", "d{1.1"]
+    sizes = {"a.0.b.0.hidden": 32, "a.0.b.1.hidden": 64, "a.1.b.0.hidden": 64, "c.1.2.hidden": 64, "c.2.0.hidden": 64}
+    sizes |= {f"d.{i}.{j}.hidden": 64 if i < 3 else 16 + j for i in range(6) for j in range(4)}
+    axes = tuple(ElasticAxis(i, name, size, (8, size)) for i, (name, size) in enumerate(sizes.items()))
+    space = SearchSpace(Plan(axes))
+    lines = [line.split("  hidden ")[0].strip() for line in str(space).splitlines()[3:]]
+    assert lines[:4] == [
+        "a.0.b.0.hidden",
+        "a.0.b.1.hidden, a.1.b.0.hidden",
+        "c.*.*.hidden",
+        "d.0.*.hidden, d.1.*.hidden, d.2.*.hidden",
+    ]
+    assert lines[4:] == [f"d.*.{j}.hidden" for j in range(4)] or lines[4].startswith("d.3.0.hidden, d.4.0.hidden")
+    for line, count in zip(lines, (1, 2, 2, 12), strict=False):
+        assert sum(len(match(glob, space.columns)) for glob in line.split(", ")) == count
 
 
 def test_what_was_asked_is_shown():
@@ -271,7 +284,7 @@ def test_why():
     text = space.why("width")
     assert f"width: width, 192 units, choices {WIDTHS}" in text
     assert "runs through norm.weight[0]" in text
-    assert "blocks.3.attn.head_dim = width / blocks.3.attn.heads" in text
+    assert "width == (blocks.3.attn.heads * blocks.3.attn.head_dim)  (blocks.3.attn at vit.py:9)" in text
     assert "add at vit.py:12" in text
     assert space.why("blocks") == "blocks: keeps 1..4 of the 4 blocks of blocks"
     with pytest.raises(ElastifyError, match="matches no axis"):
