@@ -108,7 +108,7 @@ class _Watch:
                     self._places[id(own)] = elastic, elastic.plan.tensors.get(name, elastic.extras.get(name, ()))
         return self._places.get(id(parameter))
 
-    def before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    def before(self, optimizer: Optimizer, args: object, kwargs: object) -> None:
         """Withhold and save what the step shall not change."""
         self._withheld, self._saved, self._stepping = [], [], True
         for parameter in _parameters(optimizer):
@@ -127,7 +127,7 @@ class _Watch:
                 self._saved.append((parameter, mask, parameter.detach().clone(), saved))
 
     @torch.no_grad()
-    def after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    def after(self, optimizer: Optimizer, args: object, kwargs: object) -> None:
         """Put it back."""
         self._stepping = False
         for parameter, gradient in self._withheld:
@@ -145,7 +145,7 @@ def _parameters(optimizer: Optimizer) -> list[nn.Parameter]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
-def _entries(value: Any, parameter: nn.Parameter) -> bool:
+def _entries(value: object, parameter: nn.Parameter) -> bool:
     """Whether a value of an optimizer's state has one number per entry of the parameter."""
     return isinstance(value, Tensor) and value.shape == parameter.shape and value.dim() > 0
 
