@@ -20,7 +20,7 @@ from elastify._adapters import Library, Run
 from elastify._analysis import Analysis, Terms, analyse
 from elastify._capture import attribute_value, capture, capture_all, prepare_inputs, uncollected
 from elastify._errors import ElastifyError
-from elastify._ir import Attr, Graph, Layout, Plan, Value, active_size
+from elastify._ir import FULL, Attr, Choice, Graph, Layout, Plan, Value, active_size
 from elastify._plan import Options, Planner, check_patterns
 from elastify._proofs import prove_sizes, prove_units
 from elastify._rewrite import emptied, install, is_elastic, remove, set_active
@@ -252,15 +252,15 @@ def _measure(model: nn.Module, library: Library, plan: Plan, args: tuple[Any, ..
     for number in range(4):
         if not fits or (number > 1 and all(len(found) < 2 for found in fits.values())):
             break  # two subnets at least, more while several layouts fit
-        sizes = where.by_id(where.sample(number))[0]
-        set_active(model, sizes, {})
+        sizes = where.by_id(where.sample(number)).sizes
+        set_active(model, Choice(sizes))
         try:
             told.clear()
             capture(model, args, kwargs, run=lambda *given: told.update(library.measured(*given)))
         except ElastifyError:
             told.clear()  # it does not run in a subnet
         finally:
-            set_active(model, {}, {})
+            set_active(model, FULL)
         fits = {a: [fit for fit in found if active_size(fit, sizes) == told.get(a)] for a, found in fits.items()}
         fits = {attr: found for attr, found in fits.items() if found}
     found = {attr: rest[0] for attr, rest in fits.items()}

@@ -1,8 +1,7 @@
 """What the analysis concludes and everything else obeys: the plan of a model.
 
 A `Plan` is plain, frozen data about names, layouts and expressions. It mentions no module objects, so one
-plan serves a model and all its copies. A configuration is a size per axis (by axis id) and a tuple of kept
-block indices per stage.
+plan serves a model and all its copies. Which subnet is meant says a `Choice`.
 """
 
 from __future__ import annotations

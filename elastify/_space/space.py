@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from elastify._errors import ElastifyError
-from elastify._ir import ElasticAxis, Plan, Stage
+from elastify._ir import Choice, ElasticAxis, Plan, Stage
 from elastify._space.config import SubnetConfig, fingerprint
 from elastify._space.cost import Cost
 from elastify._space.count import SpaceSize, count_configurations
@@ -147,10 +147,10 @@ class SearchSpace:
             raise conflict(self.rows, read)
         return self._decode(self.rows.normalise(row, read.kept), read.kept)[0]
 
-    def by_id(self, config: SubnetConfig) -> tuple[dict[int, int], dict[str, tuple[int, ...]]]:
+    def by_id(self, config: SubnetConfig) -> Choice:
         """A configuration as everything below names it: sizes by axis id, kept blocks by stage name."""
         ids = {axis.name: axis.id for axis in self.axes}
-        return {ids[name]: size for name, size in config.sizes.items()}, dict(config.depths)
+        return Choice({ids[name]: size for name, size in config.size_items}, dict(config.depth_items))
 
     def repair(self, wishes: Mapping[str, Any]) -> SubnetConfig:
         """The legal configuration nearest to any sizes and depths (by name), not above them where that is possible."""

@@ -16,7 +16,7 @@ from torch import nn
 from elastify._analysis import equations as _equations
 from elastify._analysis import rules
 from elastify._analysis.facts import Facts
-from elastify._analysis.rules import OPS, contractions, indexing, views
+from elastify._analysis.rules import OPS, indexing, recurrence, views
 from elastify._analysis.terms import Term
 from elastify._ir.plan import Plan
 from elastify._plan import nn_numbers
@@ -196,8 +196,8 @@ MUTANTS = [
         together(wrong_helper(indexing, "_stride", stride_reversed), wrong_rule("stack", stack_in_front)),
     ),
     # recurrence
-    Mutant("gates inside units (LSTM)", "lstm", wrong_helper(contractions, "_gates", gates_inside)),
-    Mutant("gates inside units (GRU)", "gru", wrong_helper(contractions, "_gates", gates_inside)),
+    Mutant("gates inside units (LSTM)", "lstm", wrong_helper(recurrence, "_gates", gates_inside)),
+    Mutant("gates inside units (GRU)", "gru", wrong_helper(recurrence, "_gates", gates_inside)),
     Mutant("LSTM forgets its biases", "lstm", wrong_rule("lstm", recurrent_without("biases"))),
     Mutant("LSTM forgets the recurrent columns", "lstm", wrong_rule("lstm", recurrent_without("columns"))),
     Mutant("LSTM forgets the way back", "both", wrong_rule("lstm", recurrent_without("direction"))),

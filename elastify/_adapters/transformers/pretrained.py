@@ -37,7 +37,7 @@ def save_pretrained(self: Any, save_directory: Any, *args: Any, **kwargs: Any) -
     if record is None:
         why, fix = difference(self), "elastify.save(model, directory); elastify.load reads it"
     else:
-        subnet = record.active is not None and any(record.active.key)
+        subnet = bool(record.choice.parts)
         why = "a subnet is active: the config describes it, the weights are those of the full network" if subnet else ""
         fix = "extract(model) makes a model of the subnet; activate(model, None) saves the full network"
     if why:
