@@ -1,6 +1,6 @@
 """From an analysis to a plan: which axes and stages a model offers, what they are called, and what follows them.
 
-`Planner` tells the story. Axes get names (`uses`, `naming`) and legal sizes (`options`, `choices`). Repeated blocks that
+`Planner` tells the story. Axes get names (`uses`, `naming`) and sizes (`options`, `choices`). Repeated blocks that
 can be left out are put in rows and become stages: `flow` and `skips` say what leaving out one span of a record means,
 `blocks`, `loops` and `depth` which blocks form a row, `stages` which rows are offered. Numbers that describe the model
 follow: those that forward never reads (`described`, `numbers`), those of torch.nn (`nn_numbers`), floats that are a
