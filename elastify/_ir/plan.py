@@ -22,7 +22,7 @@ class ElasticAxis:
 
     `choices` are legal sizes in ascending order, the last is the full size. `members` lists the (tensor name,
     dimension) pairs that the axis runs through. `role` is one of heads, head_dim, groups, hidden, rank, width.
-    `former` are the names that earlier versions gave (see `_naming.FORMER`).
+    `former` are the names that earlier versions gave (see `naming.FORMER`).
     """
 
     id: int
