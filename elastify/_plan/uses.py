@@ -8,8 +8,8 @@ What lies between the two is inside the branch. *Does it attend?* Where one comp
 (`q @ k.T`, `weights @ v`), heads are in the batch and units of heads in the matrices. *Does it go through a
 convolution over places?* Then its units are channels.
 
->>> # x = stem(x);  x = x + fc2(relu(fc1(x)));  return head(x)
->>> # the sum leads back to `x` of the stem, and to fc2: the axis of both is a stream, that of fc1 lies in the branch
+In `x = stem(x); x = x + fc2(relu(fc1(x))); return head(x)` the sum leads back to what the stem made: its axis is a
+stream, which fc2 makes again; the axis between fc1 and fc2 lies in the branch.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from operator import or_
 from elastify._analysis import Analysis, Term, operation
 from elastify._ir import Axis, Call, Concat, Layout, Product, Value, axes_of
 from elastify._plan.naming import Draft
+
+_LONG = 2000  # values of a branch
 
 Ids = set[int]
 
@@ -88,6 +90,7 @@ class _Uses:
         self.past: dict[int, int] = {}  # of every value, the axes of all that it was computed from, as bits
         self.bit = {ident: 1 << number for number, ident in enumerate(drafts)}
         self.fed = {value.id for value in self.graph.inputs}
+        self.patience = 50 * len(self.graph.calls)  # with long branches: a loop over steps may have one at each
         self.tied, self.tables = set[frozenset[int]](), set[tuple[str, int]]()
         self.learned = {value.id for value in self.graph.tensors.values()}  # and what no linear map makes of these
         self.weights = {self.graph.tensors[name].id for name in parameters}  # no buffers: those only hold tables
@@ -142,9 +145,8 @@ class _Uses:
         if all(value.id in self.learned for value in call.outputs()):
             return
         before = reduce(or_, (self.past.get(value.id, 0) for value in call.inputs()), 0)
-        for ident in (
-            self.leaves(term for value in call.outputs() for term in self.dims.get(value.id, ())) & self.drafts.keys()
-        ):
+        made = set[int]().union(*(self.within.get(value.id, ()) for value in call.outputs()))
+        for ident in made & self.drafts.keys():
             draft = self.drafts[ident]
             if not before & self.bit[ident]:
                 draft.makers.add(call.op)
@@ -152,7 +154,7 @@ class _Uses:
                     draft.made.append(call.where)
 
     def _joins(self, call: Call) -> None:
-        for term in self.dims.get(call.outputs()[0].id, ()):
+        for term in (term for value in call.outputs() for term in self.dims.get(value.id, ())):
             if isinstance(self.terms.resolve(term), Concat):
                 for ident in self.leaves([term]) & self.drafts.keys():
                     self.drafts[ident].joined = True
@@ -170,11 +172,11 @@ class _Uses:
     def _convolution(self, call: Call) -> None:
         if not operation(call.op).convolves or len(call.inputs()) < 2:
             return
-        weight = call.inputs()[1]
-        groups = call.kwargs.get("groups", call.args[6] if len(call.args) > 6 else 1)
-        depthwise = int(groups) > 1 and 1 in weight.shape[:2]
+        (given, weight), (made,) = call.inputs()[:2], call.outputs()
+        channels = 1 - len(weight.shape)  # from the end: a single picture has no batch
+        depthwise = weight.shape[1] == 1 and min(given.shape[channels], made.shape[channels]) > 1
         if max(weight.shape[2:]) > 1 and not depthwise:
-            for ident in self.leaves(self.dims[weight.id][:2]) & self.drafts.keys():
+            for ident in self.leaves(self.dims.get(weight.id, ())[:2]) & self.drafts.keys():
                 self.drafts[ident].places = True
 
     # -- attention ---------------------------------------------------------------------------------------
@@ -183,7 +185,7 @@ class _Uses:
         """Axes of the batch, summed axes and others of products of two computed tensors, whether one head is a head."""
         given = call.inputs()
         dims = [self.dims.get(value.id, []) for value in given]
-        if any(value.id in self.learned for value in given[:3]):
+        if any(value.id in self.learned for value in (given[-2:] if operation(call.op).matrices else given[:3])):
             return
         if call.op == "scaled_dot_product_attention" and len(given) > 2:
             batch = self.leaves(term for many in dims[:3] for term in many[:-2])
@@ -239,7 +241,7 @@ class _Uses:
                 self.drafts[ident].times += 1
                 if call.where not in self.drafts[ident].sums:
                     self.drafts[ident].sums.append(call.where)
-            size = max((term.size for term in self.dims[one.id] if shared & self.leaves([term])), default=0)
+            size = max((term.size for term in self.dims.get(one.id, ()) if shared & self.leaves([term])), default=0)
             length = number - self.maker.get(root, -1)
             for ident in inner:  # the closest sum counts
                 draft = self.drafts[ident]
@@ -264,6 +266,9 @@ class _Uses:
         branch, start = _Branch(), min(self.maker.get(ident, -1) for ident in roots)
         stack, seen = [end], {end.id}
         while stack:
+            self.patience -= len(seen) > _LONG
+            if self.patience < 0 and len(seen) > _LONG:
+                return None
             value = stack.pop()
             number = self.maker.get(value.id, -1)
             if value.id in roots:

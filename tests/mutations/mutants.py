@@ -21,7 +21,7 @@ from elastify._analysis.terms import Term
 from elastify._ir.plan import Plan
 from elastify._plan import nn_numbers
 from elastify._plan.planner import Planner
-from elastify._plan.skips import Branches
+from elastify._plan.skips import SkipFinder
 
 from .wrong_plans import (
     alike_always,
@@ -235,7 +235,10 @@ MUTANTS = [
     Mutant(
         "a block that changes the width can be skipped",
         "deep",
-        together(wrong_helper(Branches, "_alike", alike_always), wrong_helper(Branches, "_sources", fed_by_anything)),
+        together(
+            wrong_helper(SkipFinder, "_same_layouts", alike_always),
+            wrong_helper(SkipFinder, "_before_additions", fed_by_anything),
+        ),
     ),
 ]
 

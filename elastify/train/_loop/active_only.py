@@ -20,7 +20,7 @@ from torch.optim import SGD, Adadelta, Adagrad, Adam, Adamax, NAdam, Optimizer, 
 
 from elastify._errors import ElastifyError
 from elastify._ir import Layout, axes_of
-from elastify._rewrite import ElasticState, elastic_state, known_models, runs
+from elastify._rewrite import ElasticState, elastic_state, kept_ranges, known_models
 
 _BEGIN_AT_ZERO = (SGD, Adam, Adamax, NAdam, RAdam, RMSprop, Adagrad, Adadelta)
 _O = TypeVar("_O", bound=Optimizer)
@@ -159,4 +159,4 @@ def _mask(layouts: tuple[Layout, ...], parts: Iterable[Part]) -> Tensor:
 
 
 def _kept(layout: Layout, sizes: Mapping[int, int]) -> np.ndarray:
-    return np.concatenate([np.arange(start, start + length) for start, length in runs(layout, sizes)])
+    return np.concatenate([np.arange(start, start + length) for start, length in kept_ranges(layout, sizes)])
