@@ -23,7 +23,7 @@ from elastify._ir import Attr, Graph, Layout, Plan, Value, active_size
 from elastify._plan import Options, Planner, check_patterns
 from elastify._proofs import prove_sizes, prove_units
 from elastify._rewrite import emptied, install, is_elastic, remove, set_active
-from elastify._space import STATE, CostModel, SearchSpace, State, ids_of
+from elastify._space import STATE, CostModel, SearchSpace, State
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -251,7 +251,7 @@ def _measure(model: nn.Module, plan: Plan, args: tuple[Any, ...], kwargs: dict[s
     for number in range(4):
         if not fits or (number > 1 and all(len(found) < 2 for found in fits.values())):
             break  # two subnets at least, more while several layouts fit
-        sizes = ids_of(where, where.sample(number))[0]
+        sizes = where.by_id(where.sample(number))[0]
         set_active(model, sizes, {})
         try:
             told.clear()

@@ -25,7 +25,7 @@ from elastify._proofs.samples import first_of_lists
 from elastify._proofs.sizes import Blocks, Capture, Sizes, difference, failing
 from elastify._proofs.units import UNPROVEN, failing_axes
 from elastify._rewrite import as_extracted, install, record, remove, set_active
-from elastify._space import SearchSpace, SubnetConfig, ids_of
+from elastify._space import SearchSpace, SubnetConfig
 
 _ROUNDS = 6  # each takes something out of the plan
 _TRIALS = 16  # numbers of blocks that are tried of one row
@@ -105,7 +105,7 @@ def prove_sizes(
     for _ in range(_ROUNDS):
         where = SearchSpace(plan)
         chosen = (where.min, _every_other(where), where.sample(0), where.sample(1))
-        configurations = [ids_of(where, config) for config in chosen]
+        configurations = [where.by_id(config) for config in chosen]
         configurations.insert(0, ({}, {stage.name: _fewest(stage) for stage in plan.stages}))
         axes, stages = failing(analysis, plan, run, configurations)
         for index in runs[1:]:

@@ -8,7 +8,6 @@ activations exactly, as closed forms of the sizes. `state` is what is known of a
 from elastify._space.closed_form import METRICS
 from elastify._space.config import SubnetConfig
 from elastify._space.cost import Cost, CostModel, human, parse_budget
-from elastify._space.ids import ids_of
 from elastify._space.space import SearchSpace
 from elastify._space.state import STATE, State, state
 from elastify._space.wishes import nearest
@@ -22,7 +21,6 @@ __all__ = [
     "State",
     "SubnetConfig",
     "human",
-    "ids_of",
     "nearest",
     "parse_budget",
     "state",

@@ -140,6 +140,11 @@ class SearchSpace:
             raise conflict(self.rows, read)
         return self._decode(self.rows.normalise(row, read.kept), read.kept)[0]
 
+    def by_id(self, config: SubnetConfig) -> tuple[dict[int, int], dict[str, tuple[int, ...]]]:
+        """A configuration as everything below names it: sizes by axis id, kept blocks by stage name."""
+        ids = {axis.name: axis.id for axis in self.axes}
+        return {ids[name]: size for name, size in config.sizes.items()}, dict(config.depths)
+
     def repair(self, wishes: Mapping[str, Any]) -> SubnetConfig:
         """The legal configuration nearest to any sizes and depths (by name), not above them where that is possible."""
         target, weights, solve = self.rows.full.astype(float), self.rows.weights.copy(), False

@@ -24,7 +24,7 @@ from elastify._elastify import Built, build
 from elastify._errors import ElastifyError
 from elastify._ir import Plan
 from elastify._proofs import compare, first_sample, quiet, redraw, seeded
-from elastify._space import CostModel, SearchSpace, SubnetConfig, ids_of
+from elastify._space import CostModel, SearchSpace, SubnetConfig
 from elastify._verbs import activate, cost, extract, space
 from elastify.testing.oracle import oracle_macs
 
@@ -158,7 +158,7 @@ def _unlike_the_plan(model: nn.Module, built: Built, config: SubnetConfig) -> st
             reduced = capture(model, built.args, built.kwargs)
     except ElastifyError as error:
         return f"the smaller network does not run for {config!r}: {error.why or error.what}"
-    found = compare(built.analysis, where.plan, reduced, *ids_of(where, config))
+    found = compare(built.analysis, where.plan, reduced, *where.by_id(config))
     return f"the plan is wrong for {config!r}: {found.text}" if found else ""
 
 

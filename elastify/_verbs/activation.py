@@ -1,0 +1,62 @@
+"""Which subnet a model runs as.
+
+A configuration has names here and numbers below: `by_id` of the search space translates it, `active_config` translates
+back.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from elastify._rewrite import record, set_active
+from elastify._space import SubnetConfig, state
+
+
+class activate:  # noqa: N801 - reads as a function: activate(model, config), or with activate(model, config): ...
+    """Make one subnet the active one: at once, and until the end of the `with` block if there is one.
+
+    `config` is a SubnetConfig, a mapping of globs to ratios or sizes, or one ratio; None is the full network.
+
+    >>> import torch
+    >>> from elastify import elastify
+    >>> model = elastify(nn.Sequential(nn.Linear(4, 64), nn.ReLU(), nn.Linear(64, 3)), torch.zeros(2, 4))
+    >>> with activate(model, 0.5):
+    ...     model[0].weight.shape
+    torch.Size([32, 4])
+    >>> model[0].weight.shape
+    torch.Size([64, 4])
+    """
+
+    def __init__(self, model: nn.Module, config: Any = None) -> None:
+        known = state(model)
+        active = record(model).active
+        self._model, self._before = model, (active.sizes, active.blocks) if active else ({}, {})
+        self.config = known.space.max if config is None else known.space.config(config)
+        set_active(model, *known.space.by_id(self.config))
+
+    def __enter__(self) -> SubnetConfig:
+        return self.config
+
+    def __exit__(self, *error: Any) -> None:
+        set_active(self._model, *self._before)
+
+
+def active_config(model: nn.Module) -> SubnetConfig:
+    """The configuration that is active now."""
+    known = state(model)
+    active = record(model).active
+    if active is None:
+        return known.space.max
+    names = {axis.id: axis.name for axis in known.space.axes}
+    sizes = {name: active.sizes.get(ident, None) for ident, name in names.items()}
+    full = {axis.name: axis.size for axis in known.space.axes}
+    depths = {
+        stage.name: active.blocks.get(stage.name, tuple(range(len(stage.blocks)))) for stage in known.space.stages
+    }
+    return SubnetConfig.of(
+        {name: full[name] if size is None else size for name, size in sizes.items()},
+        depths,
+        space=known.space.fingerprint,
+    )

@@ -1,0 +1,26 @@
+"""One subnet as a plain model.
+
+What is done to the copy is told in `elastify._deploy`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from elastify._capture import uncollected
+from elastify._deploy import materialise
+from elastify._space import state
+from elastify._verbs.activation import active_config
+
+
+def extract(model: nn.Module, config: Any = None) -> nn.Module:
+    """A plain model of the original class with the weights of one subnet, on memory of its own.
+
+    `config` as for `activate`; None takes the subnet that is active now.
+    """
+    known = state(model)
+    chosen = active_config(model) if config is None else known.space.config(config)
+    with uncollected():
+        return materialise(model, *known.space.by_id(chosen))

@@ -1,0 +1,32 @@
+"""What an elastic model can be, and what that costs.
+
+Both answers were worked out by `elastify` and are kept on the model; nothing runs here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from elastify._space import Cost, SearchSpace, state
+
+
+def space(model: nn.Module) -> SearchSpace:
+    """The search space of an elastic model; printing it shows axes, stages and what is frozen and why."""
+    return state(model).space
+
+
+def cost(model: nn.Module, config: Any = None) -> Cost:
+    """Exact cost per sample of a configuration (None: the active one is not asked, the full network is meant).
+
+    A `SubnetConfig`, a mapping of globs or a ratio gives numbers; a list of those, or an array from
+    `space(model).encode`, gives arrays. MACs are multiply-accumulates; activations count elements.
+    """
+    known = state(model)
+    if isinstance(config, np.ndarray):
+        return known.costs(config)
+    if isinstance(config, (list, tuple)):
+        return known.costs(known.space.encode([known.space.config(item) for item in config]))
+    return known.costs.of(None if config is None else known.space.config(config))
