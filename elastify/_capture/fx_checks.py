@@ -46,7 +46,9 @@ def check_input(tensor: Tensor, name: str, shape: Sequence[int | None], dtype: t
 def check_same(one: Any, other: Any, name: str) -> None:
     """Refuse two tensors where one was given twice when the graph was recorded."""
     if one is not other:
-        raise ElastifyError(f"this graph was recorded with one tensor given twice, as {name} too", where=name, fix=_AGAIN)
+        raise ElastifyError(
+            f"this graph was recorded with one tensor given twice, as {name} too", where=name, fix=_AGAIN
+        )
 
 
 @has_side_effect

@@ -18,17 +18,17 @@ import sys
 import types
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, fields, is_dataclass
-from functools import lru_cache, reduce
+from functools import cache, reduce
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx.graph import _is_from_torch
 from torch.fx.node import _get_qualified_name
 from torch.fx.passes.shape_prop import TensorMetadata
 
-from elastify._capture.fx_checks import check_input, check_same, check_value, check_way
+from elastify._capture.fx_checks import cannot_run, check_input, check_same, check_value, check_way
 from elastify._capture.sources import source_line
 from elastify._capture.trees import tensors
 from elastify._ir import Attr, Dim, Expr, Guard, Int, Op, leaves
@@ -52,7 +52,7 @@ class FxWriter:
         self.owned: dict[str, Tensor] = {}  # what the `get_attr` nodes mean
         self.refused = ""
         self.limits: dict[str, None] = {}
-        self.checks: list[fx.Node] = []
+        self.foreign: set[str] = set()  # of these, those that are no attributes of the model
         self._lookup, self._originals, self._where = lookup, originals, where
         self._names: dict[int, str] = {}
         self._nodes: dict[int, fx.Node] = {}
@@ -88,7 +88,7 @@ class FxWriter:
             same = self._nodes.setdefault(id(item), node)
             if same is not node:
                 self.graph.call_function(check_same, (same, node, name))
-            self.checks.append(self.graph.call_function(check_input, (node, name, tuple(item.shape), item.dtype)))
+            self.graph.call_function(check_input, (node, name, tuple(item.shape), item.dtype))
         elif isinstance(item, (tuple, list, dict)):
             length = self.graph.call_function(len, (node,))
             self.graph.call_function(check_value, (length, f"len({name})", len(item)))
@@ -103,11 +103,21 @@ class FxWriter:
     def end(self, out: Any) -> None:
         """The output, and no sizes and parts that nobody asked for."""
         self.graph.output(self._given_back(out, "the output"))
+        self.clean()
+        self._nodes.clear()
+        self._names.clear()
+
+    def clean(self) -> None:
+        """Take out sizes, numbers and parts that nobody asks for."""
         for node in reversed(list(self.graph.nodes)):
             if not node.users and "unasked" in node.meta:
                 self.graph.erase_node(node)
-        self._nodes.clear()
-        self._names.clear()
+
+    def refuse_to_run(self) -> None:
+        """Let the graph say why it must not run, before anything else."""
+        first = next(node for node in self.graph.nodes if node.op not in ("placeholder", "get_attr"))
+        with self.graph.inserting_before(first):
+            self.graph.call_function(cannot_run, (self.refused,))
 
     def _given_back(self, item: Any, name: str) -> Any:
         if isinstance(item, Tensor):
@@ -178,7 +188,6 @@ class FxWriter:
         if not any(size is None for size in sizes):
             node = self.graph.call_function(check_way, (guard.fn, sizes, guard.result, guard.source))
             node.meta.update(self._place(), source=guard.source)
-            self.checks.append(node)
 
     # -- arguments ---------------------------------------------------------------------------------------------
 
@@ -192,13 +201,11 @@ class FxWriter:
             if origins is not None:
                 origins[place] = self._origin(item.expr)
             return found if known else item.real
-        if isinstance(item, int) and origins is not None and type(item) is int:
+        if type(item) is int and origins is not None:
             origins[place] = "literal"
-        if isinstance(item, (bool, str, type(None))) or item is ...:
-            return item
         if isinstance(item, float):
-            return float.__float__(item)
-        if isinstance(item, _ATOMS) and type(item) in _ATOMS:
+            return float.__float__(item)  # without the sizes that a `Ratio` remembers
+        if isinstance(item, _ATOMS) or item is ...:
             return item
         if isinstance(item, (tuple, list)):
             items = [self._argument(part, f"{place}[{n}]", origins) for n, part in enumerate(item)]
@@ -206,11 +213,12 @@ class FxWriter:
         if isinstance(item, dict):
             return {key: self._argument(part, f"{place}[{key!r}]", origins) for key, part in item.items()}
         if isinstance(item, slice):
-            return slice(*(self._argument(getattr(item, p), f"{place}.{p}", origins) for p in ("start", "stop", "step")))
+            ends = ("start", "stop", "step")
+            return slice(*(self._argument(getattr(item, end), f"{place}.{end}", origins) for end in ends))
         try:
             return operator.index(item)  # integers of numpy
         except TypeError:
-            return item if isinstance(item, _ATOMS) else _Opaque(type(item).__name__)
+            return _Opaque(type(item).__name__)
 
     def _node(self, tensor: Tensor) -> fx.Node:
         """The node of a tensor; of one from outside, a `get_attr` node."""
@@ -221,6 +229,8 @@ class FxWriter:
         original = self._originals.get(id(tensor), tensor)
         if name is None:
             name = f"constant_{sum(n.startswith('constant_') for n in self.owned)}"
+            if original is tensor:
+                self.foreign.add(name)
             if isinstance(original, FakeTensor):
                 self.refuse(f"where the tensor {list(tensor.shape)} comes from, was not recorded ({source_line()})")
         self.owned[name] = original
@@ -250,7 +260,7 @@ class FxWriter:
             if not any(isinstance(part, fx.Node) for part in parts):
                 return function(*parts)
             node = self._numbers[expr] = self.graph.call_function(function, tuple(parts))
-            node.meta.update(self._place(), val=function(*map(self._worth, parts)))
+            node.meta.update(self._place(), val=function(*map(self._worth, parts)), unasked=True)
         return self._numbers[expr]
 
     def _worth(self, part: Any) -> Any:
@@ -269,7 +279,10 @@ class FxWriter:
     # -- what is said of a node --------------------------------------------------------------------------------
 
     def _place(self) -> dict[str, Any]:
-        return {"module": self._where(), "source": source_line()}
+        module, source = self._where(), source_line()
+        file, _, line = source.rpartition(":")
+        trace = f'File "{file}", line {line}, in {module or "the model"}\n'  # as print_readable expects it
+        return {"module": module, "source": source, "stack_trace": trace}
 
     def _describe(self, node: fx.Node, tensor: Tensor) -> None:
         shape, stride = torch.Size(map(int, tensor.shape)), tuple(map(int, tensor.stride()))
@@ -289,7 +302,7 @@ class _Property:
     verb: Callable[..., Any]
 
 
-@lru_cache(maxsize=None)
+@cache
 def _target(func: Any) -> tuple[str, Any]:
     """The kind of node for a callable, and its target: what people would have written."""
     name = getattr(func, "__name__", "")

@@ -31,8 +31,8 @@ from elastify._capture.fx_writer import FxWriter
 from elastify._capture.kernels import fake_tensor
 from elastify._capture.leaks import forget_frames, release, remembering
 from elastify._capture.memo import Memo
-from elastify._capture.quiet import recording
 from elastify._capture.paths import attribute_value
+from elastify._capture.quiet import recording
 from elastify._capture.recorder import Recorder
 from elastify._capture.sources import is_python, short_path
 from elastify._capture.stand_ins import Swap, prepared

@@ -22,7 +22,7 @@ import numpy as np
 
 from elastify._errors import ElastifyError
 from elastify._ir import Constraint, Op, Plan, SizeRatio, active_size, axes_of, evaluate, leaves
-from elastify._space.relation_text import describe
+from elastify._space.relation_text import size_text
 
 _TABLE_LIMIT = 1 << 18
 _JOINT_LIMIT = 1 << 21
@@ -130,13 +130,13 @@ class Relations:
                 self.column[a.id] for part in _parts(ratio) for a in axes_of(part) if a.id in self.column
             }
             found[axis.name] = Relation(
-                tuple(sorted(scope)), _ratio_holds(axis.id, ratio), f"{axis.name} = {describe(ratio, names)}"
+                tuple(sorted(scope)), _ratio_holds(axis.id, ratio), f"{axis.name} = {size_text(ratio, names)}"
             )
         for constraint in self.plan.constraints:
             key = (constraint.fn, constraint.args, constraint.result)
             columns = {self.column[i] for i in _ids(constraint) if i in self.column}
             if columns and key not in found:
-                text = describe(constraint, names)
+                text = size_text(constraint, names)
                 found[key] = Relation(tuple(sorted(columns)), _holds(constraint), text, constraint.source)
         full = [axis.size for axis in self.plan.axes]
         for relation in found.values():

@@ -16,7 +16,7 @@ import numpy as np
 
 from elastify._space.config import pattern
 from elastify._space.cost import human
-from elastify._space.relation_text import describe
+from elastify._space.relation_text import size_text
 from elastify._space.wishes import ladder, match
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def _axes(space: SearchSpace) -> list[str]:
 
     def key(column: int) -> Any:
         axis = space.axes[column]
-        ratio = pattern(describe(axis.derived, names)) if column in derived else ""
+        ratio = pattern(size_text(axis.derived, names)) if column in derived else ""
         return _shape(axis.name), axis.role, axis.size, tuple(space.rows.choices[column].tolist()), ratio
 
     groups = _grouped(range(len(space.axes)), key)
@@ -150,7 +150,7 @@ def _relations(space: SearchSpace) -> list[str]:
 
 
 def _numbers(space: SearchSpace) -> list[str]:
-    """Numbers that only describe the model."""
+    """Numbers that only size_text the model."""
     lines = []
     for text, attrs in (
         ("numbers that forward never reads, set to the new sizes", sorted(space.plan.matched, key=str)),
