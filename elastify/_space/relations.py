@@ -15,9 +15,9 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from itertools import pairwise
 from typing import Any
 
+import networkx as nx
 import numpy as np
 
 from elastify._errors import ElastifyError
@@ -365,20 +365,11 @@ def _ids(constraint: Constraint) -> set[int]:
 
 def _linked(tables: list[Table]) -> list[list[Table]]:
     """Tables grouped by shared columns."""
-    root: dict[int, int] = {}
-
-    def find(column: int) -> int:
-        while root.setdefault(column, column) != column:
-            column = root[column]
-        return column
-
+    links = nx.Graph()
     for table in tables:
-        for left, right in pairwise(table.scope):
-            root[find(right)] = find(left)
-    groups: dict[int, list[Table]] = {}
-    for table in tables:
-        groups.setdefault(find(table.scope[0]), []).append(table)
-    return [groups[key] for key in sorted(groups)]
+        nx.add_path(links, table.scope)
+    parts = sorted(nx.connected_components(links), key=min)
+    return [[table for table in tables if table.scope[0] in part] for part in parts]
 
 
 def _restrict(table: Table, left: Mapping[int, np.ndarray]) -> np.ndarray:

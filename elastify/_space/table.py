@@ -150,7 +150,7 @@ def _relations(space: SearchSpace) -> list[str]:
 
 
 def _numbers(space: SearchSpace) -> list[str]:
-    """Numbers that only size_text the model."""
+    """Numbers that only describe the model."""
     lines = []
     for text, attrs in (
         ("numbers that forward never reads, set to the new sizes", sorted(space.plan.matched, key=str)),
