@@ -16,10 +16,11 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 
 from elastify import _adapters
+from elastify._adapters import Library, Run
 from elastify._analysis import Analysis, Terms, analyse
 from elastify._capture import attribute_value, capture, capture_all, prepare_inputs, uncollected
 from elastify._errors import ElastifyError
-from elastify._ir import Attr, Graph, Layout, Plan, Value, active_size
+from elastify._ir import FULL, Attr, Choice, Graph, Layout, Plan, Value, active_size
 from elastify._plan import Options, Planner, check_patterns
 from elastify._proofs import prove_sizes, prove_units
 from elastify._rewrite import emptied, install, is_elastic, remove, set_active
@@ -119,10 +120,13 @@ def _build(
     verify: bool,
     units: bool,
 ) -> Built:
-    writing = _adapters.run_with_caches(model)
+    library = _adapters.of(model)
+    writing = library.run_with_caches(model)
     graphs = capture_all(model, args, kwargs, writing)
-    graphs += _with_more_parts(model, graphs, args, kwargs, told=writing is not None)
-    hidden = _adapters.auxiliary_outputs(model)
+    generating = library.run_of_its_own(model)
+    if generating is not None:
+        graphs += _with_more_parts(model, generating, graphs, args, kwargs, told=writing is not None)
+    hidden = library.auxiliary_outputs
     interface = (lambda graph: _interface(graph, hidden)) if keep_outputs else (lambda graph: ())
     analysis = analyse(
         graphs,
@@ -153,7 +157,7 @@ def _build(
         if verify:
             plan = prove_sizes(model, planner, plan, analysis, args, kwargs, writing)
         _check_something_moves(model, plan, analysis, planner)
-        plan = _measure(model, plan, args, kwargs)
+        plan = _measure(model, library, plan, args, kwargs)
         given = {**{f.name: getattr(options, f.name) for f in fields(options)}, "keep_outputs": keep_outputs}
         model.__dict__[STATE] = _state(model, plan, analysis, verified, given)
         if verify:
@@ -167,13 +171,10 @@ def _build(
 
 
 def _with_more_parts(
-    model: nn.Module, graphs: Sequence[Graph], args: tuple[Any, ...], kwargs: dict[str, Any], *, told: bool
+    model: nn.Module, run: Run, graphs: Sequence[Graph], args: tuple[Any, ...], kwargs: dict[str, Any], *, told: bool
 ) -> list[Graph]:
     """A record of what else the model is made for, if that may use parts that its forward does not, or make caches of
     which no run has `told`."""
-    run = _adapters.run_of_its_own(model)
-    if run is None:
-        return []
     used = set[str]().union(*(graph.used() for graph in graphs))
     names = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     if (told and names <= used) or any(p.is_meta for p in model.parameters()):
@@ -193,11 +194,11 @@ def inputs_of(
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Arguments for forward: those given, with a batch above 1, or such as the model's library tells."""
     if inputs is None and not kwargs:
-        found = _adapters.infer_example_inputs(model)
+        found = _adapters.of(model).example_inputs(model)
         if found is None:
             raise ElastifyError(
                 f"elastify needs example inputs for {type(model).__name__}",
-                why="they are inferred for timm, torchvision and Hugging Face models only",
+                why=f"they are inferred for models of {_adapters.known()} only",
                 fix="elastify(model, torch.randn(2, 3, 224, 224)); a tuple for several, or example_kwargs={...}",
             )
         inputs, kwargs = found
@@ -241,9 +242,9 @@ def _output_layouts(analysis: Analysis, training: bool, hidden: frozenset[str]) 
     return [tuple(map(analysis.terms.resolve, analysis.dims[index][value.id])) for value in found]
 
 
-def _measure(model: nn.Module, plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Plan:
+def _measure(model: nn.Module, library: Library, plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Plan:
     """The plan with numbers that describe what other methods give: they follow what these give in a few subnets."""
-    asked = {attr: n for attr, n in _adapters.measurable(model).items() if n > 1 and attr not in plan.matched}
+    asked = {attr: n for attr, n in library.measurable(model).items() if n > 1 and attr not in plan.matched}
     layouts = {layout for found in plan.tensors.values() for layout in found}
     fits = {attr: sorted((layout for layout in layouts if layout.size == n), key=repr) for attr, n in asked.items()}
     fits = {attr: found for attr, found in fits.items() if found}
@@ -251,15 +252,15 @@ def _measure(model: nn.Module, plan: Plan, args: tuple[Any, ...], kwargs: dict[s
     for number in range(4):
         if not fits or (number > 1 and all(len(found) < 2 for found in fits.values())):
             break  # two subnets at least, more while several layouts fit
-        sizes = where.by_id(where.sample(number))[0]
-        set_active(model, sizes, {})
+        sizes = where.by_id(where.sample(number)).sizes
+        set_active(model, Choice(sizes))
         try:
             told.clear()
-            capture(model, args, kwargs, run=lambda *given: told.update(_adapters.measured(*given)))
+            capture(model, args, kwargs, run=lambda *given: told.update(library.measured(*given)))
         except ElastifyError:
             told.clear()  # it does not run in a subnet
         finally:
-            set_active(model, {}, {})
+            set_active(model, FULL)
         fits = {a: [fit for fit in found if active_size(fit, sizes) == told.get(a)] for a, found in fits.items()}
         fits = {attr: found for attr, found in fits.items() if found}
     found = {attr: rest[0] for attr, rest in fits.items()}

@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from elastify._analysis import Analysis
 from elastify._capture import Run, capture
 from elastify._errors import ElastifyError
-from elastify._ir import Graph, Layout, Plan, Stage
+from elastify._ir import FULL, Choice, Graph, Layout, Plan, Stage
 from elastify._plan import Planner
 from elastify._proofs.samples import first_of_lists
-from elastify._proofs.sizes import Blocks, Capture, Sizes, difference, failing
+from elastify._proofs.sizes import Capture, difference, failing
 from elastify._proofs.units import UNPROVEN, failing_axes
-from elastify._rewrite import as_extracted, install, record, remove, set_active
+from elastify._rewrite import as_extracted, install, remove, set_active
 from elastify._space import SearchSpace, SubnetConfig
 
 _ROUNDS = 6  # each takes something out of the plan
@@ -91,26 +91,26 @@ def prove_sizes(
     It is no surprise that some stages fail: they are listed in the space.
     """
 
-    def run(sizes: Sizes, blocks: Blocks, index: int) -> Graph:
-        set_active(model, sizes, blocks)
+    def run(choice: Choice, index: int) -> Graph:
+        set_active(model, choice)
         try:
-            with as_extracted(model, record(model), lists=index > 0):
+            with as_extracted(model, lists=index > 0):
                 return capture(
                     model, args, kwargs, fake=not analysis.graphs[index].real, run=writing if index else None
                 )
         finally:
-            set_active(model, {}, {})
+            set_active(model, FULL)
 
     runs = [i for i, graph in enumerate(analysis.graphs) if not graph.training and not graph.apart]
     for _ in range(_ROUNDS):
         where = SearchSpace(plan)
         chosen = (where.min, _every_other(where), where.sample(0), where.sample(1))
-        configurations = [where.by_id(config) for config in chosen]
-        configurations.insert(0, ({}, {stage.name: _fewest(stage) for stage in plan.stages}))
-        axes, stages = failing(analysis, plan, run, configurations)
+        choices = [where.by_id(config) for config in chosen]
+        choices.insert(0, Choice(blocks={stage.name: _fewest(stage) for stage in plan.stages}))
+        axes, stages = failing(analysis, plan, run, choices)
         for index in runs[1:]:
             if not axes and not stages:
-                axes, stages = failing(analysis, plan, run, configurations[1:3], index)
+                axes, stages = failing(analysis, plan, run, choices[1:3], index)
         if not axes and not stages:
             return plan
         if axes:
@@ -138,8 +138,8 @@ def _working(
     fewer = stage.choices[-2::-1]
     counts: list[int] = []
     for count in fewer[:: -(-len(fewer) // _TRIALS)] if fewer else ():
-        kept = {stage.name: tuple(range(count))}
-        found = next(filter(None, (difference(analysis, plan, run, {}, kept, index) for index in runs)), "")
+        kept = Choice(blocks={stage.name: tuple(range(count))})
+        found = next(filter(None, (difference(analysis, plan, run, kept, index) for index in runs)), "")
         if found:
             return tuple(counts), f"not the first {count}: {found}" if counts else text
         counts.append(count)

@@ -21,7 +21,7 @@ from elastify._analysis import analyse
 from elastify._capture import FxWriter, attribute_value, capture_fx, check_input, check_way, prepare_inputs, tensors
 from elastify._errors import ElastifyError
 from elastify._ir import Axis, Concat, Graph, Layout, Plan, Product
-from elastify._rewrite import is_elastic, record
+from elastify._rewrite import elastic_state, is_elastic
 from elastify._space import size_text
 from elastify._verbs.activation import active_config
 from elastify._verbs.extraction import extract
@@ -54,7 +54,9 @@ def graph(
     graph can only be read; then calling it raises ElastifyError. Raises ElastifyError where the model does not run.
     """
     args, kwargs = _inputs(model, example_inputs, example_kwargs)
-    source = extract(model, active_config(model)) if is_elastic(model) and record(model).active is not None else model
+    source = (
+        extract(model, active_config(model)) if is_elastic(model) and elastic_state(model).active is not None else model
+    )
     recorded, writer = capture_fx(source, args, kwargs)
     _hold_constants(source, writer, args, kwargs)
     batch = writer.refused or _free_batch(source, writer, args, kwargs)
@@ -65,13 +67,13 @@ def graph(
     view = fx.GraphModule(writer.owned, writer.graph, type(source).__name__).eval()
     view.meta.update(batch=batch, limits=tuple(writer.limits), cannot_run=writer.refused)
     if is_elastic(model):
-        _lay_out(view, source, recorded, record(model).plan, _full_names(model, source))
+        _lay_out(view, source, recorded, elastic_state(model).plan, _full_names(model, source))
     return view
 
 
 def _inputs(model: nn.Module, inputs: Any, kwargs: Mapping[str, Any] | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if inputs is None and not kwargs:
-        found = _adapters.infer_example_inputs(model)
+        found = _adapters.of(model).example_inputs(model)
         if found is None:
             raise ElastifyError(
                 f"graph needs example inputs for {type(model).__name__}", fix="graph(model, torch.randn(...))"
@@ -164,9 +166,9 @@ def difference(one: FxWriter, other: FxWriter) -> str:
 def _full_names(model: nn.Module, source: nn.Module) -> dict[str, str]:
     """What the tensors of the network as it runs now are called in the elastic model."""
     if source is model:
-        return {name: name for name in record(model).plan.tensors}
-    active = record(model).active
-    gone = tuple(f"{path}." for path in active.left) if active is not None else ()
+        return {name: name for name in elastic_state(model).plan.tensors}
+    active = elastic_state(model).active
+    gone = tuple(f"{path}." for path in active.left_out) if active is not None else ()
 
     def names(module: nn.Module) -> list[str]:
         both = (*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False))

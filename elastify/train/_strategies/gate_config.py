@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from elastify._capture import resolve
 from elastify._errors import ElastifyError
-from elastify._rewrite import extra_name, record
+from elastify._rewrite import elastic_state, extra_name
 from elastify._space import SubnetConfig, state
 from elastify._verbs import activate, cost, space
 from elastify.train._strategies.gates import Gate, gates_of
@@ -28,7 +28,7 @@ def unit_gates(model: nn.Module) -> dict[str, Gate]:
     axes = {axis.id: axis.name for axis in space(model).axes}
     found = {}
     for gate in gates_of(model):
-        layouts = record(model).extras[names[id(gate.logits)]]
+        layouts = elastic_state(model).extras[names[id(gate.logits)]]
         if len(layouts) == 1:
             found[axes[layouts[0].id]] = gate  # type: ignore[union-attr] - made by gate_units
     return found

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from elastify._errors import ElastifyError
-from elastify._rewrite import Hook, Transform, record
+from elastify._rewrite import Hook, Transform, elastic_state
 
 
 @dataclass(eq=False)
@@ -123,7 +123,7 @@ def gates_of(model: nn.Module) -> list[Gate]:
 
 
 def _all(model: nn.Module) -> Iterator[Gate]:
-    for transform in record(model).transforms.values():
+    for transform in elastic_state(model).transforms.values():
         if isinstance(transform, (MaskedWeight, GatedUnits)):
             yield from transform.gates
     for module in model.modules():

@@ -20,7 +20,7 @@ from elastify import _verbs
 from elastify._capture import resolve
 from elastify._errors import ElastifyError
 from elastify._ir import Axis, ElasticAxis, Stage
-from elastify._rewrite import add_parameter, attach, extra_name, record
+from elastify._rewrite import add_parameter, attach, elastic_state, extra_name
 from elastify._verbs import space
 from elastify.train._strategies.choices import is_prepared, matched, note_prepared
 from elastify.train._strategies.gates import Gate, GatedBlock, GatedUnits, MaskedWeight, gates_of
@@ -101,7 +101,7 @@ class Masked(Strategy):
         """
         self.prepare()
         gates = {id(gate.logits) for gate in gates_of(self.model)}
-        scales = {name for name in record(self.model).extras if name.endswith("_scale_elastic")}
+        scales = {name for name in elastic_state(self.model).extras if name.endswith("_scale_elastic")}
         found: dict[float | None, list[nn.Parameter]] = {lr: [], scale_lr: [], None: []}
         for name, parameter in self.model.named_parameters():
             if parameter.requires_grad:
@@ -124,7 +124,7 @@ def _draw(weight: Tensor, generator: torch.Generator, *, signed: bool) -> None:
 
 def gate_weights(model: nn.Module, names: Iterable[str], rescale: str | None, init: Any, **options: Any) -> None:
     """Gates for each entry of some tensors."""
-    layouts, parameters = record(model).plan.tensors, dict(model.named_parameters())
+    layouts, parameters = elastic_state(model).plan.tensors, dict(model.named_parameters())
     for name in names:
         path, _, local = name.rpartition(".")
         gate = Gate(resolve(model, path), extra_name(local), **options)
@@ -136,7 +136,7 @@ def gate_weights(model: nn.Module, names: Iterable[str], rescale: str | None, in
 
 def _summed(model: nn.Module, axis: ElasticAxis) -> list[tuple[str, int]]:
     """Where units of an axis are summed over, as (tensor, dimension): at least one place."""
-    places = [place for place in axis.members if place in record(model).plan.summed]
+    places = [place for place in axis.members if place in elastic_state(model).plan.summed]
     if not places:
         raise ElastifyError("an axis cannot be gated", where=axis.name, why="no parameter takes its units in")
     return places
@@ -144,7 +144,7 @@ def _summed(model: nn.Module, axis: ElasticAxis) -> list[tuple[str, int]]:
 
 def gate_units(model: nn.Module, axes: Iterable[ElasticAxis], start: float, **options: Any) -> None:
     """Gates for the units of some axes, in every tensor that sums over them."""
-    plan = record(model).plan
+    plan = elastic_state(model).plan
     dims: dict[str, list[tuple[int, Gate, np.ndarray]]] = {}
     for axis in axes:
         places = _summed(model, axis)

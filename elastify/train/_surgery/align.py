@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from elastify._errors import ElastifyError
 from elastify._ir import ElasticAxis
-from elastify._rewrite import is_elastic, record
+from elastify._rewrite import elastic_state, is_elastic
 from elastify._verbs import activate, space
 from elastify.train._surgery.sort import owners, permute_tensors, tensors_of
 
@@ -68,10 +68,10 @@ def align(model: nn.Module, other: nn.Module) -> dict[str, Tensor]:
                 permute_tensors(current, {name: plan.tensors[name] for name, _ in axis.members}, {axis.id: order})
         if number and not moved:
             break
-    layouts = {**plan.tensors, **(record(other).extras if is_elastic(other) else {})}
+    layouts = {**plan.tensors, **(elastic_state(other).extras if is_elastic(other) else {})}
     permute_tensors(tensors_of(other), layouts, orders)
     if is_elastic(other):
-        record(other).overlays.clear()
+        elastic_state(other).statistics.clear()
         activate(other, None)
     return {axis.name: torch.from_numpy(orders[axis.id]) for axis in plan.axes}
 
@@ -99,7 +99,7 @@ def fuse(model: nn.Module, other: nn.Module, share: float = 0.5) -> nn.Module:
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
-    extras = record(model).extras if is_elastic(model) else {}
+    extras = elastic_state(model).extras if is_elastic(model) else {}
     return {name: tensor for name, tensor in tensors_of(model).items() if name not in extras}
 
 

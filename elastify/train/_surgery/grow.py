@@ -22,7 +22,7 @@ from elastify._elastify import inputs_of
 from elastify._errors import ElastifyError
 from elastify._ir import Axis, Layout, Plan, indices
 from elastify._proofs import redraw
-from elastify._rewrite import record
+from elastify._rewrite import elastic_state
 from elastify._verbs import activate, space
 from elastify.train._surgery.sort import owners, tensors_of
 
@@ -51,7 +51,7 @@ def grow(
     (24, True)
     """
     activate(model, None)
-    if record(model).transforms:
+    if elastic_state(model).transforms:
         raise ElastifyError("the values of this model are transformed", where="grow", fix="extract it, then elastify")
     args, kwargs = inputs_of(model, example_inputs, example_kwargs)
     wanted = _wanted(space(model).plan, sizes)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from elastify._ir import Axis, Concat, Layout, Plan, axes_of, indices
-from elastify._rewrite import record
+from elastify._rewrite import elastic_state
 from elastify._space import state
 from elastify._verbs import activate
 from elastify.train._surgery.importance import Importance, Lines, as_arrays, measure
@@ -69,9 +69,9 @@ def sort_channels(
 def permute_units(model: nn.Module, orders: Mapping[int, np.ndarray]) -> None:
     """Put the units of axes (by id) into another order in all tensors; the full network is active afterwards."""
     activate(model, None)
-    entry = record(model)
-    permute_tensors(tensors_of(model), {**entry.plan.tensors, **entry.extras}, orders)
-    entry.overlays.clear()
+    elastic = elastic_state(model)
+    permute_tensors(tensors_of(model), {**elastic.plan.tensors, **elastic.extras}, orders)
+    elastic.statistics.clear()
     activate(model, None)  # what forward has cached is of the old order
 
 

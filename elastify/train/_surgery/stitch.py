@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from elastify._errors import ElastifyError
-from elastify._rewrite import record
+from elastify._rewrite import elastic_state
 from elastify.train._surgery.ways import Way, choose_way, trace
 
 
@@ -69,7 +69,7 @@ def stitch(
 def _check_order(model: nn.Sequential, anchors: Sequence[list[nn.Module]]) -> None:
     """Every anchor is a way, each costlier than the one before; ways are in the order of their costs."""
     pieces = dict(model._modules)
-    kept = [[pieces[str(number)] for number in way] for way in record(model).plan.paths[""][1]]
+    kept = [[pieces[str(number)] for number in way] for way in elastic_state(model).plan.paths[""][1]]
     places = [kept.index(anchor) if anchor in kept else -1 for anchor in anchors]
     if -1 in places or places != sorted(places):
         raise ElastifyError(

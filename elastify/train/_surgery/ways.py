@@ -17,7 +17,7 @@ from elastify._capture import capture
 from elastify._errors import ElastifyError
 from elastify._ir import ElasticAxis, Plan
 from elastify._plan import STATISTICS
-from elastify._rewrite import install, record
+from elastify._rewrite import elastic_state, install
 from elastify._space import METRICS, STATE, Cost, CostModel, SearchSpace, State
 from elastify._verbs import activate
 
@@ -73,7 +73,7 @@ def choose_way(model: nn.Sequential, ways: list[Way], x: Tensor, largest: Way) -
     install(model, Plan((axis,), statistics=statistics, paths=paths))
     table = np.array([sums[way] for way in kept], np.int64)
     costs = _Ways(Cost(*table.T))
-    plan = record(model).plan
+    plan = elastic_state(model).plan
     where = SearchSpace(plan, verified=True, title="stitched", example={"input": tuple(x.shape[1:])}, cost=costs)
     model.__dict__[STATE] = State(where, costs)
     activate(model, None)
