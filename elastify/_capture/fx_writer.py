@@ -151,7 +151,7 @@ class FxWriter:
             target = func
             self.refuse(f"torch gives {func} no name")
         node = self.graph.create_node(op, target, given, named)
-        node.meta.update(self._place(), integers=origins)
+        node.meta.update(self._place(node.name), integers=origins)
         self._results(node, out, iter(values))
         for opaque in _opaque((given, named)):
             self.refuse(f"{node.name} is given a {opaque.kind}")
@@ -177,7 +177,7 @@ class FxWriter:
         node = self._node(tensor)
         for dim, size in enumerate(tensor.shape):
             asked = self._sizes[value, dim] = self.graph.call_method("size", (node, dim))
-            asked.meta.update(self._place(), val=int(size), unasked=True)
+            asked.meta.update(self._place("size"), val=int(size), unasked=True)
 
     def compared(self, guard: Guard) -> None:
         """forward has compared sizes."""
@@ -187,7 +187,7 @@ class FxWriter:
         sizes = [self._number(arg) for arg in guard.args]
         if not any(size is None for size in sizes):
             node = self.graph.call_function(check_way, (guard.fn, sizes, guard.result, guard.source))
-            node.meta.update(self._place(), source=guard.source)
+            node.meta.update(self._place(guard.fn), source=guard.source)
 
     # -- arguments ---------------------------------------------------------------------------------------------
 
@@ -260,7 +260,7 @@ class FxWriter:
             if not any(isinstance(part, fx.Node) for part in parts):
                 return function(*parts)
             node = self._numbers[expr] = self.graph.call_function(function, tuple(parts))
-            node.meta.update(self._place(), val=function(*map(self._worth, parts)), unasked=True)
+            node.meta.update(self._place(expr.fn), val=function(*map(self._worth, parts)), unasked=True)
         return self._numbers[expr]
 
     def _worth(self, part: Any) -> Any:
@@ -278,10 +278,10 @@ class FxWriter:
 
     # -- what is said of a node --------------------------------------------------------------------------------
 
-    def _place(self) -> dict[str, Any]:
+    def _place(self, called: str) -> dict[str, Any]:
         module, source = self._where(), source_line()
         file, _, line = source.rpartition(":")
-        trace = f'File "{file}", line {line}, in {module or "the model"}\n'  # as print_readable expects it
+        trace = f'File "{file}", line {line}, in {module or "the model"}\n  {called}'  # as print_readable expects it
         return {"module": module, "source": source, "stack_trace": trace}
 
     def _describe(self, node: fx.Node, tensor: Tensor) -> None:

@@ -51,7 +51,7 @@ def prove_units(
             text = f"does not depend on {len(idle)} axes ({_few(idle, ', ')}): they are not proven and stay whole"
             fix = "give example inputs that use them"
             warnings.warn(f"what the model returns for the example {text}; {fix}", stacklevel=4)
-        planner.excluded = {**planner.excluded, **failed}
+        planner.exclude(failed)
         plan = planner.plan()
     return plan
 
@@ -116,7 +116,7 @@ def prove_sizes(
         if axes:
             names = {axis.id: axis.name for axis in plan.axes}
             _warn([f"{names[i]}: {text}" for i, text in axes.items()])
-        planner.excluded = {**planner.excluded, **axes}
+        planner.exclude(axes)
         for stage in (stage for stage in plan.stages if stage.name in stages):
             text = stages[stage.name]
             if planner.depth.may_be_limited(stage.blocks):

@@ -55,7 +55,7 @@ class Study:
         self.space, self.budget, self.score_fn = space, budget, score_fn
         self._trials: dict[int, Trial] = {}
         choices = space.rows.choices
-        self.free = [c for c in range(len(choices)) if c not in space.rows.relations.derived and len(choices[c]) > 1]
+        self.free = [column for column, sizes in enumerate(choices) if len(sizes) > 1]
         self.study = self._open(storage, direction, population, seed)
         if not self.study.get_trials(deepcopy=False):
             for row in starting_rows(space, budget):

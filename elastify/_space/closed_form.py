@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from elastify._analysis import Dims, MacTerm, from_inputs, products
+from elastify._analysis import MacTerm, from_inputs, products
 from elastify._errors import ElastifyError
 from elastify._ir import Axis, Call, Graph, Layout, Plan, Product, Value, enclosing
 
@@ -50,7 +50,7 @@ class ClosedForm:
         mixed, counted = (from_inputs(graph), counted) if samples > 1 else (set(), frozenset())
         around = plan.blocks_around()
         for number, call in enumerate(graph.calls):
-            terms = products(call, Dims(dims))
+            terms = products(call, dims)
             if terms:
                 switches = self.variables.switches(call.where, blocks, around.get(number, ()))
                 macs, made = (self.variables.poly(part, switches) for part in (terms, [_output_size(call, dims)]))
@@ -64,7 +64,7 @@ class ClosedForm:
         is_parameter = None if parameters is None else frozenset(parameters)
         for value, names in _tensors(graph, plan):
             present = self.variables.any_of([self.variables.switches(name, blocks) for name in names])
-            size = self.variables.poly([MacTerm(1, dims(value))], present)
+            size = self.variables.poly([MacTerm(dims(value))], present)
             if is_parameter is None or not is_parameter.isdisjoint(names):
                 polys["params"].update(size)
             polys["bytes"].update({monomial: n * itemsize(value.dtype) for monomial, n in size.items()})
@@ -113,7 +113,7 @@ class _Variables:
         """Sum of terms times a product of variables, each layout reduced to one monomial."""
         poly: Poly = Counter()
         for term in terms:
-            count, monomial = term.count, list(factors)
+            count, monomial = 1, list(factors)
             for layout in term.layouts:
                 scale, part = self._monomial(layout)
                 count, monomial = count * scale, monomial + list(part)
@@ -203,7 +203,7 @@ def _tensors(graph: Graph, plan: Plan) -> Iterator[tuple[Value, list[str]]]:
 
 
 def _output_size(call: Call, dims: Any) -> MacTerm:
-    return MacTerm(1, dims(call.outputs()[0]))
+    return MacTerm(dims(call.outputs()[0]))
 
 
 def _share(poly: Poly, samples: int) -> Poly:

@@ -1,11 +1,9 @@
-"""Configurations and the legal sizes they are made of.
+"""One subnetwork by names: the configuration that people write, read, print and store.
 
 A `SubnetConfig` names one subnetwork: a size for every elastic axis and the kept blocks of every stage. It is
 a value: frozen, hashable, printable, written to and read from JSON text. It carries the fingerprint of the
 search space it was made for, so that a configuration of another model is refused instead of misread.
-
-`build_choices` makes the ladder of legal sizes of one axis: from `min_ratio` of the full size upwards in steps of
-`multiple_of`, always with the full size on top, or exactly what the user listed.
+Below the public names, where a plan has ids, the same is a `Choice`.
 """
 
 from __future__ import annotations
@@ -20,7 +18,7 @@ from types import MappingProxyType
 
 from elastify._errors import ElastifyError
 from elastify._ir import Plan
-from elastify._plan import _is_int
+from elastify._plan import is_int
 
 _FORMAT = 1
 _NUMBER = re.compile(r"(?<![\w:])\d+(?=\.)|(?<=\.)\d+(?!\w)")
@@ -86,8 +84,8 @@ class SubnetConfig:
             isinstance(sizes, dict)
             and isinstance(depths, dict)
             and isinstance(space, str)
-            and all(_is_int(size) for size in sizes.values())
-            and all(isinstance(kept, list) and all(map(_is_int, kept)) for kept in depths.values())
+            and all(is_int(size) for size in sizes.values())
+            and all(isinstance(kept, list) and all(map(is_int, kept)) for kept in depths.values())
         )
         if not well_formed:
             raise ElastifyError("this is not a configuration", why="sizes must be integers, depths lists of them")

@@ -1,7 +1,7 @@
 """The search space: every legal configuration of an elastic model, to sample, snap to, walk through and print.
 
 `SearchSpace` speaks in names, ratios and `SubnetConfig`s; it encodes them as rows of integers and leaves the work
-to `_rows` (nearest legal row, random rows, nested rows) and `_relations` (which sizes go together).
+to `rows` (nearest legal row, random rows, nested rows) and `relations` (which sizes go together).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from elastify._space.config import SubnetConfig, fingerprint
 from elastify._space.cost import Cost
 from elastify._space.count import SpaceSize, count_configurations
 from elastify._space.rows import Rows
+from elastify._space.table import explain, table
 from elastify._space.wishes import cannot_keep, conflict, legal_choices, read_wishes
 
 Rng = random.Random | np.random.Generator | int | None
@@ -143,7 +144,7 @@ class SearchSpace:
         if isinstance(wishes, SubnetConfig):
             return self.check(wishes)
         read = read_wishes(self.rows, wishes)
-        row = self.rows.fit_wishes(read.targets[None], weights=read.weights, pins=read.pins, solve=read.solve)
+        row = self.rows.fit_wishes(read.targets[None], weights=read.weights, pins=read.pins)
         if row is None:
             raise conflict(self.rows, read)
         return self._decode(self.rows.normalise(row, read.kept), read.kept)[0]
@@ -155,19 +156,14 @@ class SearchSpace:
 
     def repair(self, wishes: Mapping[str, Any]) -> SubnetConfig:
         """The legal configuration nearest to any sizes and depths (by name), not above them where that is possible."""
-        target, weights, solve = self.rows.full.astype(float), self.rows.weights.copy(), False
+        target = self.rows.full.astype(float)
         for name, value in wishes.items():
             if name not in self._column:
                 raise ElastifyError(f"no axis or stage is called {name!r}", fix="print(space(model))")
             if not isinstance(value, (int, float, np.integer, np.floating)) or isinstance(value, bool):
                 raise ElastifyError(f"{value!r} is not a size", where=name)
-            column = self._column[name]
-            target[column] = value
-            if column in self.rows.relations.derived:
-                weights[column], solve = 1.0, True
-        row = self.rows.fit_wishes(target[None], weights=weights, solve=solve)
-        assert row is not None  # nothing is pinned
-        return self._decode(self.rows.normalise(row))[0]
+            target[self._column[name]] = value
+        return self._decode(self.rows.normalise(self.rows.fit(target[None])))[0]
 
     def normalise(self, config: SubnetConfig) -> SubnetConfig:
         """The same subnetwork with canonical sizes for what its skipped blocks alone use."""
@@ -232,8 +228,6 @@ class SearchSpace:
 
     def why(self, name: str) -> str:
         """What an axis runs through, what ties it to others, and the recorded reasons."""
-        from elastify._space.table import explain
-
         return explain(self, name)
 
     def graph(self) -> nx.Graph:
@@ -254,8 +248,6 @@ class SearchSpace:
         return space_graph(self)
 
     def __str__(self) -> str:
-        from elastify._space.table import table
-
         return table(self)
 
     def __repr__(self) -> str:

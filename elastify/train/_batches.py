@@ -83,7 +83,7 @@ def epoch_batches(data: Iterable[Any], seed: int, epoch: int, skip: int = 0, ran
     return batches
 
 
-def batch_count(data: Iterable[Any]) -> int | None:
+def batch_count(data: Iterable[object]) -> int | None:
     """Batches of an epoch, where the data know it."""
     try:
         return len(data)  # type: ignore[arg-type]
@@ -91,12 +91,12 @@ def batch_count(data: Iterable[Any]) -> int | None:
         return None
 
 
-def _parts(data: Any) -> list[Any]:
+def _parts(data: object) -> list[Any]:
     """The loader with its samplers and dataset, each once."""
     sampler = getattr(data, "sampler", None)
     batch_sampler = getattr(data, "batch_sampler", None)
-    found = [data, sampler, batch_sampler, getattr(batch_sampler, "sampler", None), getattr(data, "dataset", None)]
-    return list({id(part): part for part in found if part is not None}.values())
+    parts = [data, sampler, batch_sampler, getattr(batch_sampler, "sampler", None), getattr(data, "dataset", None)]
+    return list({id(part): part for part in parts if part is not None}.values())
 
 
 def random_state() -> dict[str, Any]:

@@ -185,7 +185,8 @@ def test_torch_tools_read_it(tmp_path: Path) -> None:
     pattern = fx.Graph()
     given = [pattern.placeholder(name) for name in ("x", "weight", "bias")]
     gelu = next(node for node in mlp.graph.nodes if node.name == "gelu")
-    pattern.output(pattern.call_function(gelu.target, (pattern.call_function(F.linear, tuple(given)),)))
+    linear = pattern.call_function(F.linear, tuple(given))
+    pattern.output(pattern.call_function(gelu.target, (linear, *gelu.args[1:]), dict(gelu.kwargs)))
     found = SubgraphMatcher(pattern, match_output=False, match_placeholder=False).match(view.graph)
     assert len(found) == 12
 

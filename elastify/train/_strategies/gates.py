@@ -40,9 +40,9 @@ class Gate:
     @property
     def logits(self) -> nn.Parameter:
         """The parameter."""
-        found = self.owner._parameters[self.name]
-        assert found is not None
-        return found
+        parameter = self.owner._parameters[self.name]
+        assert parameter is not None
+        return parameter
 
     def draw(self, generator: torch.Generator) -> None:
         """New noise, the difference of two Gumbel variables."""

@@ -166,15 +166,15 @@ def lines(model: nn.Module, which: str) -> Iterator[str]:
 
 def weights(model: nn.Module, dense: str | Sequence[str] | None) -> list[str]:
     """Parameters that are compressed: of two dimensions and more, without the dense ones; at least one."""
-    found = [name for name, parameter in model.named_parameters() if parameter.dim() > 1]
-    kept = {*found[:1], *found[-1:]} if dense is None else set(matched(dense, found))
-    if kept.issuperset(found):
+    names = [name for name, parameter in model.named_parameters() if parameter.dim() > 1]
+    kept = {*names[:1], *names[-1:]} if dense is None else set(matched(dense, names))
+    if kept.issuperset(names):
         raise ElastifyError(
             "there is nothing to compress",
-            why=f"all weights stay dense: {', '.join(found[:4]) or 'there are none'}",
+            why=f"all weights stay dense: {', '.join(names[:4]) or 'there are none'}",
             fix="dense=() compresses every weight, dense=(glob, ...) all but those (None: but the first and last)",
         )
-    return [name for name in found if name not in kept]
+    return [name for name in names if name not in kept]
 
 
 def compress(

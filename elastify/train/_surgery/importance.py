@@ -20,9 +20,10 @@ from torch.overrides import TorchFunctionMode
 from elastify._errors import ElastifyError
 from elastify._ir import Plan
 from elastify.train._batches import run_batch, to_device
-from elastify.train._teacher import evaluating
+from elastify.train._evaluate import evaluating
 
 Importance = Callable[[nn.Parameter], Tensor]
+Loss = Callable[[Any, Any], Tensor]
 Lines = dict[tuple[str, int], Tensor]
 _CHANNEL: dict[Any, int] = {F.linear: -1, F.conv1d: -2, F.conv2d: -3, F.conv3d: -4}
 MEASURES = "magnitude", "taylor", "activation", "scale", "random"
@@ -33,7 +34,7 @@ def measure(
     plan: Plan,
     importance: str | Importance,
     batches: Iterable[Any] | None,
-    loss: Callable[[Any, Any], Tensor] | None,
+    loss: Loss | None,
     seed: int,
 ) -> list[Lines]:
     """The lines of a measure, and those that serve axes of which it knows nothing."""
@@ -83,15 +84,15 @@ def _sums(weights: Mapping[str, nn.Parameter], score: Importance) -> Lines:
 
 def _scales(model: nn.Module, weights: Mapping[str, nn.Parameter]) -> dict[str, nn.Parameter]:
     """What norms multiply units with: vectors, but for biases, of modules that own nothing else."""
-    found: dict[str, nn.Parameter] = {}
+    scales: dict[str, nn.Parameter] = {}
     for path, module in model.named_modules():
         own = dict(module.named_parameters(prefix=path, recurse=False))
         if all(p.dim() == 1 for p in own.values()):
-            found |= {name: p for name, p in own.items() if name in weights and not name.endswith("bias")}
-    return found
+            scales |= {name: p for name, p in own.items() if name in weights and not name.endswith("bias")}
+    return scales
 
 
-def _on_data(model: nn.Module, weights: Mapping[str, nn.Parameter], batches: Iterable[Any], loss: Any) -> Lines:
+def _on_data(model: nn.Module, weights: Mapping[str, nn.Parameter], batches: Iterable[Any], loss: Loss | None) -> Lines:
     """Squares of weight times gradient (with a loss), or of activations, summed over batches in eval mode."""
     total: Lines = {}
     device = next(iter(weights.values())).device

@@ -9,7 +9,7 @@ permutations.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,14 +20,14 @@ from elastify._ir import Axis, Concat, Layout, Plan, axes_of, indices
 from elastify._rewrite import elastic_state
 from elastify._space import state
 from elastify._verbs import activate
-from elastify.train._surgery.importance import Importance, Lines, as_arrays, measure
+from elastify.train._surgery.importance import Importance, Lines, Loss, as_arrays, measure
 
 
 def sort_channels(
     model: nn.Module,
     importance: str | Importance = "magnitude",
     batches: Iterable[Any] | None = None,
-    loss: Callable[[Any, Any], Tensor] | None = None,
+    loss: Loss | None = None,
     *,
     seed: int = 0,
 ) -> dict[str, Tensor]:
@@ -86,8 +86,7 @@ def permute_tensors(
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:
     """All parameters and buffers, under every name that they have."""
-    found = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
-    return dict(found)
+    return dict([*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)])
 
 
 def _permute(tensor: Tensor, layouts: tuple[Layout, ...], orders: Mapping[int, np.ndarray]) -> None:
@@ -102,14 +101,14 @@ def _permute(tensor: Tensor, layouts: tuple[Layout, ...], orders: Mapping[int, n
 
 def _scores(plan: Plan, lines: Lines) -> dict[int, np.ndarray]:
     """Importance of each unit of each elastic axis, from scores of positions."""
-    found = {axis.id: np.zeros(axis.size) for axis in plan.axes}
+    scores = {axis.id: np.zeros(axis.size) for axis in plan.axes}
     for (name, dim), line in as_arrays(lines).items():
         layout = plan.tensors[name][dim]
-        for ident in {axis.id for axis in axes_of(layout)} & found.keys():
+        for ident in {axis.id for axis in axes_of(layout)} & scores.keys():
             for owner in owners(layout, ident):
                 inside = owner >= 0
-                np.add.at(found[ident], owner[inside], line[inside])
-    return found
+                np.add.at(scores[ident], owner[inside], line[inside])
+    return scores
 
 
 def owners(layout: Layout, ident: int) -> Iterator[np.ndarray]:
