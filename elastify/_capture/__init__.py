@@ -8,19 +8,25 @@ walks the nested values that go in and out of forward; `quiet` keeps recorders o
 README.md in this folder walks through one example.
 """
 
+from elastify._capture.fx_checks import check_input, check_way
+from elastify._capture.fx_writer import FxWriter
 from elastify._capture.kernels import viewed
 from elastify._capture.op_names import op_name
 from elastify._capture.paths import attribute_value, get_in, holder, put_in, read, resolve, write
 from elastify._capture.quiet import recorders, uncollected, unrecorded
-from elastify._capture.session import Run, capture, capture_all
+from elastify._capture.session import Run, capture, capture_all, capture_fx
 from elastify._capture.stand_ins import generators
 from elastify._capture.trees import prepare_inputs, tensors
 
 __all__ = [
+    "FxWriter",
     "Run",
     "attribute_value",
     "capture",
     "capture_all",
+    "capture_fx",
+    "check_input",
+    "check_way",
     "generators",
     "get_in",
     "holder",
