@@ -22,12 +22,12 @@ from common import interleaved, limit, machine, print_finding, print_table, rati
 from suite_first import FIRST
 from zoo_entry import Entry
 
-from elastify import _build, elastify
+from elastify import _elastify, elastify
 
 
 def timed(name: str, found: dict[str, list[float]]) -> Callable[..., Any]:
     """A function of the pipeline that notes how long it takes."""
-    inner = getattr(_build, name)
+    inner = getattr(_elastify, name)
 
     def run(*args: Any, **kwargs: Any) -> Any:
         begun = time.process_time()
@@ -43,7 +43,7 @@ def measure(entry: Entry, repeats: int) -> tuple[str, ...]:
     copies = iter([copy.deepcopy(model) for _ in range(repeats + 1)])
     parts: dict[str, list[float]] = {}
     watched = {name: timed(name, parts) for name in ("capture_all", "analyse")}
-    with warnings.catch_warnings(), mock.patch.multiple(_build, **watched):
+    with warnings.catch_warnings(), mock.patch.multiple(_elastify, **watched):
         warnings.simplefilter("ignore")
         ours, export = interleaved(
             repeats,

@@ -28,7 +28,7 @@ import torch
 from common import limit, machine, print_finding, print_table, seconds, spread, start
 from torch import Tensor, nn
 
-from elastify import _build, cost, elastify, space
+from elastify import _elastify, cost, elastify, space
 from elastify._capture import capture
 
 
@@ -83,7 +83,8 @@ def measure(make: Callable[[], tuple[nn.Module, Tensor]], repeats: int) -> tuple
     runs: list[dict[str, float]] = []
     for _ in range(repeats + 1):
         again, found = copy.deepcopy(model), {}
-        owners = [(_build, "capture_all"), (_build, "analyse"), (_build.Planner, "plan"), (_build, "install")]
+        pipeline = [(_elastify, name) for name in ("capture_all", "analyse", "install")]
+        owners = [*pipeline, (_elastify.Planner, "plan")]
         patches = [timed(owner, name, found) for owner, name in owners]
         for patch in patches:
             patch.start()

@@ -1,6 +1,7 @@
 """The habits of CONTRIBUTING.md that no linter knows, as checks on the source text.
 
-- A module of the library opens with prose that tells its algorithm and stays under 400 lines.
+- A module of the library opens with prose that tells its algorithm and stays under 400 lines; a function's body stays
+  under 60 lines. At most 22 entries stand side by side in `elastify/`.
 - Model libraries are imported, named and told apart in `elastify/_adapters/` only (text for people may mention them).
 - A private package is entered through its `__init__`: no file of it is imported from outside.
 - Weights are read and written without pickle.
@@ -19,6 +20,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 MAX_LINES = 400
+MAX_BODY = 60  # lines of a function, without its docstring
+MAX_ENTRIES = 22
 MODEL_LIBRARIES = re.compile(r"(timm|torchvision|transformers)(\.[\w.]+)?")
 # Files that need an optional library are imported by their own name, so that the package can be imported without it.
 NEEDS_A_LIBRARY = {"elastify._adapters.trainer", "elastify.train._loop.trainer"}
@@ -35,6 +38,8 @@ def library_breaches(path: str, text: str) -> Iterator[tuple[int, str]]:
     if lines and not ast.get_docstring(ast.parse(text)):
         yield 1, "no prose at the top that tells what the module does"
     for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef) and (length := body_lines(node)) > MAX_BODY:
+            yield node.lineno, f"the body of {node.name} has {length} lines, at most {MAX_BODY} are allowed"
         if isinstance(node, ast.ImportFrom) and (package := entered_from_outside(path, node.module or "")):
             yield node.lineno, f"reaches into {package}: import the name from the package, whose __init__ hands it out"
     if "_adapters/" not in path:
@@ -42,6 +47,12 @@ def library_breaches(path: str, text: str) -> Iterator[tuple[int, str]]:
             for name in names(node):
                 if MODEL_LIBRARIES.fullmatch(name):
                     yield getattr(node, "lineno", 1), f"names {name} outside elastify/_adapters/"
+
+
+def body_lines(function: ast.FunctionDef) -> int:
+    """Lines from the first statement to the last; a docstring is not counted."""
+    first = function.body[min(len(function.body) - 1, ast.get_docstring(function) is not None)]
+    return (function.end_lineno or 0) - first.lineno + 1
 
 
 def entered_from_outside(path: str, module: str) -> str:
@@ -103,7 +114,10 @@ def breaches(path: str, text: str) -> Iterator[tuple[int, str]]:
 
 def main() -> int:
     """Check every Python file; the number of breaches decides the exit code."""
-    count = 0
+    entries = [path for path in (ROOT / "elastify").iterdir() if path.name != "__pycache__"]
+    count = int(len(entries) > MAX_ENTRIES)
+    if count:
+        print(f"elastify: {len(entries)} entries side by side, at most {MAX_ENTRIES} are allowed")
     for folder in ("elastify", "recipes", "tests", "benchmarks", "tools", "docs"):
         for file in sorted((ROOT / folder).rglob("*.py")):
             path = file.relative_to(ROOT).as_posix()

@@ -26,6 +26,7 @@ def tool(name: str, folder: Path = TOOLS) -> ModuleType:
     [
         ("elastify/_a.py", "x = 1\n", "no prose at the top"),
         ("elastify/_a.py", '"""A story."""\n' + "x = 1\n" * 400, "401 lines"),
+        ("elastify/_a.py", '"""A story."""\ndef f():\n    """Why."""\n' + "    x = 1\n" * 61, "body of f has 61 lines"),
         ("elastify/_a.py", '"""A story."""\nfrom timm.models import create_model\n', "names timm.models"),
         ("elastify/_b/c.py", '"""A story."""\nfrom elastify._a.d import e\n', "reaches into elastify._a"),
         ("elastify/_a.py", '"""A story."""\nknown = kind == "transformers"\n', "names transformers"),
@@ -44,6 +45,7 @@ def test_breach_is_found(path: str, text: str, found: str) -> None:
     ("path", "text"),
     [
         ("elastify/_adapters/timm.py", '"""A story."""\nimport timm\n'),
+        ("elastify/_a.py", '"""A story."""\ndef f():\n    """Why."""\n' + "    x = 1\n" * 60),
         ("elastify/_a.py", '"""For models of timm: `elastify inspect timm:NAME`."""\n'),
         ("tests/test_a.py", "def test_a():\n    check_model(model)\n"),
         ("tests/test_a.py", "def refuses(x):\n    assert x\n\n\ndef test_a():\n    refuses(1)\n"),

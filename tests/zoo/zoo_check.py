@@ -18,7 +18,7 @@ import torch
 from zoo_entry import missing
 from zoo_suites import SUITES
 
-from elastify import _build, testing
+from elastify import _elastify, testing
 from elastify._space.config import pattern
 
 # Frozen dimensions that need no explanation: what a model takes and gives, and the taps of a convolution.
@@ -90,7 +90,7 @@ def _timed() -> Iterator[dict[str, float]]:
 
         return run
 
-    watched = [(testing, "build"), (_build, "capture_all"), (_build, "analyse")]
+    watched = [(testing, "build"), (_elastify, "capture_all"), (_elastify, "analyse")]
     start = time.process_time()
     with ExitStack() as stack:
         for owner, name in watched:
