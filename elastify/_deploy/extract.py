@@ -18,15 +18,21 @@ from elastify import _adapters
 from elastify._adapters import describe
 from elastify._capture import read, resolve, write
 from elastify._deploy.deep_copy import DeepCopy
+from elastify._ir import ExampleSpec
 from elastify._rewrite import SPEC, Record, drop_hooks, original_class, record, renumbered, set_active, shortened, strip
 
 FORMAT = 1
 
 
-def materialise(model: nn.Module, sizes: Mapping[int, int], blocks: Mapping[str, tuple[int, ...]]) -> nn.Module:
+def materialise(
+    model: nn.Module,
+    sizes: Mapping[int, int],
+    blocks: Mapping[str, tuple[int, ...]],
+    example: ExampleSpec | None = None,
+) -> nn.Module:
     """A plain model equal to the subnet: original classes, own contiguous storage, left-out blocks gone.
 
-    The active configuration of `model` is the same afterwards.
+    It remembers the description of an `example`. The active configuration of `model` is the same afterwards.
     """
     entry = record(model)
     before = entry.active
@@ -55,6 +61,7 @@ def materialise(model: nn.Module, sizes: Mapping[int, int], blocks: Mapping[str,
         "attributes": changed,
         "removed": removed,
         "aside": aside,
+        "example": None if example is None else example.to_json(),
     }
     return marked(small, spec)
 

@@ -3,15 +3,18 @@
 An integer that remembers where it came from (`ints`): an attribute, a dimension of a tensor, or arithmetic on those.
 The record of one run of a model (`graph`): calls, the values between them, and the module calls around them. What a
 dimension is made of (`layout`): an axis, a product of axes, a concatenation. And what the rest of the library obeys
-(`plan`): axes, stages, how each tensor and number follows them, and what is frozen for what reason.
+(`plan`): axes, stages, how each tensor and number follows them, and what is frozen for what reason. What is remembered
+of the inputs of that run, without their data (`examples`).
 """
 
+from elastify._ir.examples import MAX_TEXT, ExampleSpec, TensorSpec, Unknown
 from elastify._ir.graph import Call, Graph, ModuleCall, Value, enclosing, values
 from elastify._ir.ints import Attr, Dim, Expr, Guard, Int, Op, evaluate, exprs, guard_log, leaves
 from elastify._ir.layout import Axis, Concat, Layout, Product, active_size, axes_of, indices, mentions, settled
 from elastify._ir.plan import Constraint, ElasticAxis, FrozenDim, Plan, RigidBlocks, SizeExpr, SizeRatio, Skip, Stage
 
 __all__ = [
+    "MAX_TEXT",
     "Attr",
     "Axis",
     "Call",
@@ -19,6 +22,7 @@ __all__ = [
     "Constraint",
     "Dim",
     "ElasticAxis",
+    "ExampleSpec",
     "Expr",
     "FrozenDim",
     "Graph",
@@ -34,6 +38,8 @@ __all__ = [
     "SizeRatio",
     "Skip",
     "Stage",
+    "TensorSpec",
+    "Unknown",
     "Value",
     "active_size",
     "axes_of",

@@ -95,6 +95,13 @@ class Planner:
             counts=counts(self.described, stages, read, self.graph.guards),
         )
 
+    def names(self) -> list[str]:
+        """What patterns can name: the axes and rows of the model, whether the options keep them or not."""
+        drafts = self.drafts(self.depth.candidates(None))
+        names = name_axes(drafts)
+        moving = frozenset(axis.id for axis in self.axes(drafts, names))
+        return [*(name for name, _ in names.values()), *self.depth.names(None), *self.depth.names(moving)]
+
     # -- tensors -----------------------------------------------------------------------------------------
 
     @property

@@ -10,6 +10,7 @@ README.md in this folder walks through one example.
 
 from elastify._errors import ElastifyError
 from elastify._rewrite.activate import (
+    active_subnet,
     all_statistics,
     is_elastic,
     record,
@@ -21,7 +22,7 @@ from elastify._rewrite.activate import (
 from elastify._rewrite.blocks import as_extracted, renumbered, shortened
 from elastify._rewrite.caches import emptied, remember, reset
 from elastify._rewrite.classes import SPEC, original_class
-from elastify._rewrite.install import install, remove, strip
+from elastify._rewrite.install import install, remove, strip, trial
 from elastify._rewrite.slices import runs
 from elastify._rewrite.state import Record, known_models
 from elastify._rewrite.transforms import Hook, InputHook, Transform, add_parameter, attach, drop_hooks, extra_name
@@ -32,6 +33,7 @@ __all__ = [
     "InputHook",
     "Record",
     "Transform",
+    "active_subnet",
     "add_parameter",
     "all_statistics",
     "as_extracted",
@@ -55,6 +57,7 @@ __all__ = [
     "statistics_overlay",
     "store_statistics",
     "strip",
+    "trial",
 ]
 
 

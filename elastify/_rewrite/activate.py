@@ -6,7 +6,8 @@ active.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -37,6 +38,17 @@ def set_active(model: nn.Module, sizes: Mapping[int, int], blocks: Mapping[str, 
     entry.moved = {}
     if active is not None and active.hidden:
         entry.moved = close_gaps(model, active.hidden, entry.plan.counts)
+
+
+@contextmanager
+def active_subnet(model: nn.Module, sizes: Mapping[int, int], blocks: Mapping[str, tuple[int, ...]]) -> Iterator[None]:
+    """Inside, this subnet is the active one; afterwards, the one that was."""
+    before = record(model).active
+    try:
+        set_active(model, sizes, blocks)
+        yield
+    finally:
+        set_active(model, *((before.sizes, before.blocks) if before else ({}, {})))
 
 
 def _active(entry: Record, sizes: Mapping[int, int], blocks: Mapping[str, tuple[int, ...]]) -> Active | None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from elastify import cost, elastify, extract, space
 from elastify._analysis.macs import RULES
+from elastify._capture.examples import Example
 from elastify._capture.session import capture
 from elastify._errors import ElastifyError
 from elastify._ir.graph import Call, Graph, Value
@@ -163,7 +164,7 @@ def test_every_counted_op_has_a_sample():
 @pytest.mark.parametrize(("op", "make"), CASES)
 def test_macs_are_those_of_the_kernels(op, make, request):
     model = make()
-    graph = capture(model, model.inputs, {})
+    graph = capture(model, Example(model.inputs))
     assert op in {call.op for call in graph.calls}
     macs = CostModel(graph, {}, Plan()).of().macs
     assert macs == oracle_macs(model, model.inputs)
@@ -174,7 +175,7 @@ def test_macs_are_those_of_the_kernels(op, make, request):
 def test_operations_without_products_are_free():
     model = nn.Sequential(nn.BatchNorm2d(3), nn.ReLU(), nn.AvgPool2d(2), nn.Flatten(), nn.Softmax(1))
     x = torch.randn(1, 3, 4, 4)
-    cost = CostModel(capture(model, (x,), {}), {}, Plan(), parameters=dict(model.named_parameters())).of()
+    cost = CostModel(capture(model, Example((x,))), {}, Plan(), parameters=dict(model.named_parameters())).of()
     assert cost == Cost(macs=0, params=6, bytes=4 * 12 + 8, activations=0)
     assert oracle_macs(model, (x,)) == 0
 

@@ -17,13 +17,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from elastify._capture import Example
 from elastify._deploy import copied, enlarged, own
-from elastify._elastify import inputs_of
 from elastify._errors import ElastifyError
 from elastify._ir import Axis, Layout, Plan, indices
 from elastify._proofs import redraw
 from elastify._rewrite import record
-from elastify._verbs import activate, space
+from elastify._verbs import activate, example_for, space
 from elastify.train._surgery.sort import owners, tensors_of
 
 
@@ -53,15 +53,15 @@ def grow(
     activate(model, None)
     if record(model).transforms:
         raise ElastifyError("the values of this model are transformed", where="grow", fix="extract it, then elastify")
-    args, kwargs = inputs_of(model, example_inputs, example_kwargs)
+    example = example_for(model, example_inputs, example_kwargs)
     wanted = _wanted(space(model).plan, sizes)
     twin = copied(model)
     redraw(twin, seed)  # weights so small that nothing depends on them would prove nothing
-    before = _run(twin, args, kwargs)
-    if _equal(before, _grown(twin, wanted, seed), args, kwargs):
+    before = _run(twin, example)
+    if _equal(before, _grown(twin, wanted, seed), example):
         return _grown(model, wanted, seed)
     names = {axis.id: axis.name for axis in space(model).axes}
-    wrong = [names[i] for i, n in wanted.items() if not _equal(before, _grown(twin, {i: n}, seed), args, kwargs)]
+    wrong = [names[i] for i, n in wanted.items() if not _equal(before, _grown(twin, {i: n}, seed), example)]
     raise ElastifyError(
         f"growing {', '.join(wrong or map(names.__getitem__, wanted))} changes what the network computes",
         why="something other than a weighted sum hears how many units there are (a norm, attention scores)",
@@ -122,9 +122,9 @@ def _resized(layout: Layout, units: Mapping[int, np.ndarray]) -> Layout:
     return type(layout)(tuple(_resized(part, units) for part in layout.parts))
 
 
-def _equal(before: list[Tensor], made: nn.Module, args: Any, kwargs: Any) -> bool:
+def _equal(before: list[Tensor], made: nn.Module, example: Example) -> bool:
     try:
-        after = _run(made, args, kwargs)
+        after = _run(made, example)
     except (RuntimeError, ValueError, AssertionError, IndexError):  # of the network: its sizes do not fit
         return False
     return len(before) == len(after) and all(
@@ -133,12 +133,12 @@ def _equal(before: list[Tensor], made: nn.Module, args: Any, kwargs: Any) -> boo
     )
 
 
-def _run(model: nn.Module, args: Any, kwargs: Any) -> list[Tensor]:
+def _run(model: nn.Module, example: Example) -> list[Tensor]:
     modes = [(module, module.training) for module in model.modules()]
     try:
         model.eval()
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            result = model(*args, **kwargs)
+            result = example(model)
     finally:
         for module, mode in modes:
             module.training = mode

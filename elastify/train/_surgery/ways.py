@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from elastify._capture import capture
+from elastify._capture import Example, capture
 from elastify._errors import ElastifyError
 from elastify._ir import ElasticAxis, Plan
 from elastify._plan import STATISTICS
@@ -59,7 +59,7 @@ def choose_way(model: nn.Sequential, ways: list[Way], x: Tensor, largest: Way) -
     for way in ways:
         for number, value in zip(way, [x, *trace([model[n] for n in way], x)], strict=False):
             if number not in pieces:
-                graph = capture(model[number], (value,), {})
+                graph = capture(model[number], Example((value,)))
                 names = [name for name, _ in model[number].named_parameters()]
                 counted = CostModel(graph, {}, Plan(), parameters=names).of()
                 pieces[number] = tuple(getattr(counted, metric) for metric in METRICS)
