@@ -291,7 +291,7 @@ def language() -> Case:
         axes=(axis(width, "width"), axis(heads, "heads"), axis(head_dim, "head_dim"), axis(inner, "inner")),
         stages=(
             Stage("layers", "layers", tuple(f"layers.{i}" for i in range(4)), (1, 2, 3, 4)),
-            Stage("tail", "", ("extra",), (0, 1), aside=True),
+            Stage("tail", "", ("extra",), (0, 1), bypassed=True),
         ),
         tensors=tensors,
         aliases={"head.weight": "embed.weight"},

@@ -15,13 +15,14 @@ import sys
 import types
 import warnings
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
 _LRU = type(functools.lru_cache(len))
 _MAX_DEPTH = 4
+_dict_of, _mro_of = (type.__dict__[name].__get__ for name in ("__dict__", "__mro__"))  # whatever a metaclass answers
 
 
 def remembering(model: nn.Module) -> list[Any]:
@@ -34,15 +35,36 @@ def remembering(model: nn.Module) -> list[Any]:
 def _search(home: str) -> tuple[Any, ...]:
     if home.partition(".")[0] in ("torch", "builtins"):
         return ()
-    spaces = [vars(sys.modules[home])] if home in sys.modules else []
-    spaces += [vars(item) for space in spaces for item in space.values() if getattr(item, "__module__", "") == home]
-    found = []
-    for item in [item for space in spaces for item in space.values()]:
-        item = getattr(item, "__func__", item)  # of a static method
-        cells = getattr(item, "__closure__", None) or ()
-        inner = [item, *(cell.cell_contents for cell in cells if cell != types.CellType())]
-        found += [function for function in inner if isinstance(function, _LRU)]
+    spaces: list[Mapping[str, Any]] = [vars(sys.modules[home])] if home in sys.modules else []
+    spaces += [_namespace(item) for space in spaces for item in space.values() if _home(item) == home]
+    items = [item for space in spaces for item in space.values()]
+    found = [function for item in items for function in _inside(item) if issubclass(type(function), _LRU)]
     return tuple({id(function): function for function in found}.values())
+
+
+def _namespace(item: Any) -> Mapping[str, Any]:
+    """What an object holds by name, without running code of its own: stand-ins raise whatever they are asked."""
+    for cls in _mro_of(type(item)):
+        held = _dict_of(cls).get("__dict__")
+        if held is not None:
+            return held.__get__(item) if type(held) is types.GetSetDescriptorType else {}
+    return {}
+
+
+def _home(item: Any) -> Any:
+    """The Python module in which a class or function, or the class of another object, is written."""
+    if type(item) is types.FunctionType:
+        return item.__module__
+    cls = item if issubclass(type(item), type) else type(item)
+    return _dict_of(cls).get("__module__")
+
+
+def _inside(item: Any) -> list[Any]:
+    """An object, or the function of a static or class method, and what that function has closed over."""
+    if issubclass(type(item), (staticmethod, classmethod)):
+        item = item.__func__
+    cells = item.__closure__ or () if type(item) is types.FunctionType else ()
+    return [item, *(cell.cell_contents for cell in cells if cell != types.CellType())]
 
 
 _found = functools.cache(_search)

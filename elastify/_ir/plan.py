@@ -55,8 +55,9 @@ class Constraint:
 
 @dataclass(frozen=True, slots=True)
 class Skip:
-    """A block left out of a recorded run: calls `start:stop` are gone, and for each value that they handed on
-    another stands in. `later` are the calls of a second loop that are gone with it."""
+    """A block left out of a recorded run: calls `start:stop` are not made, and `instead` gives for each value that
+    they passed on (by its number) the one that takes its place. `later` are calls of a second loop that are left out
+    with it."""
 
     start: int
     stop: int
@@ -64,7 +65,7 @@ class Skip:
     later: tuple[int, int] = (0, 0)
 
     def calls(self) -> list[int]:
-        """Numbers of the calls that are gone."""
+        """Numbers of the calls that are left out."""
         return [*range(self.start, self.stop), *range(*self.later)]
 
 
@@ -72,17 +73,17 @@ class Skip:
 class Stage:
     """Repeated blocks of which a prefix may be kept (`blocks` are module paths; the first always stays).
 
-    `container` is the path of the module that holds them. `choices` are legal numbers of blocks. Blocks that step
-    `aside` stay in their place and hand on their input; others leave their container. `skips` tells of every block
-    but the first what leaving it out does to the recorded run. `prefix` says why no others than the first blocks can
-    be kept, in numbers that are all proven ("": any selection can be).
+    `container` is the path of the module that holds them. `choices` are legal numbers of blocks. Where blocks are
+    `bypassed`, one that is left out stays in its place and returns its input; others are removed from their container.
+    `skips` tells of every block but the first what leaving it out does to the recorded run. `prefix` says why no others
+    than the first blocks can be kept, in numbers that are all proven ("": any selection can be).
     """
 
     name: str
     container: str
     blocks: tuple[str, ...]
     choices: tuple[int, ...]
-    aside: bool = False
+    bypassed: bool = False
     skips: Mapping[str, Skip] = field(default_factory=dict, compare=False)
     prefix: str = ""
 

@@ -337,7 +337,7 @@ def counts(
     A number of a module that forward compares with every place in a container of its own, one after the other, is the
     place of a block, and counts those before it.
     """
-    length = {s.container: len(resolve(described.model, s.container)._modules) for s in stages if not s.aside}
+    length = {s.container: len(resolve(described.model, s.container)._modules) for s in stages if not s.bypassed}
     words = {path: set(path.split(".")) for path in length}
     common = set.intersection(*words.values()) if len(words) > 1 else set()
 

@@ -62,9 +62,9 @@ def _active(entry: Record, sizes: Mapping[int, int], blocks: Mapping[str, tuple[
         stage = entry.tables.stages[name]
         for index, block in enumerate(stage.blocks):
             if index not in kept:
-                skipped[stage.aside].add(block)
+                skipped[stage.bypassed].add(block)
                 parent, _, child = block.rpartition(".")
-                if not stage.aside:
+                if not stage.bypassed:
                     gone.setdefault(parent, set()).add(child)
     for path, (axis, choices) in entry.plan.paths.items():
         gone[path] = {str(i) for i in set().union(*choices).difference(choices[sizes.get(axis, len(choices)) - 1])}

@@ -73,7 +73,7 @@ def _changes(model: nn.Module, plan: Plan, tables: Tables) -> list[_Change]:
 
     for name, module in _sites(model, plan, tables).items():
         change(module).names[name.rpartition(".")[2]] = plan.aliases.get(name, name)
-    for aside, block in ((stage.aside, block) for stage in plan.stages for block in stage.blocks):
+    for aside, block in ((stage.bypassed, block) for stage in plan.stages for block in stage.blocks):
         parent = block.rpartition(".")[0]
         if not aside:
             container = change(resolve(model, parent))

@@ -41,7 +41,7 @@ class SpaceSize(int):
 def count_configurations(rows: Rows) -> SpaceSize:
     """Number of different configurations of a plan."""
     relations, plan = rows.relations, rows.plan
-    exact = not relations.loose
+    exact = not relations.untabled
     groups = [(column,) for column in relations.lone] + [part.columns for part in relations.components]
     components = [None] * len(relations.lone) + list(relations.components)
     stages_of = [{s for c in columns for around in rows.homes.get(c, ()) for s, _ in around} for columns in groups]

@@ -6,7 +6,7 @@ Axes linked by tables form components, and everything asked of a component (a le
 a random one, how many there are) is answered by eliminating one axis after another: join the tables that
 mention it, keep per combination of its neighbours the best (or the sum) over its choices, and read the
 answer back in reverse order. Tables stay small because networks tie few sizes at a time. A relation whose
-table would be too large is loose: checked, repaired by trying, and its count is only a bound.
+table would be too large has none: it is checked, repaired by trying, and its count is only a bound.
 """
 
 from __future__ import annotations
@@ -97,7 +97,8 @@ class Step:
 
 
 class Relations:
-    """The relations of a plan, compiled: `domains` are the legal sizes per column, then components and loose rest."""
+    """The relations of a plan, compiled: `domains` are the legal sizes per column, then components and the
+    relations without a table."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
@@ -113,8 +114,8 @@ class Relations:
             for column, ratio in self.derived.items()
         }
         self.derive_order = self._derive_order()
-        loose = set(map(id, self.loose))
-        tight = [relation for relation in self.relations if len(relation.scope) > 1 and id(relation) not in loose]
+        untabled = set(map(id, self.untabled))
+        tight = [relation for relation in self.relations if len(relation.scope) > 1 and id(relation) not in untabled]
         self._inside = {
             part.columns: [relation for relation in tight if set(part.columns).issuperset(relation.scope)]
             for part in self.components
@@ -145,12 +146,12 @@ class Relations:
 
     def _tables(self) -> list[Table]:
         """Tables of the relations over several axes, after every choice that one of them rules out is dropped;
-        `loose` keeps those that would be too large."""
-        self.loose: list[Relation] = []
+        `untabled` keeps those that would be too large."""
+        self.untabled: list[Relation] = []
         tight = []
         for relation in sorted(self.relations, key=lambda r: len(r.scope)):
             if math.prod(len(self.domains[column]) for column in relation.scope) > _TABLE_LIMIT:
-                self.loose.append(relation)
+                self.untabled.append(relation)
             else:
                 tight.append(relation)
                 self._drop_unsupported(relation)
@@ -187,7 +188,7 @@ class Relations:
                     parts.append(Component.plan(columns, group, order))
                     break
                 widest = max(group, key=lambda table: (len(table.scope), table.values.size))
-                self.loose += [r for r in self.relations if r.scope == widest.scope]
+                self.untabled += [r for r in self.relations if r.scope == widest.scope]
                 group = [table for table in group if table.scope != widest.scope]
                 if len(split := _linked(group)) > 1:
                     parts += self._components(group)

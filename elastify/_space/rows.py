@@ -104,10 +104,10 @@ class Rows:
         return np.array([len(choices) for choices in self.choices], np.int64)
 
     def _tries(self, row: np.ndarray, rng: np.random.Generator, upper: np.ndarray) -> np.ndarray:
-        """Legal rows like this one, but for random sizes up to `upper` of the axes of loose relations."""
+        """Legal rows like this one, but for random sizes up to `upper` of the axes of relations without a table."""
         relations = self.relations
         rows = np.repeat(row[None], _TRIES, axis=0)
-        for column in sorted({column for relation in relations.loose for column in relation.scope}):
+        for column in sorted({column for relation in relations.untabled for column in relation.scope}):
             below = relations.domains[column][relations.domains[column] <= upper[column]]
             if len(below) and column not in relations.derived:
                 rows[:, column] = rng.choice(below, _TRIES)
@@ -189,7 +189,7 @@ class Rows:
                 for column, size in solved.items():
                     sizes[number, column] = size
         rows[:, :n_axes] = sizes
-        return self._settle_loose(rows, targets, lower, pins)
+        return self._meet_by_trying(rows, targets, lower, pins)
 
     @cached_property
     def _logs(self) -> list[np.ndarray]:
@@ -208,13 +208,13 @@ class Rows:
             cost[domain < lower[column]] = np.inf
         return cost
 
-    def _settle_loose(
+    def _meet_by_trying(
         self, rows: np.ndarray, targets: np.ndarray, lower: np.ndarray | None, pins: np.ndarray
     ) -> np.ndarray | None:
         """Rows that break a relation without a table become the nearest of random ones below the target, or else the
         lower or the full row."""
         relations, n_axes = self.relations, self.n_axes
-        if not relations.loose:
+        if not relations.untabled:
             return rows
         for number in np.flatnonzero(~relations.legal(rows[:, :n_axes])):
             target = targets[number, :n_axes]

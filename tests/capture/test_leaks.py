@@ -5,6 +5,9 @@ import contextlib
 import functools
 import random
 import sys
+import weakref
+from dataclasses import dataclass
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import pytest
@@ -14,9 +17,11 @@ from torch import nn
 
 from elastify import elastify, extract
 from elastify._capture.examples import Example, prepare_inputs
+from elastify._capture.leaks import _search
 from elastify._capture.session import capture, capture_all
 from elastify._errors import ElastifyError
 
+T = TypeVar("T")
 X = torch.linspace(-1, 1, 8).view(2, 4)
 
 
@@ -130,6 +135,82 @@ def test_a_function_that_a_notebook_defines_later_forgets_as_well(monkeypatch):
         model(X)
         assert main.table.cache_info().currsize == 1
         assert ops(capture(model, Example((X,)))) == ["linear", "arange", "mul", "add"]
+
+
+class Trap:
+    """A stand-in for something that is not installed: whatever it is asked, it raises."""
+
+    def __getattr__(self, name):
+        raise ImportError(name)
+
+
+class Liar:
+    """An object that lies about its class and its namespace."""
+
+    __class__ = property(lambda self: 1 / 0)
+    __dict__ = property(lambda self: 1 / 0)
+
+
+class Meta(type):
+    """A class of classes that answers for them."""
+
+    def __getattribute__(cls, name):
+        raise ImportError(name)
+
+
+@dataclass(frozen=True, slots=True)
+class Slotted:
+    width: int = 3
+
+
+class Named(NamedTuple):
+    width: int = 3
+
+
+class Generics(Generic[T]):
+    """A base that is written in `typing`."""
+
+
+class Shape(Protocol):
+    """Another one."""
+
+    width: int
+
+
+ODD = {
+    "slots": Slotted(),
+    "a named tuple": Named(),
+    "the type of functions": type(record),
+    "a stand-in": Trap(),
+    "a liar": Liar(),
+    "a class that answers itself": Meta("Odd", (), {}),
+    "an object of it": Meta("Odd", (), {})(),
+    "a weak proxy of nothing": weakref.proxy(Net(None)),
+    "a module": sys,
+    "a generic alias": list[int],
+    "a method descriptor": str.join,
+    "a partial": functools.partial(len),
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_whatever_a_file_holds_is_not_asked_for_more_than_it_gives(kind, monkeypatch):
+    @functools.lru_cache
+    def table(n):
+        return torch.arange(float(n))
+
+    here = sys.modules[__name__]
+    monkeypatch.setattr(here, "odd", ODD[kind], raising=False)
+    monkeypatch.setattr(here, "found_beside_it", staticmethod(table), raising=False)
+    cell = type("Cell", (Net,), {"__module__": __name__, "odd": ODD[kind]})
+    assert table in _search(__name__)
+    assert capture(cell(lambda s, x: s.linear(x)), (X,), {}).calls
+
+
+@pytest.mark.parametrize("base", [Generics, Shape])
+def test_classes_of_typing_are_bases_like_others(base):
+    cell = type("Cell", (Net, base), {"__module__": __name__})
+    assert capture(cell(lambda s, x: s.linear(x)), (X,), {}).calls
 
 
 def test_hooks_that_a_first_run_registers_are_not_left_behind():

@@ -18,7 +18,7 @@ from elastify._capture.session import capture, capture_all
 from elastify._ir.ints import Attr
 from elastify._plan.depth import Run, find_runs
 from elastify._plan.stages import children
-from elastify._proofs.demote import demote as _proofs
+from elastify._proofs import demote as _proofs
 from elastify.testing import check_model
 
 X = torch.randn(2, 6, generator=torch.Generator().manual_seed(0))
