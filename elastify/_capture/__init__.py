@@ -9,7 +9,7 @@ keeps recorders out of our own work.
 README.md in this folder walks through one example.
 """
 
-from elastify._capture.examples import Example, describe, prepare_inputs, stand_ins, tensors_by_name
+from elastify._capture.examples import Example, describe, example_like, prepare_inputs, tensors_by_name
 from elastify._capture.kernels import viewed
 from elastify._capture.paths import attribute_value, get_in, holder, put_in, read, resolve, write
 from elastify._capture.quiet import recorders, uncollected, unrecorded
@@ -24,6 +24,7 @@ __all__ = [
     "capture",
     "capture_all",
     "describe",
+    "example_like",
     "generators",
     "get_in",
     "holder",
@@ -34,7 +35,6 @@ __all__ = [
     "recorders",
     "resolve",
     "results",
-    "stand_ins",
     "tensors",
     "tensors_by_name",
     "uncollected",

@@ -1,7 +1,7 @@
 """What forward is called with, as one value: given by the user, or made again from a description.
 
 An `Example` goes through capture, proofs and checks; a description of it (`ExampleSpec`, without data) stays with the
-model. `stand_ins` makes an example of it: random numbers of the shapes and dtypes that were, floats in the range and
+model. `example_like` makes an example of it: random numbers of the shapes and dtypes that were, floats in the range and
 integers and booleans from the range that was seen, so that indices stay inside their tables and a mask of ones one.
 """
 
@@ -118,13 +118,13 @@ def _range(tensor: Tensor) -> tuple[float, float] | None:
     return (low, high) if math.isfinite(low) and math.isfinite(high) else None
 
 
-def stand_ins(
+def example_like(
     spec: ExampleSpec, batch: int | None = None, *, device: torch.device | str = "cpu", seed: int = 0
 ) -> Example:
     """Arguments like those that were described, of random numbers; `batch` samples instead of as many as there were.
 
     >>> spec = ExampleSpec((TensorSpec((2, 9), "int64", (0,), (5, 7)),), {}, 2)
-    >>> ids = stand_ins(spec, batch=4).args[0]
+    >>> ids = example_like(spec, batch=4).args[0]
     >>> ids.shape, ids.min() >= 5, ids.max() <= 7
     (torch.Size([4, 9]), tensor(True), tensor(True))
 

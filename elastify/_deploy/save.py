@@ -206,7 +206,7 @@ def _read_spec(folder: Path) -> dict[str, Any]:
     try:
         _ = spec["example"] is None or ExampleSpec.from_json(spec["example"])
     except ElastifyError as error:
-        raise _damaged(folder, f"{JSON_NAME}: {error.why}") from None
+        raise _damaged(folder, f"{JSON_NAME}: {error}") from None
     return spec
 
 

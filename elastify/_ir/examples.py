@@ -1,8 +1,8 @@
 """What is remembered of an example: its tree, shapes, dtypes and ranges, never its data.
 
 An elastic model, the folder that an extracted one is saved in, and the extracted model itself keep such a description,
-so that they can be run again on stand-ins (`stand_ins`). It is written as JSON; what is read back is checked first:
-known words, plain values and bounded sizes, or an error.
+so that they can be run again on stand-ins (`example_like` of `_capture`). It is written as JSON; what is read back is
+checked first: known words, plain values and bounded sizes, or an error.
 """
 
 from __future__ import annotations

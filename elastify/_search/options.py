@@ -14,8 +14,8 @@ from elastify._search.budget import Trial
 class SearchOptions:
     """What `elastify.search` takes besides budgets and a score.
 
-    `study` is the path of a study file (`.db`, `.sqlite` or an Optuna URL: a database; else an Optuna journal): the same
-    search continues there until it has `n_trials`. `timeout` is in seconds; one trial is always made. Each of
+    `study` is the path of a study file (`.db`, `.sqlite` or an Optuna URL: a database; else an Optuna journal): the
+    same search continues there until it has `n_trials`. `timeout` is in seconds; one trial is always made. Each of
     `callbacks` is told of every trial.
     """
 

@@ -22,7 +22,7 @@ import numpy as np
 from elastify._errors import ElastifyError
 from elastify._search.budget import Budget, Trial, shrink, starting_rows
 from elastify._search.options import SearchOptions
-from elastify._space import METRICS, Cost, SearchSpace, SubnetConfig
+from elastify._space import Cost, SearchSpace, SubnetConfig
 
 try:
     import optuna
@@ -209,7 +209,7 @@ class _Seeded(optuna.samplers.BaseSampler):
 def _record(trial: Trial, error: str) -> dict[str, Any]:
     return {
         "config": trial.config.to_json(),
-        "cost": [getattr(trial.cost, metric) for metric in METRICS],
+        "cost": [value for _, value in trial.cost.items()],
         "score": trial.score if math.isfinite(trial.score) else None,
         "seconds": round(trial.seconds, 3),
         "state": trial.state,

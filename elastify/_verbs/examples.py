@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from elastify import _adapters
-from elastify._capture import Example, prepare_inputs, stand_ins
+from elastify._capture import Example, example_like, prepare_inputs
 from elastify._errors import ElastifyError
 from elastify._ir import ExampleSpec
 from elastify._rewrite import SPEC
@@ -26,7 +26,7 @@ def example_for(
     spec = described_example(model)
     if spec is not None:
         device = next((p.device for p in model.parameters() if not p.is_meta), torch.device("cpu"))
-        return stand_ins(spec, device=device)
+        return example_like(spec, device=device)
     found = _adapters.infer_example_inputs(model)
     if found is None:
         raise ElastifyError(

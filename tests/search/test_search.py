@@ -20,7 +20,7 @@ from elastify._search.budget import Budget, Trial, grow, largest_nested, shrink,
 from elastify._search.options import SearchOptions
 from elastify._search.search import Result
 from elastify._space.config import SubnetConfig
-from elastify._space.cost import Cost
+from elastify._space.metrics import Cost
 from elastify._space.space import SearchSpace
 
 

@@ -18,9 +18,9 @@ from elastify._errors import ElastifyError
 from elastify._ir.graph import Call, Graph, Value
 from elastify._ir.layout import Axis, Concat, Layout, Product
 from elastify._ir.plan import ElasticAxis, Plan, Stage
-from elastify._space.closed_form import itemsize
 from elastify._space.config import SubnetConfig
-from elastify._space.cost import Cost, CostModel, human, parse_budget
+from elastify._space.cost import CostModel, parse_budget
+from elastify._space.metrics import Cost, human, itemsize
 from elastify.testing import check_model
 from elastify.testing.oracle import oracle_macs
 

@@ -13,7 +13,7 @@ from elastify._ir.layout import Axis
 from elastify._ir.plan import Constraint, ElasticAxis, FrozenDim, Plan, SizeRatio, Stage
 from elastify._plan.choices import build_choices
 from elastify._space.config import SubnetConfig, fingerprint
-from elastify._space.cost import Cost
+from elastify._space.metrics import Cost
 from elastify._space.space import SearchSpace
 
 # What is left of 48..192 step 8: widths that some number of heads divides into a legal head_dim.
