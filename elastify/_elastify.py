@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from torch import nn
 
 from elastify import _adapters
+from elastify._adapters import Run
 from elastify._analysis import Analysis, Terms, analyse
 from elastify._capture import Example, attribute_value, capture, capture_all, describe, tensors_by_name, uncollected
 from elastify._errors import ElastifyError
@@ -114,7 +115,7 @@ def build(
         )
     options = Options(**asked)
     example = example_for(model, example_inputs, example_kwargs)
-    outputs = Outputs(_adapters.auxiliary_outputs(model), keep_outputs)
+    outputs = Outputs(_adapters.of(model).auxiliary_outputs, keep_outputs)
     # the proofs copy the model: what they leave behind is collected as ever
     with emptied(model, lambda: capture(model, example).caches), nullcontext() if verify else uncollected():
         return _make_elastic(model, example, options, outputs, Proofs(verify and units, verify))
@@ -151,17 +152,19 @@ def _possible_proofs(model: nn.Module, proofs: Proofs) -> Proofs:
 
 def _record_runs(model: nn.Module, example: Example) -> list[Graph]:
     """Records of an evaluation run, of a training run where that differs, and of what else the model is made for."""
-    with_caches = _adapters.run_with_caches(model)
+    library = _adapters.of(model)
+    with_caches, other = library.run_with_caches(model), library.run_of_its_own(model)
     graphs = capture_all(model, example, with_caches)
-    return graphs + _record_other_run(model, graphs, example, told=with_caches is not None)
+    if other is not None:
+        graphs += _record_other_run(model, other, graphs, example, told=with_caches is not None)
+    return graphs
 
 
-def _record_other_run(model: nn.Module, graphs: Sequence[Graph], example: Example, *, told: bool) -> list[Graph]:
+def _record_other_run(
+    model: nn.Module, run: Run, graphs: Sequence[Graph], example: Example, *, told: bool
+) -> list[Graph]:
     """A record of what else the model is made for, if that may use parts that its forward does not, or make caches of
     which no run has `told`."""
-    run = _adapters.run_of_its_own(model)
-    if run is None:
-        return []
     used = set[str]().union(*(graph.used() for graph in graphs))
     names = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     if (told and names <= used) or any(p.is_meta for p in model.parameters()):

@@ -1,6 +1,6 @@
 """Small models with plans written by hand, so that rewriting is tested without capture and analysis.
 
-Each entry of `CASES` makes a model, its inputs, its plan and a few configurations `(sizes, blocks)`.
+Each entry of `CASES` makes a model, its inputs, its plan and a few choices of subnets.
 """
 
 from __future__ import annotations
@@ -13,11 +13,10 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations
 
+from elastify._ir.choice import Choice
 from elastify._ir.ints import Attr
 from elastify._ir.layout import Axis, Concat, Layout, Product
 from elastify._ir.plan import ElasticAxis, Plan, Stage
-
-Configuration = tuple[dict[int, int], dict[str, tuple[int, ...]]]
 
 
 @dataclass
@@ -25,7 +24,7 @@ class Case:
     model: nn.Module
     inputs: tuple[Any, ...]
     plan: Plan
-    configurations: list[Configuration]
+    configurations: list[Choice]
 
 
 def fixed(size: int) -> Axis:
@@ -66,7 +65,7 @@ def mlp() -> Case:
             "head.weight": dims(4, b),
         },
     )
-    return Case(MLP(), (torch.randn(3, 6),), plan, [({0: 5}, {}), ({0: 8, 1: 3}, {}), ({1: 1}, {})])
+    return Case(MLP(), (torch.randn(3, 6),), plan, [Choice({0: 5}), Choice({0: 8, 1: 3}), Choice({1: 1})])
 
 
 class ConvBlock(nn.Module):
@@ -147,11 +146,11 @@ def convnet() -> Case:
     for name, buffer in model.named_buffers():
         if name.endswith(("mean", "var")):
             buffer.uniform_(0.5, 2)
-    configurations: list[Configuration] = [
-        ({0: 4}, {}),
-        ({0: 3, 1: 2, 10: 2, 11: 1}, {"blocks": (0, 1)}),
-        ({10: 2}, {"blocks": (0, 2)}),
-        ({}, {"blocks": (0,)}),
+    configurations: list[Choice] = [
+        Choice({0: 4}),
+        Choice({0: 3, 1: 2, 10: 2, 11: 1}, {"blocks": (0, 1)}),
+        Choice({10: 2}, {"blocks": (0, 2)}),
+        Choice(blocks={"blocks": (0,)}),
     ]
     return Case(model, (torch.randn(2, 3, 8, 8),), plan, configurations)
 
@@ -186,11 +185,11 @@ def recurrent(kind: type[nn.RNNBase] = nn.LSTM, **options: Any) -> Case:
                 tensors[f"rnn.weight_hr_l{layer}{suffix}"] = (out, hidden)
     attributes: dict[Attr, Layout] = {Attr("rnn", "hidden_size"): hidden}
     axes = [axis(hidden, "hidden")]
-    configurations: list[Configuration] = [({0: 3}, {}), ({0: 6}, {})]
+    configurations: list[Choice] = [Choice({0: 3}), Choice({0: 6})]
     if out is not hidden:
         attributes[Attr("rnn", "proj_size")] = out
         axes.append(axis(out, "projection"))
-        configurations = [({0: 6, 1: 2}, {}), ({1: 1}, {})]
+        configurations = [Choice({0: 6, 1: 2}), Choice({1: 1})]
     plan = Plan(axes=tuple(axes), tensors=tensors, attributes=attributes)
     return Case(model, (torch.randn(2, 7, 5),), plan, configurations)
 
@@ -298,11 +297,11 @@ def language() -> Case:
         attributes=attributes,
         scales=scales,
     )
-    configurations: list[Configuration] = [
-        ({0: 8}, {}),
-        ({1: 2, 2: 3}, {}),
-        ({0: 5, 1: 3, 2: 2, 3: 7}, {"layers": (0, 1)}),
-        ({2: 1}, {"layers": (0, 3), "tail": ()}),
+    configurations: list[Choice] = [
+        Choice({0: 8}),
+        Choice({1: 2, 2: 3}),
+        Choice({0: 5, 1: 3, 2: 2, 3: 7}, {"layers": (0, 1)}),
+        Choice({2: 1}, {"layers": (0, 3), "tail": ()}),
     ]
     return Case(Language(), (torch.randint(11, (2, 9)),), plan, configurations)
 
@@ -354,7 +353,7 @@ def torch_modules() -> Case:
             Attr("attention", "head_dim"): head_dim,
         },
     )
-    configurations: list[Configuration] = [({1: 4}, {}), ({1: 3}, {"steps": (0,)})]
+    configurations: list[Choice] = [Choice({1: 4}), Choice({1: 3}, {"steps": (0,)})]
     return Case(Torch(), (torch.randn(2, 5, 12),), plan, configurations)
 
 

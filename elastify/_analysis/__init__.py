@@ -9,9 +9,12 @@ README.md in this folder walks through one example.
 
 from elastify._analysis.analyse import Analysis, analyse
 from elastify._analysis.macs import Dims, MacTerm, from_inputs, products
+from elastify._analysis.rules import OPS
+from elastify._analysis.rules.ops import operation
 from elastify._analysis.terms import Term, Terms
 
 __all__ = [
+    "OPS",
     "Analysis",
     "Dims",
     "MacTerm",
@@ -19,5 +22,6 @@ __all__ = [
     "Terms",
     "analyse",
     "from_inputs",
+    "operation",
     "products",
 ]

@@ -16,28 +16,12 @@ a literal in the source freezes it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from elastify._analysis.terms import Term, Terms
 from elastify._ir import Attr, Call, Dim, Expr, Guard, Int, Op, Value, values
-
-Rule = Callable[..., None]
-RULES: dict[str, Rule] = {}
-
-
-def rule(*names: str) -> Callable[[Rule], Rule]:
-    """Register a rule under canonical operation names; a name taken twice is a mistake."""
-
-    def register(function: Rule) -> Rule:
-        for name in " ".join(names).split():
-            if name in RULES:
-                raise ValueError(f"two rules for {name!r}")
-            RULES[name] = function
-        return function
-
-    return register
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from elastify._adapters import operator_name
+from elastify._adapters import named
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +118,7 @@ def _parse(func: Any) -> OpName:
     if packet is not None:
         space, _, name = packet.partition("::")
         if space != "aten":
-            return OpName(operator_name(packet) or f"{space}.{name}")
+            return OpName(name if name in named(space).operators else f"{space}.{name}")
     if name in _SIZES:
         return OpName(_SIZES[name], kind="size")
     if name in _FACTS:

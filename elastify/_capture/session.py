@@ -17,7 +17,6 @@ import threading
 import traceback
 import warnings
 import weakref
-from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
@@ -26,7 +25,8 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from elastify._adapters import auxiliary_outputs
+from elastify import _adapters
+from elastify._adapters import Run
 from elastify._capture.examples import INPUTS, Example
 from elastify._capture.kernels import fake_tensor
 from elastify._capture.leaks import forget_frames, release, remembering
@@ -41,9 +41,6 @@ from elastify._errors import ElastifyError
 from elastify._ir import Graph, guard_log
 
 _lock = threading.RLock()
-
-Run = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], Any]
-"""What is recorded; the model's own call if it is not given."""
 
 
 def capture(
@@ -210,7 +207,7 @@ class _Session:
             release(self.made)
         graph.guards = list(recorder.guards)
         for one in (graph, *self.trained):
-            one.outputs = list(one.results(auxiliary_outputs(self.model)))
+            one.outputs = list(one.results(_adapters.of(self.model).auxiliary_outputs))
         return graph
 
     def made_by(self, recorder: Recorder) -> list[weakref.ref[Tensor]]:

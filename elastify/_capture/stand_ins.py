@@ -29,7 +29,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from elastify._adapters import copies_have_all, uncached
+from elastify._adapters import LIBRARIES, named
 from elastify._capture.quiet import uncollected
 from elastify._ir import Attr, Int
 
@@ -121,7 +121,8 @@ def _override_checks() -> Iterator[tuple[Any, str, Any, Any]]:
     owner = threading.get_ident()
     for module, name, check in _checked(len(sys.modules), next(reversed(sys.modules))):
         yield module, name, check, _unless(owner, check)
-    yield from uncached()
+    for library in LIBRARIES.values():
+        yield from library.uncached()
 
 
 @functools.lru_cache(1)
@@ -153,7 +154,7 @@ class Swap:
                 continue  # lives in C++: nothing here to replace, and nothing that a fake run could change
             space = module.__dict__
             self.saved.append((space, dict(space)))
-            as_it_is = self.tag and copies_have_all(type(module))
+            as_it_is = self.tag and _copies_have_all(type(module))
             for name, value in list(space.items()):
                 if name in ("_parameters", "_buffers"):
                     space[name] = type(value)((k, v if v is None else self.tensor(v)) for k, v in value.items())
@@ -254,6 +255,14 @@ class Swap:
         self.tag = tag
         if not index:
             self.given.append((path, space, {name: _contents(item) for name, item in space.items()}))
+
+
+@functools.cache
+def _copies_have_all(kind: type) -> bool:
+    """Whether numbers set from outside get into copies of a module, which may say itself what these are made of."""
+    author = next((cls for cls in kind.__mro__ if "__getstate__" in vars(cls)), object)
+    home = author.__module__.partition(".")[0]
+    return home in ("torch", "builtins") or named(home).copies_follow
 
 
 def _contents(value: Any, depth: int = 0) -> list[Any]:

@@ -1,9 +1,9 @@
 """A plain model of its own out of an elastic one.
 
 The subnet is activated, and the model copied with a memo that already holds the small tensor for every full one, so
-full weights are never copied, ties stay ties, and references anywhere in the model find the small tensor. Left-out
-blocks are placeholders in the memo, removed from their containers afterwards. Classes are given back, and what was done
-is written down as plain data, for `save` and `load`.
+full weights are never copied, ties stay ties, and references anywhere in the model find the small tensor. Blocks
+that are left out are placeholders in the memo; those that are to be removed are then taken out of their containers.
+Classes are given back, and what was done is written down as plain data, for `save` and `load`.
 """
 
 from __future__ import annotations
@@ -15,52 +15,55 @@ import torch
 from torch import Tensor, nn
 
 from elastify import _adapters
-from elastify._adapters import describe
 from elastify._capture import read, resolve, write
 from elastify._deploy.deep_copy import DeepCopy
-from elastify._ir import ExampleSpec
-from elastify._rewrite import SPEC, Record, drop_hooks, original_class, record, renumbered, set_active, shortened, strip
+from elastify._ir import FULL, Choice, ExampleSpec
+from elastify._rewrite import (
+    SPEC,
+    Active,
+    ElasticState,
+    drop_hooks,
+    elastic_state,
+    original_class,
+    renumbered,
+    set_active,
+    setters_of,
+    shortened,
+    strip,
+)
 
 FORMAT = 1
 
 
-def materialise(
-    model: nn.Module,
-    sizes: Mapping[int, int],
-    blocks: Mapping[str, tuple[int, ...]],
-    example: ExampleSpec | None = None,
-) -> nn.Module:
-    """A plain model equal to the subnet: original classes, own contiguous storage, left-out blocks gone.
+def materialise(model: nn.Module, choice: Choice, example: ExampleSpec | None = None) -> nn.Module:
+    """A plain model equal to the subnet: original classes, own contiguous storage, without the blocks left out.
 
     It remembers the description of an `example`. The active configuration of `model` is the same afterwards.
     """
-    entry = record(model)
-    before = entry.active
+    elastic = elastic_state(model)
+    before = elastic.choice
     try:
-        set_active(model, {}, {})
-        source = describe(model)
-        set_active(model, sizes, blocks)
-        left, aside = (entry.active.left, entry.active.aside) if entry.active else (frozenset(), frozenset())
-        removed, aside = _outermost(left, left | aside), _outermost(aside, left | aside)
-        assert entry.setters is not None
-        changed = [[a.owner, a.name, list(a.index), v] for a, v in entry.setters.changed()]
-        changed += [[a.owner, a.name, list(a.index), read(model, a)] for a in entry.moved]
-        hidden = entry.active.hidden if entry.active else {}
-        numbers = list(shortened(model, entry.plan.counts, hidden, entry.moved)) if hidden else []
-        small = plain_copy(model, _active_tensors(model), [*removed, *aside])
+        set_active(model, FULL)
+        source = _adapters.of(model).describe(model)
+        set_active(model, choice)
+        hidden = elastic.active.hidden if elastic.active else {}
+        counted = list(shortened(model, elastic.plan.counts, hidden, elastic.block_numbers)) if hidden else []
+        renamed = [(attr, read(model, attr)) for attr in elastic.block_numbers]
+        numbers = [*setters_of(model).changed(), *renamed, *counted]
+        removed, bypassed = _outermost(elastic.active)
+        small = plain_copy(model, _active_tensors(model), [*removed, *bypassed])
         drop_blocks(small, removed)
-        for attr, value in numbers:
+        for attr, value in counted:
             write(small, attr, value)
-            changed.append([attr.owner, attr.name, list(attr.index), value])
     finally:
-        set_active(model, before.sizes if before else {}, before.blocks if before else {})
+        set_active(model, before)
     spec = {
         "format": FORMAT,
         "class": {"module": type(small).__module__, "qualname": type(small).__qualname__},
         "source": source,
-        "attributes": changed,
+        "attributes": [[attr.owner, attr.name, list(attr.index), value] for attr, value in numbers],
         "removed": removed,
-        "aside": aside,
+        "aside": bypassed,
         "example": None if example is None else example.to_json(),
     }
     return marked(small, spec)
@@ -74,21 +77,26 @@ def marked(small: nn.Module, spec: dict[str, Any]) -> nn.Module:
 
 
 def enlarged(model: nn.Module, sizes: Mapping[int, int], pairs: Collection[tuple[Tensor, Tensor]]) -> nn.Module:
-    """A plain model with larger tensors in place of the full ones, and the attributes that belong to these sizes."""
-    set_active(model, {}, {})
-    entry = record(model)
-    assert entry.setters is not None
+    """A plain model with larger tensors in place of the full ones, and the attributes that belong to these sizes (by
+    axis id, above those of the full network)."""
+    set_active(model, FULL)
+    setters = setters_of(model)
     try:
-        entry.setters.apply(sizes)
+        setters.apply(sizes)
         return plain_copy(model, pairs, ())
     finally:
-        entry.setters.apply({})
+        setters.apply({})
 
 
-def _outermost(paths: Collection[str], gone: Collection[str]) -> list[str]:
-    """Paths that do not lie inside another one that is gone, in order."""
-    inside = tuple(f"{path}." for path in gone)
-    return sorted(path for path in paths if not path.startswith(inside))
+def _outermost(active: Active | None) -> tuple[list[str], list[str]]:
+    """Removed and bypassed blocks that do not lie inside another block left out, in order."""
+    if active is None:
+        return [], []
+    inside = tuple(f"{path}." for path in active.left_out)
+    removed, bypassed = (
+        sorted(path for path in paths if not path.startswith(inside)) for paths in (active.removed, active.bypassed)
+    )
+    return removed, bypassed
 
 
 @torch.no_grad()
@@ -119,10 +127,10 @@ def own(value: Tensor, like: Tensor) -> Tensor:
 def plain_copy(model: nn.Module, pairs: Collection[tuple[Tensor, Tensor]], skip: Collection[str]) -> nn.Module:
     """A deep copy with other tensors and without elastify; blocks at the paths in `skip` become placeholders."""
     memo: dict[int, Any] = {id(old): new for old, new in pairs}
-    entry = model.__dict__.get("_elastify")
-    extras = entry.extras if entry is not None else {}
-    if entry is not None:
-        memo[id(entry)] = Record(entry.plan, entry.tables)  # for modules with a way of their own of being copied
+    elastic = model.__dict__.get("_elastify")
+    extras = elastic.extras if elastic is not None else {}
+    if elastic is not None:  # for modules with a way of their own of being copied
+        memo[id(elastic)] = ElasticState(elastic.plan, elastic.tables)
     parameters = dict(model.named_parameters(remove_duplicate=False)) if extras else {}
     memo.update((id(parameters[name]), None) for name in extras)  # they are not copied, and dropped below
     for path in skip:
@@ -132,7 +140,7 @@ def plain_copy(model: nn.Module, pairs: Collection[tuple[Tensor, Tensor]], skip:
         strip(module)
         drop_hooks(module)
     for path, _, local in (name.rpartition(".") for name in extras):
-        if not any(f"{path}.".startswith(f"{gone}.") for gone in skip):
+        if not any(f"{path}.".startswith(f"{block}.") for block in skip):
             del resolve(small, path)._parameters[local]
     return small
 
@@ -150,7 +158,7 @@ def drop_blocks(model: nn.Module, removed: Collection[str]) -> None:
 
 
 def _rename_entries(model: nn.Module, removed: Collection[str], moved: Mapping[str, Mapping[str, str]]) -> None:
-    """Lists of dictionaries that name modules (`feature_info`) lose the entries of those that are gone."""
+    """Lists of dictionaries that name modules (`feature_info`) lose the entries of blocks that are removed."""
     names = {f"{path}.{old}": f"{path}.{new}" for path, children in moved.items() for old, new in children.items()}
     for path, module in model.named_modules() if removed else ():
         owned = [value for value in vars(module).values() if isinstance(value, list)]

@@ -23,12 +23,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from elastify._adapters import build_like
+from elastify._adapters import build_like, known
 from elastify._capture import get_in, holder, put_in, resolve
 from elastify._deploy.extract import FORMAT, children_of, drop_blocks, marked, own, plain_copy
 from elastify._errors import ElastifyError
-from elastify._ir import ExampleSpec
-from elastify._rewrite import SPEC, InputHook, active_subnet, is_elastic, record, renumbered
+from elastify._ir import FULL, ExampleSpec
+from elastify._rewrite import SPEC, InputHook, active_subnet, elastic_state, is_elastic, renumbered
 
 JSON_NAME, WEIGHTS_NAME = "elastify.json", "model.safetensors"
 
@@ -99,14 +99,14 @@ def load(directory: str | os.PathLike[str], like: nn.Module | Callable[[], nn.Mo
     spec = _read_spec(folder)
     tensors = _read_tensors(folder, spec)
     full = _full_size(folder, spec, like)
-    with active_subnet(full, {}, {}) if is_elastic(full) else nullcontext():  # the numbers of a subnet are others
+    with active_subnet(full, FULL) if is_elastic(full) else nullcontext():  # the numbers of a subnet are others
         small = _rebuild(folder, full, spec, tensors)
     kept = {key: spec[key] for key in ("format", "class", "source", "attributes", "removed", "aside", "example")}
     return marked(small, kept).train(spec["training"])
 
 
 def _named(model: nn.Module) -> dict[str, Tensor]:
-    extras = record(model).extras if is_elastic(model) else {}
+    extras = elastic_state(model).extras if is_elastic(model) else {}
     found = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
     return {name: tensor for name, tensor in found if name not in extras}
 
@@ -253,7 +253,7 @@ def _full_size(folder: Path, spec: Mapping[str, Any], like: nn.Module | Callable
     name = str(spec["class"].get("qualname"))
     if like is None:
         try:
-            full = build_like(dict(spec))
+            full = build_like(spec.get("source"))
         except (AttributeError, ImportError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise ElastifyError(
                 f"the full-size {name} cannot be built from the saved notes",
@@ -265,7 +265,7 @@ def _full_size(folder: Path, spec: Mapping[str, Any], like: nn.Module | Callable
             raise ElastifyError(
                 f"the full-size {name} cannot be built from the saved notes",
                 where=str(folder),
-                why="it is no model of timm, torchvision or transformers that they list",
+                why=f"it is no model of {known()} that they list",
                 fix="load(directory, like=model_of_full_size)",
             )
         return full

@@ -1,8 +1,7 @@
 """What the analysis concludes and everything else obeys: the plan of a model.
 
 A `Plan` is plain, frozen data about names, layouts and expressions. It mentions no module objects, so one
-plan serves a model and all its copies. A configuration is a size per axis (by axis id) and a tuple of kept
-block indices per stage.
+plan serves a model and all its copies. Which subnet is meant says a `Choice`.
 """
 
 from __future__ import annotations
@@ -22,8 +21,9 @@ class ElasticAxis:
     """A family of coupled dimensions that may keep fewer units.
 
     `choices` are legal sizes in ascending order, the last is the full size. `members` lists the (tensor name,
-    dimension) pairs that the axis runs through. `role` is one of heads, head_dim, hidden, rank, width, embedding.
-    `derived` gives the size as an exact rational monomial of other axes where it cannot be chosen freely.
+    dimension) pairs that the axis runs through. `role` is one of heads, head_dim, groups, hidden, rank, width.
+    `former` are the names that earlier versions gave (see `_naming.FORMER`). `derived` gives the size as an exact
+    rational monomial of other axes where it cannot be chosen freely.
     """
 
     id: int
@@ -33,6 +33,7 @@ class ElasticAxis:
     role: str = "hidden"
     members: tuple[tuple[str, int], ...] = ()
     derived: SizeRatio | None = None
+    former: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

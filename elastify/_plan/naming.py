@@ -1,10 +1,13 @@
 """Names of axes that a person can read and that stay the same from run to run.
 
-An axis is named after a module and its role there. The role comes from the attribute that holds its size if there is
-one, from its place in a product, or from how far it reaches. A width belongs to the module that encloses all those
-that make its units (`layer2.width`, `width` where that is the whole model), anything else to the one that encloses
-all its members (`blocks.3.attn.heads`, `blocks.3.mlp.hidden`) if they are near, or else to what makes its
-units (`conv1.hidden`). Where two axes would share a name, the first module that makes the units is used, then a number.
+A name is a module and a word. The word says what the axis does in the recorded run (see `uses`), not what anything is
+called: heads and head_dim, groups, width, channels, bottleneck, hidden and a few more (`word_of`). The module is the
+one that encloses all that is meant: those that make the units and sum them up for a stream (`layer2.width`, `width`
+where that is the whole model), else all members (`blocks.3.attn.heads`, `blocks.3.mlp.hidden`) if they are near, or
+else what makes the units (`conv1.channels`). Where two axes would share a name, each goes on to its next closer module,
+and takes a number in the end. Nothing depends on what is frozen, asked for or proven.
+
+Names stand in files: configurations, studies. So a change of this algorithm keeps what it replaces: see `FORMER`.
 """
 
 from __future__ import annotations
@@ -21,8 +24,13 @@ class Draft:
     """What is known of an axis before it has a name.
 
     Its members in order, the names of attributes that hold its size, the axes that it stands `inside` of in a product
-    (it is a `factor` if there is one on either side), the modules in which its units are `made`. It is `between` two
-    linear maps if nothing else is done with its units: then it is the rank of their product.
+    (it is a `factor` if there is one on either side), the axes of these `products`. `made` are the modules in which
+    its units are made, `makers` the operations that do it; `sums` are the modules with residual sums of them, `times`
+    is how many there are, `branch` the length of the shortest residual branch that it lies in, and whether it is
+    narrower than the sum. It `attends` as heads do, or is what the heads multiply as queries and keys or as values
+    (`of_heads`). `places` is whether a convolution over places takes or makes the units, `joined` whether they are
+    concatenated with others; `scanned` is a state: a table has it, and it is summed over between computed tensors. It
+    is `between` two linear maps if nothing else is done with its units: then it is the rank of their product.
     """
 
     id: int
@@ -30,37 +38,118 @@ class Draft:
     members: list[tuple[str, int]] = field(default_factory=list)
     attributes: set[str] = field(default_factory=set)
     inside: set[int] = field(default_factory=set)
+    products: set[frozenset[int]] = field(default_factory=set)
     factor: bool = False
-    spans_blocks: bool = False
     made: list[str] = field(default_factory=list)
+    makers: set[str] = field(default_factory=set)
+    sums: list[str] = field(default_factory=list)
+    times: int = 0
+    branch: tuple[int, bool] | None = None
+    attends: bool = False
+    of_heads: set[str] = field(default_factory=set)
+    places: bool = False
+    joined: bool = False
+    scanned: bool = False
     between: bool = False
 
+    @property
+    def streams(self) -> bool:
+        """Whether blocks add to it. A single sum inside the branch of another is no stream."""
+        return self.times > 1 or (self.times == 1 and self.branch is None)
 
-def role_of(draft: Draft) -> str:
-    """heads, head_dim, groups, rank, width or hidden, from the attribute that holds the size, else from the reach."""
-    for name in sorted(draft.attributes):
+    def owners(self) -> list[str]:
+        """The modules of its members."""
+        return [tensor.rpartition(".")[0] for tensor, _ in self.members]
+
+    def near(self) -> bool:
+        """Whether its members lie close together, in a part of the model."""
+        owners = self.owners()
+        around = enclosing(owners)
+        return around != "" and max(map(_depth, owners)) - _depth(around) <= _NEAR
+
+    def without(self, other: Draft) -> bool:
+        """Whether it is somewhere where the other axis is not."""
+        places = {tensor for tensor, _ in self.members} - {tensor for tensor, _ in other.members}
+        return bool(places) or any(other.id not in product for product in self.products)
+
+
+_ROLES = {
+    **dict.fromkeys(("heads", "kv_heads"), "heads"),
+    **dict.fromkeys(("head_dim", "qk_head_dim", "v_head_dim"), "head_dim"),
+    **dict.fromkeys(("groups", "q_per_kv", "experts"), "groups"),
+    **dict.fromkeys(("hidden", "channels", "bottleneck", "embedding", "state"), "hidden"),
+}  # the others are roles themselves
+
+
+def role_of(word: str) -> str:
+    """One of heads, head_dim, groups, rank, width and hidden.
+
+    >>> role_of("kv_heads"), role_of("bottleneck"), role_of("width")
+    ('heads', 'hidden', 'width')
+    """
+    return _ROLES.get(word, word)
+
+
+def words_of(drafts: Sequence[Draft]) -> dict[int, str]:
+    """The last word of the name of every axis."""
+    words, inner = {draft.id: word_of(draft) for draft in drafts}, dict[int, list[Draft]]()
+    for draft in drafts:
+        for outer in draft.inside & words.keys():
+            inner.setdefault(outer, []).append(draft)
+    for outer in inner:
+        words[outer] = words[outer] or "groups"  # an outer factor that does nothing else
+    for outer in drafts:
+        for draft in inner.get(outer.id, ()):
+            if words[outer.id] == "heads" and words[draft.id] in ("heads", "groups") and outer.without(draft):
+                words.update(_of_shared_heads(outer, draft, inner))
+    for draft in drafts:
+        if not words[draft.id] and any(words.get(outer) == "heads" for outer in draft.inside):
+            words[draft.id] = "head_dim"
+        beside = [other for outer in draft.inside for other in inner.get(outer, ()) if words[other.id] != "state"]
+        uses = {use for other in beside for use in other.of_heads}
+        if words[draft.id] == "head_dim" and len(draft.of_heads) == 1 and uses - draft.of_heads:
+            words[draft.id] = f"{''.join(draft.of_heads)}_head_dim"
+    return {draft.id: words[draft.id] or plain_word(draft) for draft in drafts}
+
+
+def _of_shared_heads(outer: Draft, draft: Draft, inner: Mapping[int, Sequence[Draft]]) -> dict[int, str]:
+    """Words where several heads go together: queries share keys and values, or in a state space they are shared."""
+    units = inner.get(draft.id, ())
+    if not units or any("qk" in unit.of_heads for unit in units):
+        return {outer.id: "kv_heads", draft.id: "q_per_kv"}
+    alone = [unit for unit in inner[outer.id] if unit.of_heads and draft.id not in unit.inside]
+    return {outer.id: "groups", draft.id: "heads", **{unit.id: "state" for unit in alone}}
+
+
+def word_of(draft: Draft) -> str:
+    """What an axis has to do with heads or groups, if it has."""
+    if draft.attends:
+        return "heads"
+    if draft.of_heads and (draft.factor or not draft.streams):  # a stream is more than the units of its only head
+        return "head_dim"
+    for name in sorted(draft.attributes) if draft.factor else ():
         text = name.lower()
-        if ("head" in text or "key_value" in text or "kv" in text) and ("dim" in text or "size" in text):
-            return "head_dim"
         if "head" in text:
-            return "heads"
-        if "group" in text and draft.factor:
+            return "head_dim" if "dim" in text or "size" in text else "heads"
+        if "group" in text:
             return "groups"
+    return ""
+
+
+def plain_word(draft: Draft) -> str:
+    """What an axis is that has nothing to do with heads: a stream, or what lies between streams."""
+    if draft.streams:
+        return "width"
     if draft.between and not draft.factor:
         return "rank"
-    return "width" if draft.spans_blocks and not draft.factor else "hidden"
-
-
-def roles_of(drafts: Sequence[Draft]) -> dict[int, str]:
-    """Roles of all axes: of two factors of a product without a role of their own, one is heads and one head_dim."""
-    roles = {draft.id: role_of(draft) for draft in drafts}
-    for draft in drafts:
-        for outer in draft.inside & set(roles):
-            if roles[outer] == "hidden" and roles[draft.id] in ("hidden", "head_dim"):
-                roles[outer] = "heads"
-            if roles[outer] == "heads" and roles[draft.id] == "hidden":
-                roles[draft.id] = "head_dim"
-    return roles
+    convolved = {op.startswith("conv") for op in draft.makers}
+    if draft.places and convolved != {False}:
+        return "bottleneck" if draft.branch is not None and draft.branch[1] else "channels"
+    if convolved == {True} and (draft.joined or not draft.near()):
+        return "channels"
+    if draft.scanned:
+        return "state"
+    return "embedding" if "embedding" in draft.makers and True not in convolved else "hidden"
 
 
 def enclosing(paths: Sequence[str]) -> str:
@@ -74,56 +163,108 @@ def enclosing(paths: Sequence[str]) -> str:
     return ".".join(common)
 
 
-def _owner(tensor: str) -> str:
-    return tensor.rpartition(".")[0]
-
-
 def name_axes(drafts: Sequence[Draft]) -> Mapping[int, tuple[str, str]]:
     """(name, role) of each axis by id."""
-    roles = roles_of(drafts)
-    names: dict[int, str] = {}
-    for draft in drafts:
-        names[draft.id] = _join(_home(draft, roles[draft.id]), roles[draft.id])
-    if sum(role == "width" for role in roles.values()) > 1:  # then the first is not that of the whole model
-        names.update({d.id: _join(_producer(d), "width") for d in drafts if names[d.id] == "width"})
-    _spread(drafts, names, lambda draft: _join(_producer(draft), roles[draft.id]))
-    _spread(drafts, names, None)
-    return {ident: (name, roles[ident]) for ident, name in names.items()}
+    words, streams = words_of(drafts), [draft for draft in drafts if draft.streams]
+    flat = all(_depth(owner) < 2 for draft in drafts for owner in draft.owners())
+    rungs = {draft.id: _homes(draft, words[draft.id], streams, flat) for draft in drafts}
+    names = {draft.id: "" for draft in drafts}
+    moved = [draft.id for draft in drafts]
+    while moved:
+        for ident in moved:
+            names[ident] = _join(rungs[ident].pop(0), words[ident])
+        counts = Counter(names.values())
+        moved = [ident for ident, name in names.items() if counts[name] > 1 and rungs[ident]]
+    _number(names)
+    return {ident: (name, role_of(words[ident])) for ident, name in names.items()}
 
 
-def _home(draft: Draft, role: str) -> str:
-    """The module that an axis belongs to."""
-    owners = [_owner(tensor) for tensor, _ in draft.members]
-    around = enclosing(owners)
-    if role == "width" and draft.made:
-        return enclosing(draft.made)
-    farthest = max(path.count(".") + bool(path) for path in owners) - (around.count(".") + bool(around))
-    return around if role != "hidden" or farthest <= _NEAR or not draft.made else enclosing(draft.made)
+def _homes(draft: Draft, word: str, streams: Sequence[Draft], flat: bool) -> list[str]:
+    """Modules that an axis could be named after, the best first and the closest last; a `flat` model has no parts."""
+    owners = draft.owners()
+    out = [tensor.rpartition(".")[0] for tensor, dim in draft.members if dim == 0]
+    first, made, around = [*draft.made, *out, *owners][0], enclosing(draft.made or owners), enclosing(owners)
+    parent = first.rpartition(".")[0]
+    if draft.streams:
+        homes = [_home_of_stream(draft, streams), parent, made]
+        return [*(home if word == "width" else _join(home, "width") for home in homes), first]
+    if role_of(word) in ("heads", "head_dim", "groups"):
+        homes = [around, alike(owners), parent, made]
+        return [*(home for home in homes if home or flat or (word != "groups" and not parent)), first]
+    home = around if (draft.near() or flat) and word not in ("channels", "bottleneck") else made
+    return [home, first] if home or flat else [first]  # `hidden` alone is the name of a network without parts
 
 
-def _producer(draft: Draft) -> str:
-    """The first module that makes the units, or has the axis among its output dimensions."""
-    if draft.made:
-        return draft.made[0]
-    return _owner(next((tensor for tensor, dim in draft.members if dim == 0), draft.members[0][0]))
+def _home_of_stream(draft: Draft, streams: Sequence[Draft]) -> str:
+    """What encloses all that makes the units and sums them, or where there are other streams beside it, the outermost
+    module with sums of this one alone."""
+    home = enclosing(draft.sums)
+    start = home.count(".") + 2 if home else 1
+    blocks = {".".join(path.split(".")[:start]) for path in draft.sums}  # a stream may have others in its blocks
+    paths = {path for other in streams if other.sums != draft.sums for path in other.sums}
+    apart = [path for path in paths if not any(_within(path, block) for block in blocks)]
+    if not apart:
+        return enclosing([*draft.made, *draft.sums])
+    for place in (home, draft.sums[0]):
+        parts = place.split(".")
+        for count in range(1, len(parts) + 1):
+            prefix = ".".join(parts[:count])
+            if not any(_within(path, prefix) for path in apart):
+                return prefix
+    return draft.sums[0]
 
 
-def _join(path: str, role: str) -> str:
-    return f"{path}.{role}" if path else role
+Former = Callable[[Sequence[Draft], Mapping[int, str]], Mapping[int, str]]
+FORMER: tuple[Former, ...] = ()
+"""What earlier versions called axes, the oldest first: functions of the drafts and of today's names by id.
+
+Whoever changes a name after a release adds a function that undoes the change; it lists only what has another name now,
+and everything that stands in files is still read (configurations, studies, wishes in code):
+
+    def before_2_0(drafts, names):
+        return {draft.id: names[draft.id].replace("kv_heads", "groups") for draft in drafts}
+"""
 
 
-def _spread(drafts: Sequence[Draft], names: dict[int, str], rename: Callable[[Draft], str] | None) -> None:
-    counts = Counter(names.values())
-    seen: Counter[str] = Counter()
-    for draft in drafts:
-        name = names[draft.id]
-        if counts[name] == 1:
-            continue
-        if rename is not None:
-            names[draft.id] = rename(draft)
-        else:
-            names[draft.id] = f"{name}{seen[name]}"
+def former_names(drafts: Sequence[Draft], names: Mapping[int, str]) -> dict[int, tuple[str, ...]]:
+    """The names of each axis in earlier versions."""
+    found = [function(drafts, names) for function in FORMER]
+    return {ident: tuple(old.get(ident, name) for old in found) for ident, name in names.items()}
+
+
+def alike(paths: Sequence[str]) -> str:
+    """What all paths have in the same place, if they begin alike.
+
+    >>> alike(["decoder.0.attn.q", "decoder.1.attn.k"]), alike(["left.q", "right.q"])
+    ('decoder.attn', '')
+    """
+    parts = [*zip(*(path.split(".") for path in paths), strict=False)]
+    return ".".join(part[0] for part in parts if len(set(part)) == 1) if len(set(parts[0])) == 1 else ""
+
+
+def _depth(path: str) -> int:
+    return path.count(".") + bool(path)
+
+
+def _within(path: str, outer: str) -> bool:
+    return not outer or path == outer or path.startswith(f"{outer}.")
+
+
+def _join(path: str, word: str) -> str:
+    return f"{path}.{word}" if path else word
+
+
+def _number(names: dict[int, str]) -> None:
+    """Numbers for those that still share a name."""
+    counts, taken, seen = Counter(names.values()), set(names.values()), Counter[str]()
+    for ident, name in names.items():
+        while counts[name] > 1:
+            new = f"{name}{seen[name]}"
             seen[name] += 1
+            if new not in taken:
+                names[ident] = new
+                taken.add(new)
+                break
 
 
 def name_runs(runs: Sequence[tuple[str, tuple[str, ...]]]) -> dict[tuple[str, ...], str]:

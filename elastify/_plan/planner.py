@@ -14,11 +14,10 @@ from functools import cached_property
 from torch import nn
 
 from elastify import _adapters
-from elastify._analysis import Analysis, Term
+from elastify._analysis import Analysis, Term, operation
 from elastify._capture import attribute_value, resolve
 from elastify._ir import (
     Attr,
-    Axis,
     Constraint,
     Dim,
     ElasticAxis,
@@ -26,19 +25,15 @@ from elastify._ir import (
     Graph,
     Layout,
     Plan,
-    Product,
     axes_of,
-    enclosing,
 )
 from elastify._plan.constraints import constraints
-from elastify._plan.depth import Run
-from elastify._plan.naming import Draft, name_axes
+from elastify._plan.naming import Draft, former_names, name_axes
 from elastify._plan.numbers import Described, Metadata, counts
 from elastify._plan.options import Options
 from elastify._plan.stages import Stages
+from elastify._plan.uses import find_drafts
 
-_SCALED = frozenset("mul div scaled_dot_product_attention baddbmm matmul pow".split())
-_LINEAR_MAPS = frozenset("linear conv1d conv2d conv3d".split())
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
@@ -61,14 +56,23 @@ class Planner:
     def depth(self) -> Stages:
         return Stages(self.described, self.analysis, self.options)
 
+    @cached_property
+    def drafts(self) -> list[Draft]:
+        parameters = {name for name, _ in self.model.named_parameters(remove_duplicate=False)}
+        return find_drafts(self.analysis, self.canonical.values(), parameters)
+
+    @cached_property
+    def named(self) -> Mapping[int, tuple[str, str]]:
+        """Names and roles of axes, before anything is left out: they depend on the model alone."""
+        return name_axes(self.drafts)
+
     def plan(self) -> Plan:
-        drafts = self.drafts(self.depth.runs(None))  # names do not depend on what is frozen
-        names = name_axes(drafts)
-        axes = self.axes(drafts, names)
+        axes = self.axes()
         elastic = {axis.id for axis in axes}
         read = self.attributes()
         roles = {axis.id: axis.role for axis in axes}
-        metadata = Metadata(self.described, self.analysis, read, roles, _adapters.sums(self.model)).match()
+        sums = _adapters.of(self.model).sums(self.model)
+        metadata = Metadata(self.described, self.analysis, read, roles, sums).match()
         attributes = {
             attr: layout
             for attr, layout in {**read, **metadata.sizes}.items()
@@ -97,10 +101,8 @@ class Planner:
 
     def names(self) -> list[str]:
         """What patterns can name: the axes and rows of the model, whether the options keep them or not."""
-        drafts = self.drafts(self.depth.candidates(None))
-        names = name_axes(drafts)
-        moving = frozenset(axis.id for axis in self.axes(drafts, names))
-        return [*(name for name, _ in names.values()), *self.depth.names(None), *self.depth.names(moving)]
+        moving = frozenset(axis.id for axis in self.axes())
+        return [*(name for name, _ in self.named.values()), *self.depth.names(None), *self.depth.names(moving)]
 
     # -- tensors -----------------------------------------------------------------------------------------
 
@@ -136,75 +138,21 @@ class Planner:
 
     # -- axes --------------------------------------------------------------------------------------------
 
-    def drafts(self, runs: Sequence[Run]) -> list[Draft]:
-        """Elastic leaves with their members, in the order in which the model owns them."""
-        terms = self.analysis.terms
-        parameters = {name for name, _ in self.model.named_parameters(remove_duplicate=False)}
-        drafts: dict[int, Draft] = {}
-        real: set[int] = set()
-        for name in self.canonical.values():
-            for dim, term in enumerate(self.analysis.tensor(name)):
-                place = name, dim  # one for all axes: a dense network has a hundred through each tensor
-                for leaf in dict.fromkeys(terms.leaves(term)):
-                    if leaf.frozen is None and leaf.size > 1 and leaf.id not in self.excluded:
-                        draft = drafts.setdefault(leaf.id, Draft(leaf.id, leaf.size))
-                        draft.members.append(place)
-                        if name in parameters:
-                            real.add(leaf.id)
-        for attr, term in self.analysis.facts.attributes.items():
-            inner = {leaf.id for leaf in terms.leaves(term)}  # one axis, perhaps several times (rotary halves)
-            if len(inner) == 1 and terms.find(term).kind != "product" and inner <= set(drafts):
-                drafts[inner.pop()].attributes.add(attr.name)
-        self._mark(drafts, runs)
-        self._find_makers(drafts)
-        return [draft for draft in drafts.values() if draft.id in real]
-
-    def _find_makers(self, drafts: Mapping[int, Draft]) -> None:
-        """Modules that have an axis in a result and in no tensor that they were given, but for their weights."""
-        terms, dims = self.analysis.terms, self.analysis.dims[0]
-        within = {ident: {leaf.id for term in found for leaf in terms.leaves(term)} for ident, found in dims.items()}
-        owned = {value.id for value in self.graph.tensors.values()}
-        others = set[int]()
-        for call in self.graph.calls:
-            if call.op not in _LINEAR_MAPS:
-                others.update(*(within.get(value.id, ()) for value in (*call.inputs(), *call.outputs())))
-            given = [within.get(value.id, set()) for value in call.inputs() if value.id not in owned]
-            made = set[int]().union(*(within.get(value.id, ()) for value in call.outputs())).difference(*given)
-            for ident in made & drafts.keys():
-                if call.where not in drafts[ident].made:
-                    drafts[ident].made.append(call.where)
-        for draft in drafts.values():
-            owners = {tensor.rpartition(".")[0] for tensor, _ in draft.members}
-            draft.between = draft.id not in others and len(draft.members) == len(owners) == 2 and len(draft.made) == 1
-
-    def _mark(self, drafts: dict[int, Draft], runs: Sequence[Run]) -> None:
-        for name in self.canonical.values():
-            for layout in self.layouts(name):
-                for part in _products(layout):
-                    moving = [f for f in part.parts if any(axis.id in drafts for axis in axes_of(f))]
-                    outer = {f.id for f in moving[:-1] if isinstance(f, Axis)}
-                    for axis in axes_of(moving[-1]) if moving else ():
-                        if axis.id in drafts and outer:
-                            drafts[axis.id].inside |= outer - {axis.id}
-                            for ident in (*outer, axis.id):
-                                drafts[ident].factor = True
-        blocks = {block for run in runs for block in run.blocks}
-        for draft in drafts.values():
-            touched = {path for tensor, _ in draft.members for path in enclosing(tensor)} & blocks
-            draft.spans_blocks = len(touched) > 1
-
-    def axes(self, drafts: Sequence[Draft], names: Mapping[int, tuple[str, str]]) -> tuple[ElasticAxis, ...]:
-        options, axes = self.options, []
+    def axes(self) -> tuple[ElasticAxis, ...]:
+        options, axes, drafts, names = self.options, [], self.drafts, self.named
+        former = former_names(drafts, {ident: name for ident, (name, _) in names.items()})
         for draft in drafts:
+            if draft.id in self.excluded:
+                continue
             name, role = names[draft.id]
-            owners = [tensor.rpartition(".")[0] for tensor, _ in draft.members]
-            asked = options.frozen_by(name, *owners)
+            asked = options.frozen_by(name, *draft.owners())
             if asked is not None:
                 self.kept[draft.id] = f"frozen as asked by {asked!r}"
                 continue
             choices = options.sizes(name, draft.size, role)
             if len(choices) > 1:
-                axes.append(ElasticAxis(draft.id, name, draft.size, choices, role, tuple(draft.members)))
+                members, old = tuple(draft.members), former[draft.id]
+                axes.append(ElasticAxis(draft.id, name, draft.size, choices, role, members, former=old))
             else:
                 chosen = options.explicit(name)
                 self.kept[draft.id] = "no smaller size is asked for" if chosen else "too small to shrink"
@@ -215,7 +163,8 @@ class Planner:
     def attributes(self) -> dict[Attr, Layout]:
         terms = self.analysis.terms
         found = {attr: terms.resolve(term) for attr, term in self.analysis.facts.attributes.items()}
-        twins = [(_adapters.twin(resolve(self.model, attr.owner), attr), layout) for attr, layout in found.items()]
+        owners = {attr: resolve(self.model, attr.owner) for attr in found}
+        twins = ((_adapters.of(owner).twin(owner, attr), found[attr]) for attr, owner in owners.items())
         return {**found, **{attr: layout for attr, layout in twins if attr is not None}}
 
     def scales(self, attributes: Mapping[Attr, Layout], elastic: set[int]) -> dict[Attr, tuple[Layout, float]]:
@@ -243,7 +192,7 @@ class Planner:
         used: dict[str, set[float]] = {}
         for graph in self.analysis.graphs:
             for call in graph.calls:
-                if call.op in _SCALED:
+                if operation(call.op).scales:
                     numbers = (*call.args, *call.kwargs.values())
                     used.setdefault(call.where, set()).update(n for n in numbers if isinstance(n, float))
         return used
@@ -297,10 +246,3 @@ class Planner:
 def _floats(module: nn.Module) -> dict[float, str]:
     """Positive float attributes of a module, by value."""
     return {value: name for name, value in vars(module).items() if type(value) is float and value > 0}
-
-
-def _products(layout: Layout) -> list[Product]:
-    if isinstance(layout, Axis):
-        return []
-    inner = [product for part in layout.parts for product in _products(part)]
-    return [layout, *inner] if isinstance(layout, Product) else inner

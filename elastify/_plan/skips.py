@@ -14,17 +14,10 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator
 from itertools import accumulate, chain
 
-from elastify._analysis import Analysis, Term
+from elastify._analysis import Analysis, Term, operation
 from elastify._ir import Call, Graph, Layout, Skip, Value, axes_of, settled
 
-_KEEPS = frozenset(
-    """dropout alpha_dropout feature_dropout layer_norm batch_norm group_norm rms_norm instance_norm relu relu6 gelu
-    silu leaky_relu elu mish hardswish hardtanh prelu tanh contiguous clone permute transpose view reshape flatten
-    unflatten squeeze unsqueeze getitem select narrow chunk split unbind to float type_as clamp where sub div""".split()
-)  # what may stand between an addition and the end of a branch: these follow their first tensor
 _LONGEST_SECOND = 24  # calls of a second loop, per round
-_SUMS = frozenset({"add", "lerp"})
-_JOINS = _SUMS | {"cat", "mul"}  # and these all that are not smaller than their result
 
 
 class Links:
@@ -44,7 +37,8 @@ class Links:
                 self.first.setdefault(value.id, number)
                 self.last[value.id] = number
                 self.uses.setdefault(value.id, []).append(number)
-        self.sums = [0, *accumulate(call.op in _SUMS for call in graph.calls)]  # how many there are before each call
+        summing = (operation(call.op).sums for call in graph.calls)
+        self.sums = [0, *accumulate(summing)]  # how many there are before each call
         self.owned: dict[int, list[str]] = {}
         for name, value in graph.tensors.items():
             self.owned.setdefault(value.id, []).append(name)
@@ -196,11 +190,12 @@ class Branches:
                 continue
             call = self.graph.calls[number]
             given = self.links.ins[number]
-            if call.op in _JOINS:
-                large = [v for v in given if _count(v) * 2 >= _count(value) or call.op == "cat"]
-                joined = call.op in _SUMS and sum(v.id in self.links.fed for v in given) > 1
+            op = operation(call.op)
+            if op.elementwise or op.joins:
+                large = [v for v in given if _count(v) * 2 >= _count(value) or op.joins]
+                joined = op.sums and sum(v.id in self.links.fed for v in given) > 1
                 waiting += [(v, added or joined) for v in large]
-            elif call.op in _KEEPS:
+            elif op.follows:
                 waiting += [(v, added) for v in given[:1]]
 
     def _alike(self, a: Value, b: Value) -> bool:

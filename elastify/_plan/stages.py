@@ -63,7 +63,7 @@ class Stages:
     def runs(self, moving: frozenset[int] | None) -> list[Run]:
         """The rows that can be shortened; names of axes depend on them, whether depth is asked for or not."""
         names, left = self._names(moving), []
-        for run in self.candidates(moving):
+        for run in self._candidates(moving):
             asked = self.options.frozen_by(names.get(run.blocks, ""), run.container, *run.blocks)
             if asked is not None:
                 self.rigid[run.blocks] = f"frozen as asked by {asked!r}"
@@ -89,7 +89,7 @@ class Stages:
             return ()
         refused = [
             RigidBlocks(run.container, run.blocks, self.rigid[run.blocks])
-            for run in self.candidates(moving)
+            for run in self._candidates(moving)
             if run.blocks in self.rigid and not run.gaps
         ]
         held = [RigidBlocks(run.container, run.blocks, run.refusal) for run in self._find(moving) if run.refusal]
@@ -113,7 +113,7 @@ class Stages:
             found.append(RigidBlocks(run.container, run.blocks, text))
         return found
 
-    def candidates(self, moving: frozenset[int] | None) -> list[Run]:
+    def _candidates(self, moving: frozenset[int] | None) -> list[Run]:
         """All rows; those that turned out to be rigid are cut at their gaps."""
         found = [run for run in self._find(moving) if not run.refusal]
         cut = [[run, *(run.pieces() if run.blocks in self.rigid and run.gaps else ())] for run in found]
@@ -124,7 +124,7 @@ class Stages:
         return list(self._names(moving).values())
 
     def _names(self, moving: frozenset[int] | None) -> dict[tuple[str, ...], str]:
-        shown = [run for run in self.candidates(moving) if run.blocks not in self.rigid or not run.gaps]
+        shown = [run for run in self._candidates(moving) if run.blocks not in self.rigid or not run.gaps]
         return name_runs([(run.container, run.blocks) for run in shown])
 
     def _find(self, moving: frozenset[int] | None) -> list[Run]:

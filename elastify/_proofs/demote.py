@@ -20,13 +20,13 @@ from elastify import _adapters
 from elastify._analysis import Analysis
 from elastify._capture import Example, capture
 from elastify._errors import ElastifyError
-from elastify._ir import Graph, Plan, Stage
+from elastify._ir import Choice, Graph, Plan, Stage
 from elastify._plan import Planner
 from elastify._proofs.outputs import Outputs
 from elastify._proofs.samples import first_of_lists
-from elastify._proofs.sizes import Blocks, Sizes, difference, failing
+from elastify._proofs.sizes import difference, failing
 from elastify._proofs.units import UNPROVEN, failing_axes
-from elastify._rewrite import active_subnet, as_extracted, record, trial
+from elastify._rewrite import active_subnet, as_extracted, trial
 from elastify._space import SearchSpace, SubnetConfig
 
 _ROUNDS = 6  # each takes something out of the plan
@@ -114,22 +114,22 @@ class _SizeTests:
         """The records that are compared: those of evaluation mode."""
         return [i for i, graph in enumerate(self.analysis.graphs) if not graph.training and not graph.apart]
 
-    def record(self, sizes: Sizes, blocks: Blocks, index: int) -> Graph:
+    def record(self, choice: Choice, index: int) -> Graph:
         """Run number `index` of a reduced network."""
-        run = _adapters.run_with_caches(self.model) if index else None
-        with active_subnet(self.model, sizes, blocks), as_extracted(self.model, record(self.model), lists=index > 0):
+        run = _adapters.of(self.model).run_with_caches(self.model) if index else None
+        with active_subnet(self.model, choice), as_extracted(self.model, lists=index > 0):
             return capture(self.model, self.example, fake=not self.analysis.graphs[index].real, run=run)
 
     def failing(self) -> tuple[dict[int, str], dict[str, str]]:
         """Axes by id and stages by name, with what is wrong."""
         where = SearchSpace(self.plan)
         chosen = (where.min, _every_other(where), where.sample(0), where.sample(1))
-        configurations = [where.by_id(config) for config in chosen]
-        configurations.insert(0, ({}, {stage.name: _fewest(stage) for stage in self.plan.stages}))
-        axes, stages = failing(self.analysis, self.plan, self.record, configurations)
+        choices = [where.by_id(config) for config in chosen]
+        choices.insert(0, Choice(blocks={stage.name: _fewest(stage) for stage in self.plan.stages}))
+        axes, stages = failing(self.analysis, self.plan, self.record, choices)
         for index in self.runs[1:]:
             if not axes and not stages:
-                axes, stages = failing(self.analysis, self.plan, self.record, configurations[1:3], index)
+                axes, stages = failing(self.analysis, self.plan, self.record, choices[1:3], index)
         return axes, stages
 
     def working(self, stage: Stage, text: str) -> tuple[tuple[int, ...], str]:
@@ -138,8 +138,8 @@ class _SizeTests:
         fewer = stage.choices[-2::-1]
         counts: list[int] = []
         for count in fewer[:: -(-len(fewer) // _TRIALS)] if fewer else ():
-            kept = {stage.name: tuple(range(count))}
-            wrong = (difference(self.analysis, self.plan, self.record, {}, kept, index) for index in self.runs)
+            kept = Choice(blocks={stage.name: tuple(range(count))})
+            wrong = (difference(self.analysis, self.plan, self.record, kept, index) for index in self.runs)
             first = next(filter(None, wrong), "")
             if first:
                 return tuple(counts), f"not the first {count}: {first}" if counts else text

@@ -6,6 +6,7 @@ known; which of them it means is told by running the method in subnets where the
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from torch import nn
@@ -13,7 +14,7 @@ from torch import nn
 from elastify import _adapters
 from elastify._capture import Example, capture
 from elastify._errors import ElastifyError
-from elastify._ir import Attr, Layout, Plan, active_size
+from elastify._ir import Attr, Choice, Layout, Plan, active_size
 from elastify._rewrite import active_subnet, trial
 from elastify._space import SearchSpace
 
@@ -22,7 +23,7 @@ _SUBNETS = 4
 
 def follow_measured(model: nn.Module, plan: Plan, example: Example) -> Plan:
     """The plan with the numbers that could be measured."""
-    asked = {attr: n for attr, n in _adapters.measurable(model).items() if n > 1 and attr not in plan.matched}
+    asked = {attr: n for attr, n in _adapters.of(model).measurable(model).items() if n > 1 and attr not in plan.matched}
     layouts = {layout for own in plan.tensors.values() for layout in own}
     fits = {attr: sorted((layout for layout in layouts if layout.size == n), key=repr) for attr, n in asked.items()}
     fits = {attr: own for attr, own in fits.items() if own}
@@ -48,19 +49,19 @@ def _fitting(
     for number in range(_SUBNETS):
         if not fits or (number > 1 and all(len(own) < 2 for own in fits.values())):
             break
-        sizes, _ = where.by_id(where.sample(number))
+        sizes = where.by_id(where.sample(number)).sizes
         told = _measured(model, example, sizes)
         fits = {a: [fit for fit in own if active_size(fit, sizes) == told.get(a)] for a, own in fits.items()}
         fits = {attr: own for attr, own in fits.items() if own}
     return fits
 
 
-def _measured(model: nn.Module, example: Example, sizes: dict[int, int]) -> dict[Attr, int]:
+def _measured(model: nn.Module, example: Example, sizes: Mapping[int, int]) -> dict[Attr, int]:
     """What the numbers are in a subnet; nothing where it does not run."""
-    told = dict[Attr, int]()
-    with active_subnet(model, sizes, {}):
+    told, library = dict[Attr, int](), _adapters.of(model)
+    with active_subnet(model, Choice(sizes)):
         try:
-            capture(model, example, run=lambda *given: told.update(_adapters.measured(*given)))
+            capture(model, example, run=lambda *given: told.update(library.measured(*given)))
         except ElastifyError:
             return {}
     return told

@@ -17,11 +17,9 @@ from dataclasses import dataclass
 
 from elastify._analysis import Analysis, Term
 from elastify._errors import ElastifyError
-from elastify._ir import Call, Graph, Layout, Plan, Value, active_size, mentions
+from elastify._ir import Call, Choice, Graph, Layout, Plan, Value, active_size, mentions
 
-Sizes = Mapping[int, int]
-Blocks = Mapping[str, tuple[int, ...]]
-Capture = Callable[[Sizes, Blocks, int], Graph]
+Capture = Callable[[Choice, int], Graph]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +29,7 @@ class Mismatch:
     text: str
 
 
-def compare(
-    analysis: Analysis, plan: Plan, reduced: Graph, sizes: Sizes, blocks: Blocks, index: int = 0
-) -> Mismatch | None:
+def compare(analysis: Analysis, plan: Plan, reduced: Graph, choice: Choice, index: int = 0) -> Mismatch | None:
     """The first difference between a captured subnet and what the plan says it is.
 
     The same operations must run on the same tensors, where a tensor that a skipped block handed on is the one that
@@ -45,12 +41,12 @@ def compare(
         stage.skips[block]
         for stage in plan.stages
         for index, block in enumerate(stage.blocks)
-        if index not in blocks.get(stage.name, range(len(stage.blocks)))
+        if index not in choice.blocks.get(stage.name, range(len(stage.blocks)))
     ]
     gone = {number for skip in skips for number in skip.calls()}
     full = [call for number, call in enumerate(graph.calls) if number not in gone and _effective(call)]
     now = [call for call in reduced.calls if _effective(call)]
-    sizer = _Sizer(analysis, sizes, frozenset(axis.id for axis in plan.axes), analysis.counted(), index)
+    sizer = _Sizer(analysis, choice.sizes, frozenset(axis.id for axis in plan.axes), analysis.counted(), index)
     if index and skips:
         found = sizer.values(graph.outputs, reduced.outputs)
         return Mismatch(f"{found} from the whole model") if found else None
@@ -130,7 +126,7 @@ class _Sizer:
     """Compares sizes with layouts: of all dimensions, or of those that have one of the `moving` axes."""
 
     analysis: Analysis
-    sizes: Sizes
+    sizes: Mapping[int, int]
     moving: frozenset[int]
     counted: frozenset[int]
     index: int
@@ -213,10 +209,10 @@ def _by_line(calls: Sequence[Call]) -> dict[tuple[str, str], list[Call]]:
     return found
 
 
-def difference(analysis: Analysis, plan: Plan, capture: Capture, sizes: Sizes, blocks: Blocks, index: int = 0) -> str:
+def difference(analysis: Analysis, plan: Plan, capture: Capture, choice: Choice, index: int = 0) -> str:
     """What is wrong with one reduced network, captured as graph number `index`; "" if nothing is."""
     try:
-        found = compare(analysis, plan, capture(sizes, blocks, index), sizes, blocks, index)
+        found = compare(analysis, plan, capture(choice, index), choice, index)
     except ElastifyError as error:
         place = f" ({error.where})" if error.where else ""
         return f"the smaller network does not run: {error.why or error.what}{place}"
@@ -224,11 +220,11 @@ def difference(analysis: Analysis, plan: Plan, capture: Capture, sizes: Sizes, b
 
 
 def failing(
-    analysis: Analysis, plan: Plan, capture: Capture, configurations: Sequence[tuple[Sizes, Blocks]], index: int = 0
+    analysis: Analysis, plan: Plan, capture: Capture, choices: Sequence[Choice], index: int = 0
 ) -> tuple[dict[int, str], dict[str, str]]:
     """Axes (by id) and stages (by name) whose reduced networks are not the plan's, with the difference.
 
-    `capture(sizes, blocks, index)` records graph number `index` of a reduced network.
+    `capture(choice, index)` records graph number `index` of a reduced network.
     """
     axes: dict[int, str] = {}
     stages: dict[str, str] = {}
@@ -239,32 +235,28 @@ def failing(
         else:
             stages[item] = text
 
-    def narrow(items: list[int | str], sizes: Sizes, blocks: Blocks, text: str) -> None:
+    def narrow(items: list[int | str], choice: Choice, text: str) -> None:
         if len(items) == 1:
             return blame(items[0], text)
         half = len(items) // 2
         blamed = False
         for part in (items[:half], items[half:]):
-            fewer = {i: sizes[i] for i in part if isinstance(i, int)}
-            some = difference(analysis, plan, capture, fewer, {n: blocks[n] for n in part if isinstance(n, str)}, index)
+            some = difference(analysis, plan, capture, choice.only(part), index)
             if some:
                 blamed = True
-                narrow(part, sizes, blocks, some)
+                narrow(part, choice, some)
         if not blamed:  # only together: keep the first half, give up the other
             for item in items[half:]:
                 blame(item, text)
 
-    for sizes, blocks in configurations:
+    for choice in choices:
         while True:
-            sizes = {i: n for i, n in sizes.items() if i not in axes}
-            blocks = {n: b for n, b in blocks.items() if n not in stages}
-            if not sizes and not blocks:
-                break
-            text = difference(analysis, plan, capture, sizes, blocks, index)
+            choice = choice.only([part for part in choice.parts if part not in axes and part not in stages])
+            text = difference(analysis, plan, capture, choice, index) if choice.parts else ""
             if not text:
                 break
             before = len(axes) + len(stages)
-            narrow([*sizes, *blocks], sizes, blocks, text)
+            narrow(choice.parts, choice, text)
             if len(axes) + len(stages) == before:
                 break
     return axes, stages

@@ -12,26 +12,26 @@ from elastify._errors import ElastifyError
 from elastify._rewrite.activate import (
     active_subnet,
     all_statistics,
-    is_elastic,
-    record,
     restore_statistics,
     set_active,
-    statistics_overlay,
+    setters_of,
     store_statistics,
+    stored_statistics,
 )
 from elastify._rewrite.blocks import as_extracted, renumbered, shortened
 from elastify._rewrite.caches import emptied, remember, reset
 from elastify._rewrite.classes import SPEC, original_class
 from elastify._rewrite.install import install, remove, strip, trial
 from elastify._rewrite.slices import runs
-from elastify._rewrite.state import Record, known_models
+from elastify._rewrite.state import Active, ElasticState, elastic_state, is_elastic, known_models
 from elastify._rewrite.transforms import Hook, InputHook, Transform, add_parameter, attach, drop_hooks, extra_name
 
 __all__ = [
     "SPEC",
+    "Active",
+    "ElasticState",
     "Hook",
     "InputHook",
-    "Record",
     "Transform",
     "active_subnet",
     "add_parameter",
@@ -39,13 +39,13 @@ __all__ = [
     "as_extracted",
     "attach",
     "drop_hooks",
+    "elastic_state",
     "emptied",
     "extra_name",
     "install",
     "is_elastic",
     "known_models",
     "original_class",
-    "record",
     "remember",
     "remove",
     "renumbered",
@@ -53,9 +53,10 @@ __all__ = [
     "restore_statistics",
     "runs",
     "set_active",
+    "setters_of",
     "shortened",
-    "statistics_overlay",
     "store_statistics",
+    "stored_statistics",
     "strip",
     "trial",
 ]

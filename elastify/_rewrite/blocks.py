@@ -1,8 +1,13 @@
-"""Containers that show only the blocks which are kept, and blocks that step aside.
+"""Blocks that are left out: containers that do not show them, and blocks that return their input.
 
-A Sequential, ModuleList or ModuleDict that holds elastic blocks gets a subclass in which iteration, length, indexing,
-slicing and membership see the kept blocks; `_modules`, and with it parameters, state_dict and named_modules, stays
-whole. A block that steps aside gets a subclass whose forward returns its only input while it is left out.
+A Sequential, ModuleList or ModuleDict from which blocks may be removed gets a subclass in which iteration, length,
+indexing, slicing and membership see the kept blocks; `_modules`, and with it parameters, state_dict and named_modules,
+stays whole. A block that is bypassed, because it stands elsewhere, gets a subclass whose forward returns its only
+input while it is left out.
+
+Code around the blocks knows their places: a `layer_idx` that finds an entry of a cache, a number of layers, a list with
+an entry for each. `close_gaps` lets these follow while blocks are removed. With `layers` 0, 2 and 3 kept of four, the
+block at 2 has `layer_idx` 1, and `num_layers` is 3.
 """
 
 from __future__ import annotations
@@ -10,7 +15,7 @@ from __future__ import annotations
 import operator
 import re
 from collections import OrderedDict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import wraps
 from typing import Any
@@ -20,29 +25,143 @@ from torch import Tensor, nn
 from elastify._capture import read, resolve, write
 from elastify._errors import ElastifyError
 from elastify._ir import Attr
-from elastify._rewrite.state import Record
+from elastify._rewrite.state import elastic_state
 
-_PLACE = re.compile(r"^(layer|block|depth)_?(idx|index|id|number)$")
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+_PLACE = re.compile(r"^(layer|block|depth)_?(idx|index|id|number)$")
+_CHANGES = ("__setitem__", "__delitem__", "add_module", "insert", "pop", "append", "extend", "clear", "update")
 
 
-def hidden(module: nn.Module) -> frozenset[str]:
-    """Child names that the container does not show at the moment."""
-    own: Any = module
-    active = own._elastify.active
-    return active.hidden.get(own._elastify_path, frozenset()) if active is not None else frozenset()
+def container_members(base: type[Any]) -> dict[str, Any]:
+    """Methods of the subclass of a container; each leaves the full configuration to `base`."""
+    keyed = issubclass(base, nn.ModuleDict)
+
+    def iterate(self: Any) -> Iterator[Any]:
+        if not _hidden(self):
+            return base.__iter__(self)
+        return iter(_shown(self) if keyed else _shown(self).values())
+
+    def length(self: Any) -> int:
+        return len(self._modules) - len(_hidden(self))
+
+    def contains(self: Any, key: Any) -> bool:
+        if keyed:
+            return key in _shown(self)
+        return any(key is child for child in _shown(self).values())
+
+    def item(self: Any, index: Any) -> Any:
+        if not _hidden(self):
+            return _plain_slice(self, base, index) if isinstance(index, slice) else base.__getitem__(self, index)
+        if keyed:
+            return _shown(self)[index]
+        if isinstance(index, slice):
+            return _plain_slice(self, base, index)
+        children = list(_shown(self).values())
+        index = operator.index(index)
+        if not -len(children) <= index < len(children):
+            raise IndexError(f"index {index} is out of range")
+        return children[index]
+
+    members: dict[str, Any] = {
+        "__iter__": iterate,
+        "__len__": length,
+        "__contains__": contains,
+        "__getitem__": item,
+    }
+    if keyed:
+        members["keys"] = lambda self: _shown(self).keys()
+        members["values"] = lambda self: _shown(self).values()
+        members["items"] = lambda self: _shown(self).items()
+    for name in _CHANGES:
+        if hasattr(base, name):
+            members[name] = _refused_while_hidden(base, name)
+    return members
 
 
-def shown(module: nn.Module) -> dict[str, nn.Module]:
-    """Children that the container shows."""
-    out = hidden(module)
-    return {name: child for name, child in module._modules.items() if name not in out and child is not None}
+def _hidden(container: Any) -> frozenset[str]:
+    """Names of the children that a container does not show at the moment."""
+    active = container._elastify.active
+    return active.hidden.get(container._elastify_path, frozenset()) if active is not None else frozenset()
 
 
-def renumbered(model: nn.Module, gone: Mapping[str, Collection[str]]) -> dict[str, dict[str, str]]:
-    """New name of every child that stays, by container path: numbered containers close their gaps."""
+def _shown(container: nn.Module) -> dict[str, nn.Module]:
+    """Children that a container shows."""
+    hidden = _hidden(container)
+    return {name: child for name, child in container._modules.items() if name not in hidden and child is not None}
+
+
+def _plain_slice(self: Any, base: type[Any], index: slice) -> nn.Module:
+    items = list(_shown(self).items())[index]
+    if issubclass(base, nn.Sequential):
+        return base(OrderedDict(items))
+    return base([child for _, child in items])
+
+
+def _refused_while_hidden(base: type[nn.Module], name: str) -> Callable[..., Any]:
+    method = getattr(base, name)
+
+    @wraps(method)
+    def checked(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if _hidden(self):
+            raise ElastifyError(
+                f"{base.__name__}.{name} while blocks are left out", fix="activate(model, None) shows all of them first"
+            )
+        return method(self, *args, **kwargs)
+
+    return checked
+
+
+def block_members(base: type[nn.Module]) -> dict[str, Any]:
+    """A forward that returns its input while the block is left out."""
+    inner = base.forward
+
+    @wraps(inner)
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        active = self._elastify.active
+        if active is None or self.__dict__["_elastify_path"] not in active.bypassed:
+            return inner(self, *args, **kwargs)
+        tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+        if len(tensors) != 1:
+            raise ElastifyError(
+                f"block {self._elastify_path!r} cannot be left out", why=f"it was called with {len(tensors)} tensors"
+            )
+        return tensors[0]
+
+    return {"forward": forward}
+
+
+@contextmanager
+def as_extracted(model: nn.Module, *, lists: bool) -> Iterator[None]:
+    """The active subnet as it is when it is extracted, inside the block: `nn.Identity` in the place of bypassed blocks,
+    and, with `lists`, those with one entry per block cut down to what is left."""
+    elastic = elastic_state(model)
+    active = elastic.active
+    counted = shortened(model, elastic.plan.counts, active.hidden, elastic.block_numbers) if active and lists else ()
+    places = [path.rpartition(".") for path in (active.bypassed if active else ())]
+    parents = [(resolve(model, parent)._modules, child) for parent, _, child in places]
+    blocks = [children[child] for children, child in parents]
+    new = list(counted)
+    before = [(attr, read(model, attr)) for attr, _ in new]
+    try:
+        for children, child in parents:
+            children[child] = nn.Identity()
+        for attr, value in new:
+            write(model, attr, value)
+        yield
+    finally:
+        for attr, value in before:
+            write(model, attr, value)
+        for (children, child), block in zip(parents, blocks, strict=True):
+            children[child] = block
+
+
+def renumbered(model: nn.Module, removed: Mapping[str, Collection[str]]) -> dict[str, dict[str, str]]:
+    """New name of every child that stays, by path of the container: numbered containers close their gaps.
+
+    `removed` are the names of the others.
+    """
     result: dict[str, dict[str, str]] = {}
-    for path, names in gone.items():
+    for path, names in removed.items():
         container = resolve(model, path)
         if not isinstance(container, CONTAINERS):
             continue
@@ -54,12 +173,12 @@ def renumbered(model: nn.Module, gone: Mapping[str, Collection[str]]) -> dict[st
 
 
 def close_gaps(
-    model: nn.Module, gone: Mapping[str, Collection[str]], counts: Mapping[Attr, tuple[str, ...]]
+    model: nn.Module, removed: Mapping[str, Collection[str]], counts: Mapping[Attr, tuple[str, ...]]
 ) -> dict[Attr, Any]:
-    """Set the numbers that change when blocks leave their containers; returns the old ones.
+    """Set the numbers that change when blocks are removed from their containers; returns the old ones.
 
-    Blocks after a gap, which caches know by their place (`layer_idx`), get the new one; `counts` maps the numbers and
-    lists that tell of the blocks of containers to those.
+    `removed` are names of children by path of the container. Blocks after a gap, which caches know by their place
+    (`layer_idx`), get the new one. `counts` maps the numbers and lists that tell of the blocks of containers to those.
     """
     before: dict[Attr, Any] = {}
 
@@ -67,9 +186,9 @@ def close_gaps(
         before[attr] = read(model, attr)
         write(model, attr, value)
 
-    for attr, value in list(shortened(model, counts, gone)):
+    for attr, value in list(shortened(model, counts, removed)):
         change(attr, value)
-    for path, names in renumbered(model, gone).items():
+    for path, names in renumbered(model, removed).items():
         for old, new in names.items():
             if old == new:
                 continue
@@ -84,10 +203,10 @@ def close_gaps(
 def shortened(
     model: nn.Module,
     counts: Mapping[Attr, tuple[str, ...]],
-    gone: Mapping[str, Collection[str]],
+    removed: Mapping[str, Collection[str]],
     before: Mapping[Attr, Any] | None = None,
 ) -> Iterator[tuple[Attr, Any]]:
-    """New values of these numbers and lists where some children are gone; `before` has those that are changed already.
+    """New values of these numbers and lists where some children are removed; `before` has what is changed already.
 
     A number counts those that are left of so many. A list has the entries of what is left (in an extracted model: with
     `before`); where blocks are only left out for a while these come first, and the others stay behind, so that forward
@@ -95,7 +214,7 @@ def shortened(
     """
     for attr, containers in counts.items():
         children = {path: list(resolve(model, path)._modules) for path in containers}
-        kept = [[i for i, n in enumerate(c) if n not in gone.get(path, ())] for path, c in children.items()]
+        kept = [[i for i, n in enumerate(c) if n not in removed.get(path, ())] for path, c in children.items()]
         longest = max(kept, key=len)
         old = before[attr] if before and attr in before else read(model, attr)
         if type(old) is int:
@@ -105,112 +224,3 @@ def shortened(
             new = [*(old[i] for i in longest), *rest]
         if new != old:
             yield attr, new
-
-
-@contextmanager
-def as_extracted(model: nn.Module, entry: Record, *, lists: bool) -> Iterator[None]:
-    """The active subnet as it is when it is extracted, inside the block: `nn.Identity` in the place of blocks that
-    step aside, and, with `lists`, those with one entry per block cut down to what is left."""
-    active = entry.active
-    paths = active.aside if active else frozenset()
-    parents = {path: resolve(model, path.rpartition(".")[0])._modules for path in paths}
-    blocks = {path: parents[path][path.rpartition(".")[2]] for path in paths}
-    cut = list(shortened(model, entry.plan.counts, active.hidden, entry.moved)) if active and lists else []
-    before = [(attr, read(model, attr)) for attr, _ in cut]
-    try:
-        for path in paths:
-            parents[path][path.rpartition(".")[2]] = nn.Identity()
-        for attr, value in cut:
-            write(model, attr, value)
-        yield
-    finally:
-        for attr, value in before:
-            write(model, attr, value)
-        for path in paths:
-            parents[path][path.rpartition(".")[2]] = blocks[path]
-
-
-def container_members(base: type[Any]) -> dict[str, Any]:
-    """Methods of the subclass of a container; each leaves the full configuration to `base`."""
-    keyed = issubclass(base, nn.ModuleDict)
-
-    def iterate(self: Any) -> Iterator[Any]:
-        if not hidden(self):
-            return base.__iter__(self)
-        return iter(shown(self) if keyed else shown(self).values())
-
-    def length(self: Any) -> int:
-        return len(self._modules) - len(hidden(self))
-
-    def contains(self: Any, key: Any) -> bool:
-        if keyed:
-            return key in shown(self)
-        return any(key is child for child in shown(self).values())
-
-    def item(self: Any, index: Any) -> Any:
-        if not hidden(self):
-            return _plain_slice(self, base, index) if isinstance(index, slice) else base.__getitem__(self, index)
-        if keyed:
-            return shown(self)[index]
-        if isinstance(index, slice):
-            return _plain_slice(self, base, index)
-        children = list(shown(self).values())
-        index = operator.index(index)
-        if not -len(children) <= index < len(children):
-            raise IndexError(f"index {index} is out of range")
-        return children[index]
-
-    members: dict[str, Any] = {
-        "__iter__": iterate,
-        "__len__": length,
-        "__contains__": contains,
-        "__getitem__": item,
-    }
-    if keyed:
-        members["keys"] = lambda self: shown(self).keys()
-        members["values"] = lambda self: shown(self).values()
-        members["items"] = lambda self: shown(self).items()
-    for name in ("__setitem__", "__delitem__", "add_module", "insert", "pop", "append", "extend", "clear", "update"):
-        if hasattr(base, name):
-            members[name] = _refused_while_hidden(base, name)
-    return members
-
-
-def _plain_slice(self: Any, base: type[Any], index: slice) -> nn.Module:
-    items = list(shown(self).items())[index]
-    if issubclass(base, nn.Sequential):
-        return base(OrderedDict(items))
-    return base([child for _, child in items])
-
-
-def _refused_while_hidden(base: type[nn.Module], name: str) -> Any:
-    method = getattr(base, name)
-
-    @wraps(method)
-    def checked(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if hidden(self):
-            raise ElastifyError(
-                f"{base.__name__}.{name} while blocks are left out", fix="activate(model, None) shows all of them first"
-            )
-        return method(self, *args, **kwargs)
-
-    return checked
-
-
-def block_members(base: type[nn.Module]) -> dict[str, Any]:
-    """A forward that hands on its input while the block is left out."""
-    inner = base.forward
-
-    @wraps(inner)
-    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-        active = self._elastify.active
-        if active is None or self.__dict__["_elastify_path"] not in active.aside:
-            return inner(self, *args, **kwargs)
-        tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
-        if len(tensors) != 1:
-            raise ElastifyError(
-                f"block {self._elastify_path!r} cannot be left out", why=f"it was called with {len(tensors)} tensors"
-            )
-        return tensors[0]
-
-    return {"forward": forward}

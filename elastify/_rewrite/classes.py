@@ -1,14 +1,16 @@
 """The generated subclass of a module's class, in which registered tensors are seen through the active subnet.
 
-One subclass is made per class and kind. It has the name, module and docstring of its base; its tensors are properties
-that ask the elastic state for the active value, and it pickles as its base and what it needs to be made again.
+One subclass is made per class and `Kind`. It has the name, module and docstring of its base. Its tensors are properties
+that ask the elastic state for the active value: a getter never lets an AttributeError out where the tensor exists, for
+`nn.Module.__getattr__` would then silently return the full tensor. Tensors cannot be replaced while a subnet is active.
+A module pickles as its base class and the kind, from which `_revive` makes the subclass again.
 """
 
 from __future__ import annotations
 
 import sys
 import types
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -16,26 +18,45 @@ from elastify._errors import ElastifyError
 from elastify._rewrite.blocks import block_members, container_members
 from elastify._rewrite.rnn import rnn_members
 
-_generated: dict[tuple[type, Spec], type] = {}
-Spec = tuple[frozenset[str], bool, bool]  # tensors, is a container with stages, may step aside
 SPEC = "_elastify_spec"  # plain data that an extracted model carries; not state of an elastic one
 
 
-def generate(base: type, spec: Spec) -> type:
+class Kind(NamedTuple):
+    """What the subclass is for: the local names of elastic `tensors`, whether blocks may be removed from it as from a
+    container, and whether it is itself a block that may be bypassed."""
+
+    tensors: frozenset[str] = frozenset()
+    container: bool = False
+    bypassed: bool = False
+
+
+_generated: dict[tuple[type, Kind], type] = {}
+
+
+def generate(base: type, kind: Kind) -> type:
     """The subclass of `base` for modules of this kind; made once."""
-    cls = _generated.get((base, spec))
+    cls = _generated.get((base, kind))
     if cls is None:
-        names, container, loose = spec
         members: dict[str, Any] = {"__module__": base.__module__, "__qualname__": base.__qualname__}
-        members.update(__doc__=base.__doc__, _elastify_base=base, _elastify_spec_=spec)
-        members.update(_common_members(base, names))
-        members.update({name: _tensor_property(name) for name in names})
-        members.update(container_members(base) if container else {})
-        members.update(block_members(base) if loose else {})
+        members.update(__doc__=base.__doc__, _elastify_base=base, _elastify_kind=kind)
+        members.update(_common_members(base, kind.tensors))
+        members.update({name: _tensor_property(name) for name in kind.tensors})
+        members.update(container_members(base) if kind.container else {})
+        members.update(block_members(base) if kind.bypassed else {})
         members.update(rnn_members(base) if issubclass(base, nn.RNNBase) else {})
         cls = types.new_class(base.__name__, (base,), exec_body=lambda namespace: namespace.update(members))
-        _generated[base, spec] = cls
+        _generated[base, kind] = cls
     return cls
+
+
+def original_class(cls: type) -> type:
+    """The class that a generated class was made from."""
+    return cls.__dict__.get("_elastify_base", cls)
+
+
+def kind_of(cls: type) -> Kind:
+    """The kind of a generated class; that of a plain one is empty."""
+    return cls.__dict__.get("_elastify_kind", Kind())
 
 
 def _tensor_property(local: str) -> property:
@@ -47,11 +68,11 @@ def _tensor_property(local: str) -> property:
                 if local in self._parameters or local in self._buffers:
                     return None
                 raise AttributeError(f"{type(self).__name__!r} object has no attribute {local!r}")
-        entry = self._elastify
-        if entry.active is None and not entry.transforms:
+        elastic = self._elastify
+        if elastic.active is None and not elastic.transforms:
             return full
         try:
-            return entry.value(self, self._elastify_names[local], full)
+            return elastic.value(self, self._elastify_names[local], full)
         except AttributeError as error:
             raise RuntimeError(f"the active value of {local!r} cannot be computed: {error}") from error
 
@@ -62,20 +83,6 @@ def _tensor_property(local: str) -> property:
         )
 
     return property(get, refuse)
-
-
-def _same_memory(one: Tensor, other: Any) -> bool:
-    tensors = (one, other) if isinstance(other, Tensor) else ()
-    places = [(t.untyped_storage()._cdata, t.storage_offset(), t.shape, t.stride(), t.dtype) for t in tensors]
-    return bool(places) and places[0] == places[1]
-
-
-def _refuse_active(self: Any, name: str, names: frozenset[str], verb: str) -> None:
-    entry = self.__dict__.get("_elastify")
-    if name in names and entry is not None and entry.active is not None:
-        raise ElastifyError(
-            f"{name!r} cannot be {verb} while a subnet is active", fix="activate(model, None), then change it"
-        )
 
 
 def _common_members(base: Any, names: frozenset[str]) -> dict[str, Any]:
@@ -103,7 +110,7 @@ def _common_members(base: Any, names: frozenset[str]) -> dict[str, Any]:
     def reduce(self: Any, protocol: Any) -> Any:
         make, args, *rest = base.__reduce_ex__(self, protocol)
         if make.__name__ == "__newobj__" and "_elastify_base" in args[0].__dict__:
-            return (_revive, (args[0]._elastify_base, args[0]._elastify_spec_, *args[1:]), *rest)
+            return (_revive, (args[0]._elastify_base, tuple(kind_of(args[0])), *args[1:]), *rest)
         return (make, args, *rest)
 
     def extra_repr(self: Any) -> str:
@@ -122,11 +129,21 @@ def _common_members(base: Any, names: frozenset[str]) -> dict[str, Any]:
     return members
 
 
-def _revive(base: type, spec: Spec, *args: Any) -> Any:
-    cls = generate(base, spec)
+def _refuse_active(module: nn.Module, name: str, names: frozenset[str], verb: str) -> None:
+    elastic = module.__dict__.get("_elastify")
+    if name in names and elastic is not None and elastic.active is not None:
+        raise ElastifyError(
+            f"{name!r} cannot be {verb} while a subnet is active", fix="activate(model, None), then change it"
+        )
+
+
+def _same_memory(one: Tensor, other: object) -> bool:
+    tensors = (one, other) if isinstance(other, Tensor) else ()
+    places = [(t.untyped_storage()._cdata, t.storage_offset(), t.shape, t.stride(), t.dtype) for t in tensors]
+    return bool(places) and places[0] == places[1]
+
+
+def _revive(base: type, kind: tuple[frozenset[str], bool, bool], *args: Any) -> Any:
+    """A module that was pickled, before it gets its state."""
+    cls = generate(base, Kind(*kind))
     return cls.__new__(cls, *args)
-
-
-def original_class(cls: type) -> type:
-    """The class that a generated class was made from."""
-    return cls.__dict__.get("_elastify_base", cls)

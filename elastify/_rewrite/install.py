@@ -1,11 +1,10 @@
-"""Make a model elastic in place, and choose which subnet it is.
+"""Making a model elastic in place, and taking that back.
 
 Each module that owns an affected parameter or buffer gets a generated subclass, of the same name, in which these are
 properties: the full configuration returns the tensor itself, any other a slice of it. The tensors stay where they
 were, in `_parameters` and `_buffers`, so optimizers, state_dict, deepcopy, `.to`, DDP and FSDP see an ordinary model.
-`set_active` writes attributes and leaves the slicing to the properties. `install` checks everything before it
-changes anything. A getter never lets an AttributeError out where the tensor exists: `nn.Module.__getattr__` would then
-silently return the full tensor.
+Containers of elastic blocks, and blocks that may be bypassed, get a subclass too. `install` finds out everything, and
+checks it, before it changes anything; if a class then refuses to be changed, all modules get their own back.
 """
 
 from __future__ import annotations
@@ -18,12 +17,12 @@ from torch import Tensor, nn
 
 from elastify._capture import resolve
 from elastify._errors import ElastifyError
-from elastify._ir import Plan
+from elastify._ir import FULL, Plan
 from elastify._rewrite.activate import set_active
 from elastify._rewrite.caches import remember
-from elastify._rewrite.classes import SPEC, Spec, generate, original_class
+from elastify._rewrite.classes import SPEC, Kind, generate, original_class
 from elastify._rewrite.setters import compile_setters
-from elastify._rewrite.state import Record, Tables, known_models
+from elastify._rewrite.state import ElasticState, Tables, known_models
 
 
 def install(model: nn.Module, plan: Plan) -> None:
@@ -31,17 +30,17 @@ def install(model: nn.Module, plan: Plan) -> None:
     if any("_elastify" in module.__dict__ for module in model.modules()):
         raise ElastifyError("the model is elastic already", fix="deepcopy it before elastify, or use it as it is")
     tables = Tables(plan)
-    entry = Record(plan, tables)
-    entry.setters = compile_setters(model, plan, tables.ruler, entry.originals)
-    entry.caches = remember(model, plan.caches)
+    elastic = ElasticState(plan, tables)
+    elastic.setters = compile_setters(model, plan, tables.ruler, elastic.originals)
+    elastic.caches = remember(model, plan.caches)
     changes = _changes(model, plan, tables)
-    classes = [generate(type(change.module), change.spec()) for change in changes]
+    classes = [generate(type(change.module), change.kind()) for change in changes]
     done: list[tuple[nn.Module, type]] = []
     try:
         for change, cls in zip(changes, classes, strict=True):
             module = change.module
             done.append((module, type(module)))
-            module.__dict__.update(_elastify=entry, _elastify_names=change.names, _elastify_path=change.path)
+            module.__dict__.update(_elastify=elastic, _elastify_names=change.names, _elastify_path=change.path)
             module.__class__ = cls
     except BaseException:
         for module, original in done:
@@ -51,45 +50,9 @@ def install(model: nn.Module, plan: Plan) -> None:
     known_models.add(model)
 
 
-@dataclass
-class _Change:
-    """What a module will need: properties (canonical names by local name), hidden blocks, stepping aside."""
-
-    module: nn.Module
-    names: dict[str, str] = field(default_factory=dict)
-    container: bool = False
-    loose: bool = False
-    path: str = ""
-
-    def spec(self) -> Spec:
-        return frozenset(self.names), self.container, self.loose
-
-
-def _changes(model: nn.Module, plan: Plan, tables: Tables) -> list[_Change]:
-    changes: dict[nn.Module, _Change] = {model: _Change(model)}
-
-    def change(module: nn.Module) -> _Change:
-        return changes.setdefault(module, _Change(module))
-
-    for name, module in _sites(model, plan, tables).items():
-        change(module).names[name.rpartition(".")[2]] = plan.aliases.get(name, name)
-    for aside, block in ((stage.bypassed, block) for stage in plan.stages for block in stage.blocks):
-        parent = block.rpartition(".")[0]
-        if not aside:
-            container = change(resolve(model, parent))
-            container.container, container.path = True, parent
-        else:
-            child = change(resolve(model, block))
-            child.loose, child.path = True, block
-    for path in plan.paths:
-        container = change(resolve(model, path))
-        container.container, container.path = True, path
-    return list(changes.values())
-
-
 def remove(model: nn.Module) -> None:
     """Undo `install`: the model is again what it was."""
-    set_active(model, {}, {})
+    set_active(model, FULL)
     for module in model.modules():
         strip(module)
 
@@ -105,7 +68,7 @@ def trial(model: nn.Module, plan: Plan) -> Iterator[None]:
 
 
 def strip(module: nn.Module) -> None:
-    """Give one module its original class back and forget the record."""
+    """Give one module its original class back and forget the elastic state."""
     if "_elastify" in module.__dict__:
         _plain(module, original_class(type(module)))
 
@@ -115,6 +78,40 @@ def _plain(module: nn.Module, original: type) -> None:
         module.__class__ = original
     for name in [name for name in module.__dict__ if name.startswith("_elastify") and name != SPEC]:
         del module.__dict__[name]
+
+
+@dataclass
+class _Change:
+    """What one module will be: the canonical names of its elastic tensors by local name, and its path where blocks are
+    removed from it or it is a block that may be bypassed."""
+
+    module: nn.Module
+    names: dict[str, str] = field(default_factory=dict)
+    container: bool = False
+    bypassed: bool = False
+    path: str = ""
+
+    def kind(self) -> Kind:
+        return Kind(frozenset(self.names), self.container, self.bypassed)
+
+
+def _changes(model: nn.Module, plan: Plan, tables: Tables) -> list[_Change]:
+    """One for each module that needs a subclass; the model itself always does."""
+    changes: dict[nn.Module, _Change] = {model: _Change(model)}
+
+    def change(module: nn.Module) -> _Change:
+        return changes.setdefault(module, _Change(module))
+
+    for name, module in _sites(model, plan, tables).items():
+        change(module).names[name.rpartition(".")[2]] = plan.aliases.get(name, name)
+    removable = [block for stage in plan.stages if not stage.bypassed for block in stage.blocks]
+    for path in dict.fromkeys([*(block.rpartition(".")[0] for block in removable), *plan.paths]):
+        container = change(resolve(model, path))
+        container.container, container.path = True, path
+    for path in (block for stage in plan.stages if stage.bypassed for block in stage.blocks):
+        block = change(resolve(model, path))
+        block.bypassed, block.path = True, path
+    return list(changes.values())
 
 
 def _sites(model: nn.Module, plan: Plan, tables: Tables) -> dict[str, nn.Module]:

@@ -8,25 +8,24 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import nn
 
-def rnn_members(base: type) -> dict[str, Any]:
+
+def rnn_members(base: Any) -> dict[str, Any]:
     """`_flat_weights` as a property, and the two methods that would fight it."""
 
     def get(self: Any) -> Any:
-        entry = self.__dict__.get("_elastify")
-        if entry is None or (entry.active is None and not entry.transforms) or self.__dict__.get("_elastify_checking"):
+        if _as_stored(self) or "_elastify_checking" in self.__dict__:
             return self.__dict__["_flat_weights"]
         return [getattr(self, name, None) for name in self._flat_weights_names]
 
     def put(self: Any, weights: Any) -> None:
-        entry = self.__dict__.get("_elastify")
-        if entry is not None and (entry.active is not None or entry.transforms):
+        if not _as_stored(self):
             weights = [self._parameters.get(name) for name in self._flat_weights_names]
         self.__dict__["_flat_weights"] = weights
 
     def _update_flat_weights(self: Any) -> None:
-        entry = self.__dict__.get("_elastify")
-        if entry is None or (entry.active is None and not entry.transforms):
+        if _as_stored(self):
             base._update_flat_weights(self)
 
     def check_input(self: Any, *args: Any, **kwargs: Any) -> None:
@@ -41,3 +40,9 @@ def rnn_members(base: type) -> dict[str, Any]:
         "_update_flat_weights": _update_flat_weights,
         "check_input": check_input,
     }
+
+
+def _as_stored(module: nn.Module) -> bool:
+    """Whether the module computes with its weights as they are stored (also before it has its elastic state)."""
+    elastic = module.__dict__.get("_elastify")
+    return elastic is None or (elastic.active is None and not elastic.transforms)

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from elastify._capture import resolve
 from elastify._errors import ElastifyError
 from elastify._ir import Layout
-from elastify._rewrite.activate import record
-from elastify._rewrite.classes import generate, original_class
+from elastify._rewrite.classes import generate, kind_of, original_class
+from elastify._rewrite.state import elastic_state
 
 SUFFIX = "_elastic"
 
@@ -45,7 +45,7 @@ class Hook(ABC):
 
     @abstractmethod
     def __call__(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
-        """What the module hands on in place of `output`."""
+        """What the module returns in place of `output`."""
 
 
 class InputHook(ABC):
@@ -77,7 +77,7 @@ def add_parameter(model: nn.Module, name: str, value: Tensor, layouts: tuple[Lay
     path, _, local = name.rpartition(".")
     parameter = nn.Parameter(value.detach().clone())
     resolve(model, path).register_parameter(local, parameter)
-    record(model).extras[name] = layouts
+    elastic_state(model).extras[name] = layouts
     return parameter
 
 
@@ -92,11 +92,11 @@ def attach(
 
     `values` are the initial values of its parameters by role, each with its layouts.
     """
-    entry = record(model)
-    if name in entry.transforms:
+    elastic = elastic_state(model)
+    if name in elastic.transforms:
         raise ElastifyError(
             f"{name} is transformed already",
-            why=f"by a {type(entry.transforms[name]).__name__}",
+            why=f"by a {type(elastic.transforms[name]).__name__}",
             fix="one strategy that adds parameters per model; begin with a fresh copy",
         )
     path, _, local = name.rpartition(".")
@@ -105,12 +105,12 @@ def attach(
         extra = extra_name(local, role)
         add_parameter(model, f"{path}.{extra}" if path else extra, value, layouts)
     _make_properties(model, name)
-    entry.transforms[name] = kind(owner, local, **options)
+    elastic.transforms[name] = kind(owner, local, **options)
 
 
 def _make_properties(model: nn.Module, name: str) -> None:
     """Let every module that holds the tensor ask for its value."""
-    entry = record(model)
+    elastic = elastic_state(model)
     named = dict(model.named_parameters(remove_duplicate=False))
     for other, tensor in named.items():
         if tensor is not named[name]:
@@ -118,7 +118,7 @@ def _make_properties(model: nn.Module, name: str) -> None:
         path, _, local = other.rpartition(".")
         module = resolve(model, path)
         names = {**module.__dict__.get("_elastify_names", {}), local: name}
-        _, container, loose = getattr(type(module), "_elastify_spec_", (frozenset(), False, False))
-        module.__dict__.update(_elastify=entry, _elastify_names=names)
+        module.__dict__.update(_elastify=elastic, _elastify_names=names)
         module.__dict__.setdefault("_elastify_path", path)
-        module.__class__ = generate(original_class(type(module)), (frozenset(names), container, loose))
+        kind = kind_of(type(module))._replace(tensors=frozenset(names))
+        module.__class__ = generate(original_class(type(module)), kind)

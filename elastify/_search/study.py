@@ -14,6 +14,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,8 @@ class Study:
         """Everything done so far, by this process or others, in the order of the proposals."""
         for trial in self.study.get_trials(deepcopy=False):
             if trial.number not in self._trials and _RECORD in trial.user_attrs and trial.state.is_finished():
-                self._trials[trial.number] = _read(trial.number, trial.user_attrs[_RECORD])
+                read = _read(trial.number, trial.user_attrs[_RECORD])
+                self._trials[trial.number] = replace(read, config=self.space.current(read.config))
         return [self._trials[number] for number in sorted(self._trials)]
 
     def run(self) -> None:
@@ -140,25 +142,27 @@ class Study:
         space, row = self.space, self.space.rows.full.astype(float)
         for column in self.free:
             choices = space.rows.choices[column]
-            row[column] = choices[trial.suggest_int(space.columns[column], 0, len(choices) - 1)]
+            row[column] = choices[trial.suggest_int(self.columns[column], 0, len(choices) - 1)]
         legal = space.rows.fit(row[None])[0]
         fitting = space.rows.normalise(shrink(space, self.budget, legal)[None])
         return space.decode(fitting[0]), self.budget.cost(fitting)[0]
 
     def _parameters(self, row: np.ndarray) -> dict[str, int]:
         choices = self.space.rows.choices
-        return {self.space.columns[c]: int(np.searchsorted(choices[c], row[c])) for c in self.free}
+        return {self.columns[c]: int(np.searchsorted(choices[c], row[c])) for c in self.free}
 
     def _open(self) -> optuna.Study:
         options, direction, storage = self.options, self.options.direction, self.options.study
         limits = ",".join(f"{metric}<={limit}" for metric, limit in sorted(self.budget.limits.items()))
-        name = f"elastify {self.space.fingerprint} {direction} {limits or 'unlimited'}"
-        opened = _storage(storage)
+        mark, opened = self.space.fingerprint, _storage(storage)
         for other in optuna.get_all_study_names(opened) if opened is not None else ():
-            if other.startswith("elastify ") and other.split()[1] != self.space.fingerprint:
+            if other.startswith("elastify "):
+                mark = other.split()[1]  # that of an earlier version, too: its study goes on with its names
+            if mark not in self.space.spellings:
                 raise ElastifyError(
                     "this study file belongs to another model", where=str(storage), fix="use another path"
                 )
+        self.columns, name = self.space.spellings[mark], f"elastify {mark} {direction} {limits or 'unlimited'}"
         verbosity = optuna.logging.get_verbosity()
         optuna.logging.set_verbosity(optuna.logging.WARNING)  # "a new study created" is no news here
         try:

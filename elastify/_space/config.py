@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType
@@ -119,10 +119,13 @@ def pattern(name: str) -> str:
     return _NUMBER.sub("*", name)
 
 
-def fingerprint(plan: Plan) -> str:
-    """Twelve hex digits that name the axes and stages of a plan (not the choices: those may differ per run)."""
+def fingerprint(plan: Plan, names: Sequence[str] | None = None) -> str:
+    """Twelve hex digits that name the axes and stages of a plan (not the choices: those may differ per run).
+
+    `names` are others of the axes, those of an earlier version.
+    """
     facts = [
-        sorted((axis.name, axis.size) for axis in plan.axes),
+        sorted(zip(names or [axis.name for axis in plan.axes], [axis.size for axis in plan.axes], strict=True)),
         sorted((stage.name, stage.blocks) for stage in plan.stages),
     ]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]

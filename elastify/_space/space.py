@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from elastify._errors import ElastifyError
-from elastify._ir import ElasticAxis, Plan, Stage
+from elastify._ir import Choice, ElasticAxis, Plan, Stage
 from elastify._space.config import SubnetConfig, fingerprint
 from elastify._space.cost import Cost
 from elastify._space.count import SpaceSize, count_configurations
@@ -64,6 +64,13 @@ class SearchSpace:
     def fingerprint(self) -> str:
         """Names the axes and stages; a configuration carries it."""
         return fingerprint(self.plan)
+
+    @cached_property
+    def spellings(self) -> Mapping[str, tuple[str, ...]]:
+        """The columns as today's and earlier versions called them, by the fingerprints that they gave."""
+        former = [*zip(*(axis.former for axis in self.axes), strict=True)]
+        found = {fingerprint(self.plan, names): (*names, *self.columns[len(self.axes) :]) for names in former}
+        return {**found, self.fingerprint: self.columns}
 
     @cached_property
     def rows(self) -> Rows:
@@ -140,10 +147,10 @@ class SearchSpace:
             raise conflict(self.rows, read)
         return self._decode(self.rows.normalise(row, read.kept), read.kept)[0]
 
-    def by_id(self, config: SubnetConfig) -> tuple[dict[int, int], dict[str, tuple[int, ...]]]:
+    def by_id(self, config: SubnetConfig) -> Choice:
         """A configuration as everything below names it: sizes by axis id, kept blocks by stage name."""
         ids = {axis.name: axis.id for axis in self.axes}
-        return {ids[name]: size for name, size in config.sizes.items()}, dict(config.depths)
+        return Choice({ids[name]: size for name, size in config.size_items}, dict(config.depth_items))
 
     def repair(self, wishes: Mapping[str, Any]) -> SubnetConfig:
         """The legal configuration nearest to any sizes and depths (by name), not above them where that is possible."""
@@ -166,8 +173,19 @@ class SearchSpace:
         kept = [frozenset(config.depths[stage.name]) for stage in self.stages]
         return self._decode(self.rows.normalise(self._row(config)[None], kept), kept)[0]
 
+    def current(self, config: SubnetConfig) -> SubnetConfig:
+        """The configuration with today's names, if an earlier version wrote it for this space; else itself."""
+        names = {name for name, _ in config.size_items + config.depth_items}
+        for mark, columns in self.spellings.items():
+            if columns != self.columns and config.space in ("", mark) and names == set(columns):
+                new = dict(zip(columns, self.columns, strict=True))
+                sizes = {new[name]: size for name, size in config.size_items}
+                return SubnetConfig.of(sizes, config.depths, self.fingerprint)
+        return config
+
     def check(self, config: SubnetConfig) -> SubnetConfig:
-        """The configuration itself if it is one of this space, else ElastifyError."""
+        """The configuration itself, with today's names, if it is one of this space; else ElastifyError."""
+        config = self.current(config)
         names = {name for name, _ in config.size_items + config.depth_items}
         if config.space not in ("", self.fingerprint) or names != self._column.keys():
             raise ElastifyError(

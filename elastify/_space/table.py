@@ -6,7 +6,7 @@ with the same kind of reason. The order is that of the first appearance, so the 
 
 from __future__ import annotations
 
-import math
+import fnmatch
 import re
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
@@ -23,14 +23,15 @@ if TYPE_CHECKING:
     from elastify._space.space import SearchSpace
 
 _WIDTH = 120
-_NAME = 44
+_NAME = 64
 _DEFAULTS = {"freeze": (), "choices": None, "min_ratio": 0.25, "multiple_of": None, "depth": True, "keep_outputs": True}
-_LISTED = 3  # names in braces
+_LISTED = 6  # globs of one line
+_WHOLE: Any = {"break_long_words": False, "break_on_hyphens": False}  # names are never cut: people paste them
 _DIGITS = re.compile(r"\d+")
 
 
 def table(space: SearchSpace) -> str:
-    """The whole space on lines of at most 120 characters."""
+    """The whole space, on lines of 120 characters where names are not longer."""
     state = "verified" if space.verified else "not verified"
     kind = "" if space.size.exact else " (a bound)"
     head = f"{space.title or 'SearchSpace'}: {space.size!s} configurations{kind}, {state}"
@@ -43,7 +44,7 @@ def table(space: SearchSpace) -> str:
         _numbers(space),
         _costs(space),
     ]
-    return "\n".join(line[:_WIDTH].rstrip() for section in sections for line in section)
+    return "\n".join(line.rstrip() for section in sections for line in section)
 
 
 def explain(space: SearchSpace, name: str) -> str:
@@ -92,7 +93,9 @@ def _axes(space: SearchSpace) -> list[str]:
     groups = _grouped(range(len(space.axes)), key)
     rows = [("axis", "role", "full", "", "choices")]
     for (_, role, size, choices, ratio), columns in groups.items():
-        label = _label([space.axes[column].name for column in columns])
+        own = [space.axes[column].name for column in columns]
+        found = globs(own, sorted(set(space.columns).difference(own)))
+        label = ", ".join(found[:_LISTED]) + (f", and {len(found) - _LISTED} more" if len(found) > _LISTED else "")
         rows.append((label, role, str(size), _times(len(columns)), ladder(choices) + (f"  = {ratio}" if ratio else "")))
     return ["", *_aligned(rows, right={2})]
 
@@ -115,8 +118,8 @@ def _stages(space: SearchSpace) -> list[str]:
 
 def _wrapped(texts: Iterable[str]) -> list[str]:
     """Texts on as many lines as they need: they end with file and line."""
-    options: Any = {"initial_indent": "  ", "subsequent_indent": "      ", "break_on_hyphens": False}
-    return [line for text in texts for line in textwrap.wrap(text, _WIDTH, **options)]
+    indent: Any = {"initial_indent": "  ", "subsequent_indent": "      "}
+    return [line for text in texts for line in textwrap.wrap(text, _WIDTH, **indent, **_WHOLE)]
 
 
 def _frozen(space: SearchSpace) -> list[str]:
@@ -127,11 +130,10 @@ def _frozen(space: SearchSpace) -> list[str]:
     for reason, dims in groups.items():
         place = dims[0].reason.partition(": ")[2]
         alike = len({dim.reason for dim in dims}) == 1
-        lines.append(
-            f"  {reason}" + (f"{': ' if alike else ', first: '}{place}" if place else "") + _times(len(dims), 2)
-        )
+        first = f"{': ' if alike else ', first: '}{place}" if place else ""
+        lines += _wrapped([reason + first + _times(len(dims), 2)])
         tensors = _grouped(dims, lambda dim: (_shape(dim.tensor), dim.dim))
-        labels = [f"{_label([d.tensor for d in same])}[{n}] {_times(len(same))}" for (_, n), same in tensors.items()]
+        labels = [f"{_starred([d.tensor for d in same])}[{n}] {_times(len(same))}" for (_, n), same in tensors.items()]
         lines.append(f"      {_list(labels)}")
     return lines
 
@@ -145,7 +147,7 @@ def _relations(space: SearchSpace) -> list[str]:
     lines = ["", f"relations ({len(others)})"]
     for text, same in groups.items():
         source = f"  ({same[0].source})" if same[0].source else ""
-        lines.append(f"  {same[0].text if len(same) == 1 else text}{source}  {_times(len(same))}")
+        lines += _wrapped([f"{same[0].text if len(same) == 1 else text}{source}  {_times(len(same))}"])
     return lines
 
 
@@ -158,7 +160,7 @@ def _numbers(space: SearchSpace) -> list[str]:
     ):
         if attrs:
             groups = _grouped(map(str, attrs), _shape)
-            labels = [f"{_label(same)} {_times(len(same))}" for same in groups.values()]
+            labels = [f"{_starred(same)} {_times(len(same))}" for same in groups.values()]
             lines += [f"{text} ({len(attrs)})", f"  {_list(labels)}"]
     return ["", *lines] if lines else []
 
@@ -194,31 +196,32 @@ def _shape(name: str) -> str:
     return _DIGITS.sub("*", name)
 
 
-def _label(names: Sequence[str]) -> str:
-    """Names of one shape in one: numbers that differ are stars, or listed where stars would say too much.
+def globs(names: Sequence[str], others: Sequence[str]) -> list[str]:
+    """The fewest globs that match these names, alike but for numbers, and no others.
 
-    >>> _label(["a.1.b", "a.2.b"]), _label(["a.1.b"]), _label(["a.1.0.b", "a.2.5.b"])
-    ('a.*.b', 'a.1.b', 'a.{1.0,2.5}.b')
+    >>> globs(["a.1.b", "a.2.b"], ["a.1.c"]), globs(["a.1.0.b", "a.1.5.b", "a.2.5.b"], ["a.2.0.b"])
+    (['a.*.b'], ['a.1.*.b', 'a.2.5.b'])
     """
-    names = list(dict.fromkeys(names))
-    texts, rows = _DIGITS.split(names[0]), [_DIGITS.findall(name) for name in names]
+    rows = [_DIGITS.findall(name) for name in names]
     moving = [i for i, column in enumerate(zip(*rows, strict=True)) if len(set(column)) > 1]
-    exact = len(moving) < 2 or math.prod(len({row[i] for row in rows}) for i in moving) == len(rows)
-    first, last = (moving[0], moving[-1]) if moving else (0, 0)
-    if exact or (len(rows) > _LISTED and set(texts[first + 1 : last + 1]) != {"."}):
-        numbers = ["*" if i in moving else number for i, number in enumerate(rows[0])]
-        return "".join(a + b for a, b in zip(texts, [*numbers, ""], strict=True))
-    parts = [row[first] + "".join(texts[i] + row[i] for i in range(first + 1, last + 1)) for row in rows]
-    inner = ",".join(parts) if len(parts) <= _LISTED else f"{parts[0]} .. {parts[-1]}"
-    before = "".join(texts[i] + rows[0][i] for i in range(first)) + texts[first]
-    after = texts[last + 1] + "".join(rows[0][i] + texts[i + 1] for i in range(last + 1, len(rows[0])))
-    return f"{before}{{{inner}}}{after}"
+    glob = _starred(names)
+    if not moving or not fnmatch.filter(others, glob):
+        return [glob]
+    parts = _grouped(zip(names, rows, strict=True), lambda pair: pair[1][moving[0]])
+    return [glob for part in parts.values() for glob in globs([name for name, _ in part], others)]
+
+
+def _starred(names: Sequence[str]) -> str:
+    """Names of one shape in one, with stars for the numbers that differ."""
+    texts, columns = _DIGITS.split(names[0]), zip(*map(_DIGITS.findall, names), strict=True)
+    numbers = [column[0] if len(set(column)) == 1 else "*" for column in columns]
+    return "".join(a + b for a, b in zip(texts, [*numbers, ""], strict=True))
 
 
 def _list(items: Sequence[str]) -> str:
-    """As many items as fit a line."""
+    """As many items as fit a line, at least one."""
     shown, length = [], 0
-    for item in (_fit(item.rstrip(), _WIDTH - 24) for item in items):
+    for item in map(str.rstrip, items):
         length += len(item) + 2
         if shown and length > _WIDTH - 24:
             break
@@ -228,17 +231,17 @@ def _list(items: Sequence[str]) -> str:
 
 
 def _aligned(rows: list[tuple[str, ...]], right: set[int]) -> list[str]:
-    widths = [min(_NAME, max(len(row[i]) for row in rows)) for i in range(len(rows[0]))]
+    """Rows in columns; a first cell that is too long has lines for itself."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    widths[0] = max(len(row[0]) for row in rows if len(row[0]) <= _NAME)
     lines = []
     for row in rows:
-        cells = [_fit(cell, widths[i]) if i < len(row) - 1 or i in right else cell for i, cell in enumerate(row)]
-        cells = [cell.rjust(widths[i]) if i in right else cell.ljust(widths[i]) for i, cell in enumerate(cells)]
+        if len(row[0]) > widths[0]:
+            lines += textwrap.wrap(row[0], _WIDTH, initial_indent="  ", subsequent_indent="  ", **_WHOLE)
+            row = ("", *row[1:])
+        cells = [cell.rjust(widths[i]) if i in right else cell.ljust(widths[i]) for i, cell in enumerate(row)]
         lines.append("  " + "  ".join(cells))
     return lines
-
-
-def _fit(text: str, width: int) -> str:
-    return text if len(text) <= width else f"{text[: width // 2 - 2]}...{text[len(text) - (width - width // 2 - 1) :]}"
 
 
 def _times(count: int, space: int = 0) -> str:

@@ -45,8 +45,9 @@ def read_wishes(rows: Rows, wishes: Mapping[str, Any] | float | int) -> Wishes:
     names = [*(axis.name for axis in plan.axes), *(stage.name for stage in plan.stages)]
     read = Wishes(rows.full.astype(float), rows.weights.copy(), np.zeros(n_axes, bool))
     read.kept = [frozenset(range(int(n))) for n in rows.full[n_axes:]]
+    former = [(*old, *names[n_axes:]) for old in zip(*(axis.former for axis in plan.axes), strict=True)]
     for pattern, value in wishes.items():
-        matched = match(pattern, names)
+        matched = match(pattern, names, former)
         only_derived = all(column in rows.relations.derived for column in matched)
         for column in matched:
             if column >= n_axes:
@@ -62,21 +63,24 @@ def read_wishes(rows: Rows, wishes: Mapping[str, Any] | float | int) -> Wishes:
     return read
 
 
-def match(pattern: Any, names: Sequence[str]) -> list[int]:
-    """Positions of the names that a glob matches (an exact name matches itself, whatever characters it has)."""
+def match(pattern: Any, names: Sequence[str], former: Iterable[Sequence[str]] = ()) -> list[int]:
+    """Positions of the names that a glob matches (an exact name matches itself, whatever characters it has).
+
+    Where it matches none, `former` names of the same things are tried.
+    """
     if not isinstance(pattern, str):
         raise ElastifyError(f"{pattern!r} is not a pattern", fix='config({"*.mlp.hidden": 0.5})')
-    if pattern in names:
-        return [position for position, name in enumerate(names) if name == pattern]
-    found = [position for position, name in enumerate(names) if fnmatchcase(name, pattern)]
-    if not found:
-        near = nearest(pattern, names)
-        raise ElastifyError(
-            f"{pattern!r} matches no axis and no stage",
-            why=f"there are {len(names)}, such as {', '.join(near)}" if near else "there are none",
-            fix="print(space(model)) lists them",
-        )
-    return found
+    for spelled in (names, *former):
+        found = [position for position, name in enumerate(spelled) if name == pattern]
+        found = found or [position for position, name in enumerate(spelled) if fnmatchcase(name, pattern)]
+        if found:
+            return found
+    near = nearest(pattern, names)
+    raise ElastifyError(
+        f"{pattern!r} matches no axis and no stage",
+        why=f"there are {len(names)}, such as {', '.join(near)}" if near else "there are none",
+        fix="print(space(model)) lists them",
+    )
 
 
 def nearest(pattern: str, names: Iterable[str], n: int = 4) -> list[str]:

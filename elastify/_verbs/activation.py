@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from elastify._rewrite import record, set_active
+from elastify._rewrite import elastic_state, set_active
 from elastify._space import SubnetConfig, state
 
 
@@ -31,32 +31,20 @@ class activate:  # noqa: N801 - reads as a function: activate(model, config), or
 
     def __init__(self, model: nn.Module, config: Any = None) -> None:
         known = state(model)
-        active = record(model).active
-        self._model, self._before = model, (active.sizes, active.blocks) if active else ({}, {})
+        self._model, self._before = model, elastic_state(model).choice
         self.config = known.space.max if config is None else known.space.config(config)
-        set_active(model, *known.space.by_id(self.config))
+        set_active(model, known.space.by_id(self.config))
 
     def __enter__(self) -> SubnetConfig:
         return self.config
 
     def __exit__(self, *error: Any) -> None:
-        set_active(self._model, *self._before)
+        set_active(self._model, self._before)
 
 
 def active_config(model: nn.Module) -> SubnetConfig:
     """The configuration that is active now."""
-    known = state(model)
-    active = record(model).active
-    if active is None:
-        return known.space.max
-    names = {axis.id: axis.name for axis in known.space.axes}
-    sizes = {name: active.sizes.get(ident, None) for ident, name in names.items()}
-    full = {axis.name: axis.size for axis in known.space.axes}
-    depths = {
-        stage.name: active.blocks.get(stage.name, tuple(range(len(stage.blocks)))) for stage in known.space.stages
-    }
-    return SubnetConfig.of(
-        {name: full[name] if size is None else size for name, size in sizes.items()},
-        depths,
-        space=known.space.fingerprint,
-    )
+    where, choice = state(model).space, elastic_state(model).choice
+    sizes = {axis.name: choice.sizes.get(axis.id, axis.size) for axis in where.axes}
+    depths = {stage.name: choice.blocks.get(stage.name, range(len(stage.blocks))) for stage in where.stages}
+    return SubnetConfig.of(sizes, depths, space=where.fingerprint)

@@ -27,11 +27,11 @@ def example_for(
     if spec is not None:
         device = next((p.device for p in model.parameters() if not p.is_meta), torch.device("cpu"))
         return example_like(spec, device=device)
-    found = _adapters.infer_example_inputs(model)
+    found = _adapters.of(model).example_inputs(model)
     if found is None:
         raise ElastifyError(
             f"elastify needs example inputs for {type(model).__name__}",
-            why="they are inferred for timm, torchvision and Hugging Face models only",
+            why=f"they are inferred for models of {_adapters.known()} only",
             fix="elastify(model, torch.randn(2, 3, 224, 224)); a tuple for several, or example_kwargs={...}",
         )
     return prepare_inputs(*found)

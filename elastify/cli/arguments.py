@@ -19,11 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from elastify._adapters import LIBRARIES, build
+from elastify._adapters import build, makers
 from elastify._errors import ElastifyError
 
 _SHAPE = re.compile(r"(?:(?P<name>[A-Za-z_]\w*)=)?(?P<shape>\d+(?:[x,]\d+)*)(?::(?P<below>\d+))?")
-_FORMS = "timm:NAME, torchvision:NAME, hf:NAME or package.module:factory"
+_FORMS = f"{', '.join(f'{prefix}:NAME' for prefix in makers())} or package.module:factory"
 _HOMES = ("elastify_recipes", "recipes")  # of the installed recipes, and of the checkout that is the current folder
 
 
@@ -32,7 +32,7 @@ def build_model(word: str) -> tuple[nn.Module, Any]:
     home, colon, name = word.partition(":")
     if not colon or not home or not name:
         raise ElastifyError(f"{word!r} does not name a model", why=f"the form is {_FORMS}", fix="timm:resnet18")
-    return (build(home, name), None) if home in LIBRARIES else _call_factory(home, name)
+    return (build(home, name), None) if home in makers() else _call_factory(home, name)
 
 
 def _call_factory(module: str, name: str) -> tuple[nn.Module, Any]:
@@ -43,7 +43,7 @@ def _call_factory(module: str, name: str) -> tuple[nn.Module, Any]:
     except ModuleNotFoundError as error:
         if error.name is None or not (module == error.name or module.startswith(f"{error.name}.")):
             raise ElastifyError(f"{module} cannot be imported", why=str(error), fix="install what it needs") from error
-        near = get_close_matches(module, LIBRARIES, 1)
+        near = get_close_matches(module, makers(), 1)
         raise ElastifyError(
             f"there is no Python module called {module!r}",
             why=f"a model is given as {_FORMS}",

@@ -158,7 +158,7 @@ def _unlike_the_plan(model: nn.Module, built: Built, config: SubnetConfig) -> st
             reduced = capture(model, built.example)
     except ElastifyError as error:
         return f"the smaller network does not run for {config!r}: {error.why or error.what}"
-    found = compare(built.analysis, where.plan, reduced, *where.by_id(config))
+    found = compare(built.analysis, where.plan, reduced, where.by_id(config))
     return f"the plan is wrong for {config!r}: {found.text}" if found else ""
 
 
@@ -275,7 +275,7 @@ class _Check:
         """Gradients of the active entries of every parameter that is not in a block left out."""
         record = elastic.__dict__["_elastify"]
         active = record.active
-        left_out = tuple(f"{path}." for path in active.left | active.aside) if active is not None else ()
+        left_out = tuple(f"{path}." for path in active.left_out) if active is not None else ()
         found: dict[int, Tensor | None] = {}
         for name, parameter in elastic.named_parameters(remove_duplicate=False):
             if id(parameter) in found or name.startswith(left_out):

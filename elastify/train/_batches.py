@@ -95,8 +95,8 @@ def _parts(data: Any) -> list[Any]:
     """The loader with its samplers and dataset, each once."""
     sampler = getattr(data, "sampler", None)
     batch_sampler = getattr(data, "batch_sampler", None)
-    found = [data, sampler, batch_sampler, getattr(batch_sampler, "sampler", None), getattr(data, "dataset", None)]
-    return list({id(part): part for part in found if part is not None}.values())
+    parts = [data, sampler, batch_sampler, getattr(batch_sampler, "sampler", None), getattr(data, "dataset", None)]
+    return list({id(part): part for part in parts if part is not None}.values())
 
 
 def random_state() -> dict[str, Any]:

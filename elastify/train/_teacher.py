@@ -12,19 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from elastify._verbs import activate
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """All modules in eval mode and no gradients, inside the block."""
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        model.eval()
-        with torch.no_grad():
-            yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
+from elastify.train._evaluate import evaluating
 
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:

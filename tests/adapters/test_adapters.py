@@ -1,6 +1,8 @@
 """Example inputs for models of known libraries: they run, and have the size that the model was built for."""
 
 import copy
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,8 +13,8 @@ import transformers as hf
 from einops.layers.torch import Rearrange
 from torch import nn
 
-from elastify import activate, elastify, extract, load, save, space
-from elastify._adapters import auxiliary_outputs, infer_example_inputs, library_of
+from elastify import ElastifyError, _adapters, activate, elastify, extract, load, save, space
+from elastify._adapters import LIBRARIES, Library, makers, of
 from elastify._capture.examples import Example
 from elastify._capture.session import capture
 
@@ -74,7 +76,7 @@ def test_inferred_inputs_have_the_right_size_and_run(name):
     with torch.device("meta" if name in LARGE else "cpu"):
         model = factory()
     state = torch.get_rng_state()
-    args, kwargs = infer_example_inputs(model)
+    args, kwargs = of(model).example_inputs(model)
     assert torch.equal(torch.get_rng_state(), state)
     graph = capture(model, Example(args, kwargs))
     assert [value.shape for value in graph.inputs] == shapes
@@ -83,21 +85,21 @@ def test_inferred_inputs_have_the_right_size_and_run(name):
 
 def test_inputs_are_the_same_every_time_and_not_zero():
     model = timm.create_model("mobilenetv3_small_050")
-    (first,), (second,) = infer_example_inputs(model)[0], infer_example_inputs(model)[0]
+    (first,), (second,) = of(model).example_inputs(model)[0], of(model).example_inputs(model)[0]
     assert torch.equal(first, second)
     assert 0.9 < first.std() < 1.1
 
 
 def test_unknown_models_and_those_without_a_usual_input():
-    assert infer_example_inputs(nn.Linear(3, 4)) is None
-    assert library_of(nn.Linear(3, 4)) is None
+    assert of(nn.Linear(3, 4)).example_inputs(nn.Linear(3, 4)) is None
+    assert of(nn.Linear(3, 4)).package == ""
     detector = torchvision.models.detection.fasterrcnn_mobilenet_v3_large_fpn(weights_backbone=None)
-    assert infer_example_inputs(detector.rpn) is None
+    assert of(detector.rpn).example_inputs(detector.rpn) is None
 
 
 def test_detectors_take_lists_of_pictures_of_the_size_that_they_make_of_them():
     detector = torchvision.models.detection.retinanet_resnet50_fpn(weights_backbone=None, min_size=96)
-    (pictures,), kwargs = infer_example_inputs(detector)
+    (pictures,), kwargs = of(detector).example_inputs(detector)
     assert [picture.shape for picture in pictures] == [(3, 96, 96)] * 2
     assert not kwargs
 
@@ -107,19 +109,19 @@ def test_a_subclass_in_user_code_is_recognised():
         pass
 
     model = Mine(hf.BertConfig(**TOKENS))
-    assert library_of(model) == "transformers"
-    assert infer_example_inputs(model)[1]["input_ids"].shape == (2, 128)
+    assert of(model).package == "transformers"
+    assert of(model).example_inputs(model)[1]["input_ids"].shape == (2, 128)
 
 
 def test_hidden_states_and_caches_are_no_interface():
     model = t5()
-    args, kwargs = infer_example_inputs(model)
+    args, kwargs = of(model).example_inputs(model)
     graph = capture(model, Example(args, {**kwargs, "use_cache": True}))
     root = graph.modules[0]
     assert set(root.out) >= {"logits", "encoder_last_hidden_state"}
     assert graph.outputs == [root.out["logits"]]
-    assert "past_key_values" in auxiliary_outputs(model)
-    assert not auxiliary_outputs(nn.Linear(1, 1))
+    assert "past_key_values" in of(model).auxiliary_outputs
+    assert not of(nn.Linear(1, 1)).auxiliary_outputs
 
 
 def test_layers_of_einops_are_copied_with_the_numbers_of_the_subnet(tmp_path: Path) -> None:
@@ -158,10 +160,20 @@ class Speaker(nn.Module):
         return self.forward(x), self.voice(self.hidden(x))
 
 
+class Speaking(Library):
+    """Its models speak in a way of their own."""
+
+    def __init__(self, way):
+        self.way = way
+
+    def run_of_its_own(self, model):
+        return self.way
+
+
 @pytest.mark.parametrize("speaks", [True, False])
 def test_what_parts_that_forward_does_not_use_read_keeps_its_size(monkeypatch, speaks):
     run = (lambda model, args, kwargs: model.speak(*args)) if speaks else None
-    monkeypatch.setattr("elastify._adapters.run_of_its_own", lambda model: run)
+    monkeypatch.setitem(LIBRARIES, "tests", Speaking(run))
     model = elastify(Speaker(), torch.randn(2, 6))
     assert [axis.size for axis in space(model).axes] == ([20] if speaks else [12, 20])
     if speaks:
@@ -175,6 +187,47 @@ def test_a_run_of_its_own_that_fails_is_told(monkeypatch):
     def broken(model, args, kwargs):
         raise ValueError("no voice")
 
-    monkeypatch.setattr("elastify._adapters.run_of_its_own", lambda model: broken)
+    monkeypatch.setitem(LIBRARIES, "tests", Speaking(broken))
     with pytest.warns(UserWarning, match="a run other than forward was not captured"):
         elastify(Speaker(), torch.randn(2, 6))
+
+
+def test_every_file_is_a_library_that_is_known():
+    """The files that help are the others: no registration is lost."""
+    folder = Path(_adapters.__file__).parent
+    files = {path.stem for path in folder.iterdir() if not path.name.startswith("__")}
+    assert files - set(LIBRARIES) == {"build", "library", "noise"}
+    assert files >= set(LIBRARIES)
+    assert all(type(library).package == package for package, library in LIBRARIES.items())
+
+
+def test_a_package_is_known_once():
+    with pytest.raises(ElastifyError, match="timm is known already"):
+
+        class Another(Library, package="timm"):
+            pass
+
+    assert type(LIBRARIES["timm"]).__module__ == "elastify._adapters.timm"
+
+
+def test_libraries_are_told_apart_without_importing_one():
+    code = "import elastify, sys; print({'timm', 'torchvision', 'transformers', 'einops'} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
+def test_a_users_subclass_is_not_described_as_the_network_that_it_inherits_from():
+    class Mine(torchvision.models.AlexNet):
+        pass
+
+    assert of(Mine()).describe(Mine()) is None
+    model = timm.create_model("test_vit")
+    assert of(model).describe(model) == {"kind": "timm", "name": "test_vit", "num_classes": 1000}
+    model.__class__ = type("Mine", (type(model),), {"__module__": "somebodys"})
+    assert of(model).describe(model) is None
+
+
+def test_libraries_whose_models_are_made_by_name():
+    assert makers().keys() >= {"timm", "torchvision", "hf"}
+    with pytest.raises(ElastifyError, match=r"for models of .*timm"):
+        elastify(nn.Linear(3, 4))

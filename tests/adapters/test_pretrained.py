@@ -14,7 +14,7 @@ import transformers as hf
 from torch import nn
 
 from elastify import ElastifyError, activate, elastify, extract, load, save, space
-from elastify._adapters.pretrained import difference
+from elastify._adapters.transformers.pretrained import difference
 
 TEXT = {"vocab_size": 50, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 3, "num_attention_heads": 6}
 IDS = torch.arange(20).view(2, 10)

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from elastify import _adapters as adapters
 from elastify import activate, elastify, extract, space
+from elastify._adapters import LIBRARIES, Library, Run
 from elastify._capture.examples import Example
 from elastify._capture.session import capture
 
@@ -71,10 +71,16 @@ def twice(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> An
     return model(*args, keep=True), model(*args, state=model(*args, keep=True)["state"], keep=True)
 
 
+class Writers(Library):
+    auxiliary_outputs = frozenset({"state"})
+
+    def run_with_caches(self, model: nn.Module) -> Run | None:
+        return twice
+
+
 @pytest.fixture(autouse=True)
 def _writes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(adapters, "run_with_caches", lambda model: twice)
-    monkeypatch.setattr(adapters, "auxiliary_outputs", lambda model: frozenset({"state"}))
+    monkeypatch.setitem(LIBRARIES, "tests", Writers())
 
 
 def test_a_run_of_several_calls_is_one_record() -> None:

@@ -56,9 +56,9 @@ def plain() -> SearchSpace:
 
 def test_nothing_asked(plain: SearchSpace) -> None:
     assert choices(plain) == {
-        "groups": (1, 2, 3, 4),
-        "stem.hidden": tuple(range(6, 25)),
-        "tokens.hidden": (2, 3, 4, 5, 6),
+        "stem.groups": (1, 2, 3, 4),
+        "stem.channels": tuple(range(6, 25)),
+        "tokens.channels": (2, 3, 4, 5, 6),
         "attention.heads": (1, 2, 3, 4),
         "attention.head_dim": (2, 3, 4, 5, 6),
         "attention.proj.hidden": (1, 2, 3),
@@ -72,12 +72,12 @@ def test_nothing_asked(plain: SearchSpace) -> None:
 @pytest.mark.parametrize(
     ("pattern", "gone"),
     [
-        ("attention", {"tokens.hidden", "attention.heads", "attention.head_dim", "attention.proj.hidden"}),
-        ("attention.q", {"tokens.hidden", "attention.heads", "attention.head_dim"}),
+        ("attention", {"tokens.channels", "attention.heads", "attention.head_dim", "attention.proj.hidden"}),
+        ("attention.q", {"tokens.channels", "attention.heads", "attention.head_dim"}),
         ("*.heads", {"attention.heads"}),
         ("blocks.1", {"blocks.1.hidden", "width", "blocks"}),
         ("blocks.*.hidden", {f"blocks.{i}.hidden" for i in range(4)}),
-        ("norm", {"groups", "stem.hidden"}),
+        ("norm", {"stem.groups", "stem.channels"}),
     ],
 )
 def test_what_is_frozen(plain: SearchSpace, pattern: str, gone: set[str]) -> None:
@@ -89,12 +89,13 @@ def test_what_is_frozen(plain: SearchSpace, pattern: str, gone: set[str]) -> Non
 
 
 def test_choices() -> None:
-    asked: dict[str, Any] = {"*.hidden": [0.5], "blocks.2.hidden": [16, 0.6], "*.heads": [2, 3], "blocks": [1, 3]}
+    asked: dict[str, Any] = {"*.hidden": [0.5], "*.channels": [0.5], "blocks.2.hidden": [16, 0.6]}
+    asked |= {"*.heads": [2, 3], "blocks": [1, 3]}
     space = found(choices=asked)
     legal = choices(space)
     assert legal["blocks.0.hidden"] == (40, 80)
     assert legal["blocks.2.hidden"] == (16, 48, 80)
-    assert legal["stem.hidden"] == (12, 24)
+    assert legal["stem.channels"] == (12, 24)
     assert (legal["attention.heads"], legal["blocks"]) == ((2, 3, 4), (1, 3, 4))
     assert legal["width"] == tuple(range(3, 13))
     assert f"asked: choices={asked!r}"[:119] in str(space)
@@ -103,7 +104,7 @@ def test_choices() -> None:
 def test_min_ratio() -> None:
     legal = choices(found(min_ratio={"*": 0.9, "blocks.*.hidden": 0.1, "blocks": 0.5, "width": 0.7}))
     assert (legal["blocks.0.hidden"][0], legal["blocks"], legal["width"][0]) == (8, (2, 3, 4), 9)
-    assert legal["stem.hidden"] == (22, 23, 24)
+    assert legal["stem.channels"] == (22, 23, 24)
     assert "attention.heads" not in legal, "nine tenths of four, rounded up, are four"
     legal = choices(found(min_ratio=0.5))
     assert (legal["blocks.0.hidden"][0], legal["blocks"], legal["width"][0]) == (40, (2, 3, 4), 6)
@@ -114,7 +115,7 @@ def test_multiple_of() -> None:
     assert legal["blocks.0.hidden"] == (*range(21, 80, 3), 80)
     assert legal["width"] == (3, 6, 9, 12)
     assert legal["attention.head_dim"] == (3, 6)
-    assert legal["attention.heads"] == legal["groups"] == legal["blocks"] == (1, 2, 3, 4), "these are counted"
+    assert legal["attention.heads"] == legal["stem.groups"] == legal["blocks"] == (1, 2, 3, 4), "these are counted"
 
 
 def test_outputs_may_move(plain: SearchSpace) -> None:
@@ -143,7 +144,7 @@ def test_options_go_together() -> None:
     assert legal["blocks"] == (2, 4)
     assert legal["width"] == (8, 12)
     assert legal["blocks.3.hidden"] == tuple(range(40, 81, 4))
-    assert "stem.hidden" not in legal
+    assert "stem.channels" not in legal
     asked = [line for line in str(space).splitlines() if line.startswith("asked:")]
     assert [line.partition("=")[0] for line in asked] == [
         f"asked: {name}" for name in ("freeze", "choices", "min_ratio", "multiple_of", "keep_outputs")

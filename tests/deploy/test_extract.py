@@ -13,10 +13,12 @@ import torch
 from torch import nn
 
 from elastify._deploy.extract import _outermost, materialise
+from elastify._ir.choice import FULL, Choice
 from elastify._ir.layout import Axis
 from elastify._ir.plan import Plan, Stage
-from elastify._rewrite.activate import record, set_active
+from elastify._rewrite.activate import set_active
 from elastify._rewrite.install import install
+from elastify._rewrite.state import Active, elastic_state
 from tests.plans_by_hand import CASES, axis, make
 
 EVERY = [(name, number) for name in CASES for number in range(len(make(name).configurations))]
@@ -55,7 +57,7 @@ class TestEveryConfiguration:
         case = make(name)
         originals = {type(module) for module in case.model.modules()} | {nn.Identity}
         install(case.model, case.plan)
-        small = materialise(case.model, *case.configurations[number])
+        small = materialise(case.model, case.configurations[number])
         assert {type(module) for module in small.modules()} <= originals
         assert not traces(small)
         own = {key for module in small.modules() for key in module.__dict__ if "elastify" in key}
@@ -64,7 +66,7 @@ class TestEveryConfiguration:
 
     def test_memory_is_its_own_and_compact(self, name, number):
         case = elastic(name)
-        small = materialise(case.model, *case.configurations[number])
+        small = materialise(case.model, case.configurations[number])
         shared = {t.untyped_storage().data_ptr() for t in case.model.state_dict().values()}
         for tensor in [*small.parameters(), *small.buffers()]:
             assert tensor.is_contiguous()
@@ -78,15 +80,15 @@ class TestEveryConfiguration:
 
     def test_the_elastic_model_is_as_it_was(self, name, number):
         case = elastic(name)
-        set_active(case.model, *case.configurations[0])
+        set_active(case.model, case.configurations[0])
         before = case.model(*case.inputs)
-        materialise(case.model, *case.configurations[number])
-        assert record(case.model).active.sizes == case.configurations[0][0]
+        materialise(case.model, case.configurations[number])
+        assert elastic_state(case.model).choice == case.configurations[0]
         assert torch.equal(case.model(*case.inputs), before)
 
     def test_torch_modules_show_the_shapes_they_have(self, name, number):
         case = elastic(name)
-        small = materialise(case.model, *case.configurations[number])
+        small = materialise(case.model, case.configurations[number])
         for module in small.modules():
             if isinstance(module, nn.Linear):
                 assert tuple(module.weight.shape) == (module.out_features, module.in_features)
@@ -114,7 +116,7 @@ class TestEveryConfiguration:
 class TestStructure:
     def test_ties_and_numbers(self):
         case = elastic("language")
-        small = materialise(case.model, {0: 5, 1: 3}, {"layers": (0, 3)})
+        small = materialise(case.model, Choice({0: 5, 1: 3}, {"layers": (0, 3)}))
         assert small.head.weight is small.embed.weight
         assert small.config.hidden_size == 5
         assert small.config is not case.model.config
@@ -126,12 +128,12 @@ class TestStructure:
         assert "mark" not in small.state_dict()
 
     def test_blocks_leave_their_containers(self):
-        small = materialise(elastic("language").model, {}, {"tail": ()})
+        small = materialise(elastic("language").model, Choice(blocks={"tail": ()}))
         assert type(small.extra) is nn.Identity
-        small = materialise(elastic("torch_modules").model, {}, {"steps": (0,)})
+        small = materialise(elastic("torch_modules").model, Choice(blocks={"steps": (0,)}))
         assert list(small.steps) == ["first"]
         case = elastic("convnet")
-        small = materialise(case.model, {}, {"blocks": (0, 2)})
+        small = materialise(case.model, Choice(blocks={"blocks": (0, 2)}))
         assert list(small.blocks._modules) == ["0", "1"]
         assert torch.equal(small.blocks[1].conv1.weight, case.model.blocks[2].conv1.weight)
 
@@ -143,7 +145,7 @@ class TestStructure:
         case.model.fc2.register_forward_hook(lambda *_: calls.append(1))
         case.model.train()
         case.model.fc1.eval()
-        small = materialise(case.model, {0: 5}, {})
+        small = materialise(case.model, Choice({0: 5}))
         assert small.fc1.weight.no_decay is True
         assert [small.fc1.weight.requires_grad, small.fc2.weight.requires_grad] == [True, False]
         assert (small.training, small.fc1.training, small.fc2.training) == (True, False, True)
@@ -153,12 +155,12 @@ class TestStructure:
     def test_memory_format_is_kept(self):
         case = elastic("convnet")
         case.model.to(memory_format=torch.channels_last)
-        small = materialise(case.model, {0: 4}, {})
+        small = materialise(case.model, Choice({0: 4}))
         assert small.blocks[0].conv2.weight.is_contiguous(memory_format=torch.channels_last)
         torch.testing.assert_close(small.stem.weight, case.model.stem.weight[:4])
 
     def test_recurrent_weights_are_the_parameters(self):
-        small = materialise(elastic("lstm").model, {0: 3}, {})
+        small = materialise(elastic("lstm").model, Choice({0: 3}))
         assert all(a is b for a, b in zip(small.rnn._flat_weights, small.rnn.parameters(), strict=True))
         assert "_flat_weights" in small.rnn.__dict__
 
@@ -174,19 +176,19 @@ class TestStructure:
             return original(self, memo)
 
         monkeypatch.setattr(nn.Parameter, "__deepcopy__", watch)
-        materialise(case.model, {0: 5, 1: 3}, {})
+        materialise(case.model, Choice({0: 5, 1: 3}))
         assert not full & set(copied)
 
     def test_extracting_an_extracted_copy(self):
         case = elastic("language")
-        small = materialise(case.model, *case.configurations[2])
+        small = materialise(case.model, case.configurations[2])
         assert torch.equal(copy.deepcopy(small)(*case.inputs), small(*case.inputs))
 
 
-def test_a_block_that_is_gone_takes_those_inside_it_along():
-    gone = ("blocks.1", "blocks.1.layers.0", "blocks.10")
-    assert _outermost(gone, gone) == ["blocks.1", "blocks.10"]
-    assert _outermost(gone[1:2], gone) == []
+def test_a_block_that_is_left_out_takes_those_inside_it_along():
+    removed, inside = frozenset(["blocks.1", "blocks.1.layers.0", "blocks.10"]), frozenset(["blocks.1.layers.0"])
+    assert _outermost(Active(FULL, {}, removed, frozenset())) == (["blocks.1", "blocks.10"], [])
+    assert _outermost(Active(FULL, {}, removed - inside, inside)) == (["blocks.1", "blocks.10"], [])
 
 
 NET = """
@@ -223,7 +225,7 @@ def test_runs_where_elastify_is_not_installed(tmp_path, monkeypatch):
     tensors |= dict.fromkeys(("norm.weight", "norm.bias", *statistics), (width,))
     stage = Stage("blocks", "blocks", ("blocks.0", "blocks.1", "blocks.2"), (1, 2, 3))
     install(model, Plan((axis(width, "width"),), (stage,), tensors, statistics=frozenset(statistics)))
-    small = materialise(model, {0: 4}, {"blocks": (0, 2)})
+    small = materialise(model, Choice({0: 4}, {"blocks": (0, 2)}))
     x = torch.randn(2, 4)
     torch.save((small, x, small(x)), tmp_path / "model.pt")
     run = subprocess.run([sys.executable, "-c", RUN], capture_output=True, text=True, cwd=tmp_path, check=False)

@@ -12,10 +12,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from elastify._adapters.saved import build_like, describe
+from elastify._adapters import build_like, of
 from elastify._deploy.extract import materialise
 from elastify._deploy.save import load, save
 from elastify._errors import ElastifyError
+from elastify._ir.choice import FULL, Choice
 from elastify._ir.layout import Axis
 from elastify._ir.plan import ElasticAxis, Plan
 from elastify._rewrite.activate import set_active
@@ -27,7 +28,7 @@ def extracted(name, number=-1):
     case = make(name)
     case.model.eval()
     install(case.model, case.plan)
-    return case, materialise(case.model, *case.configurations[number])
+    return case, materialise(case.model, case.configurations[number])
 
 
 def fresh(name):
@@ -99,8 +100,8 @@ class TestRoundTrip:
         case = make("language")
         install(case.model, case.plan)
         plain = load(folder, like=make("language").model)
-        for configuration in (({}, {}), case.configurations[3]):
-            set_active(case.model, *configuration)
+        for configuration in (FULL, case.configurations[3]):
+            set_active(case.model, configuration)
             again = load(folder, like=case.model)
             assert type(again) is type(make("language").model)
             assert torch.equal(again(*case.inputs), plain(*case.inputs))
@@ -141,7 +142,7 @@ class TestRoundTrip:
 class TestLibraries:
     def round_trip(self, model, plan, sizes, x, tmp_path):
         install(model.eval(), plan)
-        small = materialise(model, sizes, {})
+        small = materialise(model, Choice(sizes))
         save(small, tmp_path)
         again = load(tmp_path)
         assert type(again) is type(small)
@@ -175,6 +176,10 @@ class TestLibraries:
         plan = Plan((ElasticAxis(0, "hidden", 64, (8, 64)),), tensors=tensors)
         again = self.round_trip(model, plan, {0: 8}, torch.randn(1, 3, 64, 64), tmp_path)
         assert again.layer1[0].bn1.num_features == 8
+
+        def describe(net):
+            return of(net).describe(net)
+
         assert describe(models.resnet34()) == {"kind": "torchvision", "name": "resnet34"}
         computed = models.regnet_y_400mf()  # its constructor computes widths with tensors
         assert describe(computed) == {"kind": "torchvision", "name": "regnet_y_400mf"}
@@ -196,7 +201,7 @@ class TestLibraries:
             f"{path}.output.dense.weight": (fixed(16), hidden),
         }
         install(model, Plan((ElasticAxis(0, "hidden", 24, (8, 24)),), tensors=tensors))
-        small = materialise(model, {0: 8}, {})
+        small = materialise(model, Choice({0: 8}))
         save(small, tmp_path)
         again = load(tmp_path)
         ids = torch.randint(50, (2, 9))
@@ -218,7 +223,7 @@ class TestLibraries:
         ids=str,
     )
     def test_names_that_no_registry_lists(self, source):
-        assert build_like({"source": source}) is None
+        assert build_like(source) is None
 
 
 class TestRefusedModels:

@@ -7,21 +7,21 @@ obeys it. Every mutant says something false about a network whose axes are known
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 from torch import nn
 
-from elastify._analysis.analyse import equations as _equations
-from elastify._analysis.analyse import rules
+from elastify._analysis import equations as _equations
+from elastify._analysis import rules
 from elastify._analysis.facts import Facts
-from elastify._analysis.rules import RULES, contractions, indexing, views
+from elastify._analysis.rules import OPS, contractions, indexing, views
 from elastify._analysis.terms import Term
 from elastify._ir.plan import Plan
+from elastify._plan import nn_numbers
 from elastify._plan.planner import Planner
 from elastify._plan.skips import Branches
-from elastify._rewrite.install import setters as _attributes
 
 from .wrong_plans import (
     alike_always,
@@ -89,7 +89,7 @@ class Mutant:
 
 
 def wrong_rule(op: str, function: Callable[..., None]) -> Patch:
-    return lambda mp: mp.setitem(RULES, op, function)
+    return lambda mp: mp.setitem(OPS, op, replace(OPS[op], rule=function))
 
 
 def wrong_helper(module: Any, name: str, function: Any) -> Patch:
@@ -118,13 +118,11 @@ def freeze_but(text: str) -> Patch:
 def without_nn_table(kind: type, name: str) -> Patch:
     """Neither the plan nor the table of torch.nn sets an attribute."""
     plan = wrong_plan(without_attribute(name))
-    table = {
-        k: {n: s for n, s in v.items() if k is not kind or n != name} for k, v in _attributes.NN_ATTRIBUTES.items()
-    }
+    table = {k: {n: s for n, s in v.items() if k is not kind or n != name} for k, v in nn_numbers.NN_ATTRIBUTES.items()}
 
     def patch(mp: pytest.MonkeyPatch) -> None:
         plan(mp)
-        mp.setattr(_attributes, "NN_ATTRIBUTES", table)
+        mp.setattr(nn_numbers, "NN_ATTRIBUTES", table)
 
     return patch
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from elastify import ElastifyError, SubnetConfig, activate, elastify, extract, space
 from elastify._analysis.analyse import analyse
@@ -586,3 +588,43 @@ def test_a_number_that_is_compared_with_every_place_counts_the_blocks_before() -
             assert model.at == first
             torch.testing.assert_close(model(X), small(X))
     assert model.at == 2
+
+
+def log_cosh(x: Tensor) -> Tensor:
+    """An element-wise function of a user's own, made of primitive ones."""
+    return x + F.softplus(-2 * x) - math.log(2)
+
+
+def swish_by_hand(x: Tensor) -> Tensor:
+    return torch.where(x > 0, x, 0.5 * x) / (1 + torch.exp(-x))
+
+
+ACTIVATIONS = [
+    *(torch.relu, torch.tanh, torch.sigmoid, F.selu, F.celu, F.softplus, F.hardsigmoid, F.logsigmoid),
+    *(F.mish, F.softsign, F.hardswish, F.gelu, F.tanhshrink, log_cosh, swish_by_hand),
+]
+
+
+@pytest.mark.parametrize("act", ACTIVATIONS, ids=lambda act: act.__name__)
+def test_a_residual_sum_may_be_followed_by_any_element_wise_function(act: Callable[[Tensor], Tensor]) -> None:
+    def block(hidden: int) -> Fn:
+        parts = {"a": nn.Linear(16, hidden), "b": nn.Linear(hidden, 16)}
+        return Fn(lambda m, x: act(x + m.b(torch.relu(m.a(x)))), **parts)
+
+    def model() -> nn.Module:
+        return nn.Sequential(nn.Linear(6, 16), *map(block, (40, 48, 56)), nn.Linear(16, 3))
+
+    (stage,) = space(elastify(model(), X)).stages
+    assert stage.blocks == ("1", "2", "3")
+    check_model(model(), X, configurations=4, costs=1).assert_passed()
+
+
+def test_what_mixes_units_after_a_residual_sum_ends_the_branch() -> None:
+    """A matrix product is no function of a sum alone: without the block, what it hands on would be something else."""
+
+    def block(hidden: int) -> Fn:
+        parts = {"a": nn.Linear(16, hidden), "b": nn.Linear(hidden, 16), "c": nn.Linear(16, 16)}
+        return Fn(lambda m, x: m.c(x + m.b(torch.relu(m.a(x)))), **parts)
+
+    model = nn.Sequential(nn.Linear(6, 16), *map(block, (40, 48, 56)), nn.Linear(16, 3))
+    assert space(elastify(model, X)).stages == ()

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from elastify import elastify, space
-from elastify._plan.naming import Draft, enclosing, name_axes, role_of
+from elastify import ElastifyError, SubnetConfig, elastify, search, space
+from elastify._plan.naming import Draft, enclosing, name_axes, words_of
+
+from .named_nets import IDS, NAMES, NETS, Made, own_transformer
 
 
 def named(*drafts: Draft) -> list[tuple[str, str]]:
@@ -17,34 +25,49 @@ def named(*drafts: Draft) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(
-    ("attributes", "changes", "role"),
+    ("attributes", "changes", "word"),
     [
         (set(), {}, "hidden"),
-        (set(), {"spans_blocks": True}, "width"),
+        (set(), {"times": 2}, "width"),
+        (set(), {"times": 1, "branch": (9, False)}, "hidden"),
+        (set(), {"attends": True}, "heads"),
+        (set(), {"of_heads": {"qk", "v"}}, "head_dim"),
+        (set(), {"of_heads": {"qk", "v"}, "times": 2}, "width"),
         ({"num_heads"}, {"factor": True}, "heads"),
-        ({"num_attention_heads", "num_key_value_heads"}, {}, "heads"),
-        ({"head_dim"}, {}, "head_dim"),
-        ({"attention_head_size"}, {}, "head_dim"),
+        ({"num_heads"}, {}, "hidden"),
+        ({"head_dim"}, {"factor": True}, "head_dim"),
         ({"groups"}, {"factor": True}, "groups"),
         ({"groups"}, {}, "hidden"),
-        ({"embed_dim"}, {"spans_blocks": True}, "width"),
+        ({"embed_dim"}, {"times": 2}, "width"),
         ({"out_features"}, {"between": True}, "rank"),
-        ({"num_heads"}, {"between": True}, "heads"),
+        (set(), {"makers": {"conv2d"}, "places": True}, "channels"),
+        (set(), {"makers": {"conv2d"}, "places": True, "branch": (9, True)}, "bottleneck"),
+        (set(), {"makers": {"linear"}, "places": True}, "hidden"),
+        (set(), {"makers": {"embedding"}}, "embedding"),
+        (set(), {"scanned": True}, "state"),
     ],
 )
-def test_the_role_comes_from_the_attribute_or_the_reach(attributes: set[str], changes: dict, role: str) -> None:
-    assert role_of(Draft(0, 8, [("a.weight", 0)], attributes, **changes)) == role
+def test_the_word_comes_from_what_is_done(attributes: set[str], changes: dict, word: str) -> None:
+    assert words_of([Draft(0, 8, [("a.weight", 0)], attributes, **changes)]) == {0: word}
 
 
-def test_two_factors_without_attributes_are_heads_and_head_dim() -> None:
-    outer = Draft(0, 4, [("attn.q.weight", 0)], factor=True)
-    inner = Draft(1, 16, [("attn.q.weight", 0)], inside={0}, factor=True)
-    assert named(outer, inner) == [("attn.q.heads", "heads"), ("attn.q.head_dim", "head_dim")]
+def test_an_outer_factor_that_does_nothing_else_is_a_number_of_groups() -> None:
+    outer = Draft(0, 4, [("mlp.up.weight", 0)], factor=True)
+    inner = Draft(1, 16, [("mlp.up.weight", 0)], inside={0}, factor=True)
+    assert named(outer, inner) == [("mlp.up.groups", "groups"), ("mlp.up.hidden", "hidden")]
+
+
+def test_queries_share_the_heads_of_keys_and_values() -> None:
+    shared = Draft(0, 2, [("attn.q.weight", 0), ("attn.k.weight", 0)], attends=True)
+    each = Draft(1, 4, [("attn.q.weight", 0), ("attn.o.weight", 1)], inside={0}, attends=True)
+    units = Draft(2, 8, [("attn.q.weight", 0), ("attn.k.weight", 0)], inside={0, 1}, of_heads={"qk"})
+    assert [name for name, _ in named(shared, each, units)] == ["attn.kv_heads", "attn.q_per_kv", "attn.head_dim"]
 
 
 def test_an_axis_is_named_after_the_module_that_encloses_its_members() -> None:
     hidden = Draft(0, 8, [("blocks.3.mlp.fc1.weight", 0), ("blocks.3.mlp.fc1.bias", 0), ("blocks.3.mlp.fc2.weight", 1)])
-    width = Draft(1, 8, [("blocks.0.fc.weight", 0), ("blocks.1.fc.weight", 0), ("head.weight", 1)], spans_blocks=True)
+    width = Draft(1, 8, [("blocks.0.fc.weight", 0), ("head.weight", 1)], times=2, sums=["blocks.0", "blocks.1"])
+    width.made = ["stem"]
     assert named(hidden, width) == [("blocks.3.mlp.hidden", "hidden"), ("width", "width")]
 
 
@@ -79,7 +102,7 @@ DRAFTS = st.lists(
 def test_names_are_distinct_and_do_not_depend_on_the_run(rows: list) -> None:
     def drafts() -> list[Draft]:
         return [
-            Draft(i, 8, members, {"num_heads"} if h else set(), spans_blocks=s)
+            Draft(i, 8, members, {"num_heads"} if h else set(), factor=h, times=2 * s, sums=[members[0][0]])
             for i, (members, h, s) in enumerate(rows)
         ]
 
@@ -107,3 +130,84 @@ def test_a_fixed_factor_inside_a_head_does_not_hide_its_width() -> None:
         ("heads", "heads", 4),
         ("head_dim", "head_dim", 3),
     ]
+
+
+def axes_of(model: nn.Module, inputs: Any, **options: Any) -> dict[str, Any]:
+    """What all axes go through, and their sizes, by their names."""
+    given = {"example_kwargs": inputs} if isinstance(inputs, dict) else {"example_inputs": inputs}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of paths that depend on values
+        elastify(model.eval(), **given, **{"verify": False, **options})
+    return {axis.name: (axis.members, axis.size) for axis in space(model).axes}
+
+
+@pytest.mark.parametrize("net", NETS)
+def test_axes_are_called_what_people_call_them(net: str) -> None:
+    model, inputs = NETS[net]()
+    starred = dict.fromkeys(re.sub(r"\d+", "*", name) for name in axes_of(model, inputs))
+    assert " ".join(starred) == NAMES[net]
+
+
+@pytest.mark.parametrize(
+    ("net", "block"),
+    [("own transformer", "2"), ("own conformer", "2"), ("hf llama", "model.layers.1"), ("own unet", "middle")],
+)
+def test_names_depend_on_the_model_alone(net: str, block: str) -> None:
+    model, inputs = NETS[net]()
+    names = axes_of(model, inputs)
+    asked = {"min_ratio": 0.9}, {"depth": False}, {"multiple_of": 4}, {"choices": {"*": [0.5]}}, {"verify": True}
+    for options in (*asked, *({"freeze": [pattern]} for pattern in (block, *names))):
+        other = axes_of(NETS[net]()[0], inputs, **options)
+        assert other.items() <= names.items()
+
+
+def test_names_do_not_depend_on_the_batch_or_the_length() -> None:
+    names = axes_of(own_transformer()[0], IDS)
+    assert names == axes_of(own_transformer()[0], IDS[:1, :3]) == axes_of(own_transformer()[0], IDS.repeat(3, 2))
+    conv = axes_of(NETS["own unet"]()[0], torch.zeros(1, 3, 16, 16))
+    assert conv == axes_of(*NETS["own unet"]())
+
+
+@pytest.fixture
+def renamed(monkeypatch: pytest.MonkeyPatch) -> Made:
+    """A network whose axes had other names in an earlier version: what a later rename adds to the library."""
+
+    def before(drafts: Sequence[Draft], names: Mapping[int, str]) -> dict[int, str]:
+        return {ident: name.replace("kv_heads", "groups") for ident, name in names.items() if "kv_heads" in name}
+
+    monkeypatch.setattr("elastify._plan.naming.FORMER", (before,))
+    model, inputs = own_transformer()
+    return elastify(model, inputs, verify=False), inputs
+
+
+def test_configurations_with_former_names_are_read(renamed: Made) -> None:
+    model, _ = renamed
+    known = space(model)
+    sizes = {name.replace("kv_heads", "groups"): size for name, size in known.min.sizes.items()}
+    mark = next(mark for mark in known.spellings if mark != known.fingerprint)
+    assert sizes.keys() != known.min.sizes.keys()
+    for written in (mark, ""):
+        old = SubnetConfig.from_json(SubnetConfig.of(sizes, known.min.depths, written).to_json())
+        assert known.config(old) == known.min
+    assert known.config({"*.groups": 1}) == known.config({"*.kv_heads": 1}) != known.max
+    with pytest.raises(ElastifyError, match="belongs to another model"):
+        known.config(SubnetConfig.of(sizes, known.min.depths, "f" * 12))
+
+
+def test_studies_with_former_names_go_on(renamed: Made, tmp_path: Path) -> None:
+    model, _ = renamed
+    known, path = space(model), tmp_path / "study.log"
+    mark = next(mark for mark in known.spellings if mark != known.fingerprint)
+    old = dict(zip(known.columns, known.spellings[mark], strict=True))
+
+    def evaluate(model: nn.Module) -> float:
+        return 1.0
+
+    search(model, budget_macs="60%", evaluate=evaluate, n_trials=4, study=path)
+    text = path.read_text().replace(known.fingerprint, mark)
+    for name, former in old.items():
+        text = text.replace(f'"{name}"', f'"{former}"').replace(f'\\"{name}\\"', f'\\"{former}\\"')
+    path.write_text(text)
+    history = search(model, budget_macs="60%", evaluate=evaluate, n_trials=6, study=path).history
+    assert len(history) == 6
+    assert all(set(trial.config.sizes) < set(known.columns) for trial in history)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from elastify import activate, elastify, extract, space
-from elastify._rewrite.activate import record
+from elastify._rewrite.state import elastic_state
 
 X = torch.randn(2, 6, generator=torch.Generator().manual_seed(0))
 
@@ -89,7 +89,7 @@ def test_all_is_restored(net: Any) -> None:
     with activate(net, {**SMALLER, "blocks": (0, 2)}):
         assert (net.num_features, net.depth, net.blocks[1].layer_id) == (8, 2, 1)
     assert (net.num_features, net.depth, net.blocks[2].layer_id, net.info) == (16, 3, 2, Net().info)
-    assert record(net).moved == {}
+    assert elastic_state(net).block_numbers == {}
 
 
 def test_two_widths_of_one_size_are_told_apart_by_place() -> None:

@@ -19,6 +19,7 @@ from elastify._analysis.analyse import Analysis, analyse
 from elastify._capture.examples import Example
 from elastify._capture.session import capture
 from elastify._errors import ElastifyError as Error
+from elastify._ir.choice import FULL, Choice
 from elastify._ir.graph import Graph
 from elastify._ir.layout import Axis, Concat, Layout, Product
 from elastify._ir.plan import ElasticAxis, Plan, Skip, Stage
@@ -297,7 +298,7 @@ def hidden_of(found: Analysis) -> int:
 
 def test_a_reduced_network_of_the_right_sizes_is_accepted() -> None:
     found = recorded(mlp())
-    assert compare(found, Plan(), narrow(2), {hidden_of(found): 2}, {}) is None
+    assert compare(found, Plan(), narrow(2), Choice({hidden_of(found): 2})) is None
 
 
 @pytest.mark.parametrize(
@@ -310,14 +311,14 @@ def test_a_reduced_network_of_the_right_sizes_is_accepted() -> None:
 )
 def test_a_difference_is_told_with_its_place(graph: Callable[[], Graph], text: str) -> None:
     found = recorded(mlp())
-    mismatch = compare(found, Plan(), graph(), {hidden_of(found): 2}, {})
+    mismatch = compare(found, Plan(), graph(), Choice({hidden_of(found): 2}))
     assert mismatch is not None
     assert text.split(" (")[0] in mismatch.text
 
 
 def test_another_operation_of_the_same_size_is_a_difference() -> None:
     found = recorded(mlp())
-    mismatch = compare(found, Plan(), capture(mlp(torch.relu), Example((X,))), {}, {})
+    mismatch = compare(found, Plan(), capture(mlp(torch.relu), Example((X,))), FULL)
     assert mismatch is not None
     assert mismatch.text.startswith("relu runs in place of tanh")
 
@@ -329,31 +330,31 @@ def test_an_output_of_another_size_is_a_difference_even_if_all_operations_agree(
     stage = Stage("blocks", "", ("0", "1"), (1, 2), skips={"1": Skip(1, 2, ((last, first),))})
     cut = nn.Sequential(nn.Linear(6, 4), model[1])
     cut.forward = lambda x: cut[0](x)
-    mismatch = compare(found, Plan(stages=(stage,)), capture(cut, Example((X,))), {}, {"blocks": (0,)})
+    mismatch = compare(found, Plan(stages=(stage,)), capture(cut, Example((X,))), Choice(blocks={"blocks": (0,)}))
     assert mismatch is not None
     assert mismatch.text == "[2, 4] and not [2, 3] from the whole model"
 
 
 def test_blame_is_narrowed_to_the_axis_and_the_stage() -> None:
-    def run(sizes: Any, blocks: Any, index: int) -> Graph:
-        if sizes.get(2, 9) < 9:
+    def run(choice: Choice, index: int) -> Graph:
+        if choice.sizes.get(2, 9) < 9:
             raise ElastifyError("does not run", why="axis 2")
-        return narrow(4) if "s" not in blocks else narrow(3)
+        return narrow(4) if "s" not in choice.blocks else narrow(3)
 
     found = recorded(mlp())
     plan = Plan(stages=(Stage("s", "", (), (1,)),))
-    axes, stages = failing(found, plan, run, [({1: 2, 2: 3, 3: 4}, {"s": ()})])
+    axes, stages = failing(found, plan, run, [Choice({1: 2, 2: 3, 3: 4}, {"s": ()})])
     assert axes == {2: "the smaller network does not run: axis 2"}
     assert list(stages) == ["s"]
 
 
 def test_axes_that_fail_only_together_lose_one() -> None:
-    def run(sizes: Any, blocks: Any, index: int) -> Graph:
-        if {1, 2} <= set(sizes):
+    def run(choice: Choice, index: int) -> Graph:
+        if {1, 2} <= choice.sizes.keys():
             raise ElastifyError("does not run", why="1 with 2")
         return narrow(4)
 
-    axes, stages = failing(recorded(mlp()), Plan(), run, [({1: 2, 2: 3}, {})])
+    axes, stages = failing(recorded(mlp()), Plan(), run, [Choice({1: 2, 2: 3})])
     assert axes == {2: "the smaller network does not run: 1 with 2"}
     assert stages == {}
 
@@ -469,7 +470,7 @@ def test_what_runs_otherwise_proves_nothing() -> None:
 
     with pytest.warns(UserWarning, match="other operations than before run"):
         model = elastify(picking(even), MANY)
-    assert [axis.name for axis in space(model).axes] == ["hidden"]  # which does not change what is picked
+    assert [axis.name for axis in space(model).axes] == ["b.hidden"]  # which does not change what is picked
 
 
 def test_blocks_after_a_count_are_followed_where_the_same_operations_run() -> None:

@@ -18,12 +18,14 @@ from torch.utils.checkpoint import checkpoint
 
 from elastify._deploy.extract import materialise
 from elastify._errors import ElastifyError
+from elastify._ir.choice import FULL, Choice
 from elastify._ir.ints import Attr
 from elastify._ir.layout import Axis, Concat, Product, active_size, indices
 from elastify._ir.plan import ElasticAxis, Plan
-from elastify._rewrite.activate import is_elastic, record, set_active, statistics_overlay, store_statistics
+from elastify._rewrite.activate import set_active, store_statistics, stored_statistics
 from elastify._rewrite.install import install, remove
 from elastify._rewrite.slices import Index, Ruler, Slice, cut_of
+from elastify._rewrite.state import elastic_state, is_elastic
 from tests.plans_by_hand import CASES, MLP, fixed, make
 
 
@@ -117,7 +119,7 @@ class TestEveryModel:
         assert torch.equal(output(model, case), expected)
         assert dict(model.named_parameters(remove_duplicate=False)) == tensors
         for configuration in case.configurations:
-            set_active(model, *configuration)
+            set_active(model, configuration)
             assert dict(model.named_parameters(remove_duplicate=False)) == tensors
             assert all(torch.equal(state[key], value) for key, value in model.state_dict().items())
         remove(model)
@@ -134,8 +136,8 @@ class TestEveryModel:
     def test_activated_equals_extracted_with_gradients(self, name, training):
         case = elastic(name, training)
         for configuration in case.configurations:
-            set_active(case.model, *configuration)
-            small = materialise(case.model, *configuration)
+            set_active(case.model, configuration)
+            small = materialise(case.model, configuration)
             got, wanted = output(case.model, case), output(small, case)
             torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-6)
             weights = torch.randn_like(wanted)
@@ -160,11 +162,11 @@ class TestEveryModel:
         case = elastic(name, training)
         full = output(case.model, case)
         configuration = case.configurations[-1]
-        set_active(case.model, *configuration)
+        set_active(case.model, configuration)
         expected = output(case.model, case)
         twin = copy.deepcopy(case.model)
         assert torch.equal(output(twin, case), expected)
-        set_active(twin, {}, {})
+        set_active(twin, FULL)
         assert torch.equal(output(twin, case), full)
         assert torch.equal(output(case.model, case), expected)
         entry = twin.__dict__["_elastify"]
@@ -178,24 +180,24 @@ class TestEveryModel:
         with torch.no_grad():
             for parameter in other.parameters():
                 parameter.mul_(1.5)
-        set_active(case.model, *case.configurations[0])
+        set_active(case.model, case.configurations[0])
         case.model.load_state_dict(other.state_dict(), strict=True)
-        set_active(case.model, {}, {})
+        set_active(case.model, FULL)
         assert torch.equal(output(case.model, case), output(other, case))
         assigned = elastic(name, training)
         assigned.model.load_state_dict(copy.deepcopy(other.state_dict()), strict=True, assign=True)
-        set_active(assigned.model, *case.configurations[0])
-        set_active(case.model, *case.configurations[0])
+        set_active(assigned.model, case.configurations[0])
+        set_active(case.model, case.configurations[0])
         torch.testing.assert_close(output(assigned.model, case), output(case.model, case))
 
     def test_conversion_while_a_subnet_is_active(self, name, training):
         case = elastic(name, training)
-        set_active(case.model, *case.configurations[0])
+        set_active(case.model, case.configurations[0])
         expected = output(case.model, case)
         case.model.double()
         inputs = [x.double() if x.is_floating_point() else x for x in case.inputs]
         torch.testing.assert_close(case.model(*inputs).float(), expected, rtol=1e-4, atol=1e-4)
-        set_active(case.model, {}, {})
+        set_active(case.model, FULL)
         assert case.model(*inputs).dtype == torch.float64
 
 
@@ -204,7 +206,7 @@ class TestAttributes:
         case = elastic("language")
         model = case.model
         shape, scale = model.shape, model.layers[0].attn.scale
-        set_active(model, {0: 8, 1: 2, 2: 3}, {})
+        set_active(model, Choice({0: 8, 1: 2, 2: 3}))
         assert model.shape == (8, (1, 8))
         assert model.config.hidden_size == 8
         assert model.config.sizes == {"vocab": 11, "widths": [8, 2]}
@@ -213,14 +215,14 @@ class TestAttributes:
         assert (attention.qkv.in_features, attention.qkv.out_features) == (8, 18)
         assert model.layers[0].norm.normalized_shape == (8,)
         assert "Embedding(11, 8)" in repr(model)
-        set_active(model, {}, {})
+        set_active(model, FULL)
         assert model.shape == shape == (16, (1, 16))
         assert model.config.sizes == {"vocab": 11, "widths": [16, 2]}
         assert model.layers[0].attn.scale is scale
 
     def test_torch_metadata(self):
         case = elastic("convnet")
-        set_active(case.model, {0: 3, 1: 2, 10: 2}, {})
+        set_active(case.model, Choice({0: 3, 1: 2, 10: 2}))
         block = case.model.blocks[0]
         assert (block.depthwise.in_channels, block.depthwise.out_channels, block.depthwise.groups) == (8, 8, 8)
         assert (block.norm.num_channels, block.norm.num_groups, block.bn1.num_features) == (8, 4, 8)
@@ -230,7 +232,7 @@ class TestAttributes:
     def test_repr_shows_the_active_configuration(self):
         case = elastic("convnet")
         assert "full network active" in repr(case.model)
-        set_active(case.model, {0: 3}, {"blocks": (0, 1)})
+        set_active(case.model, Choice({0: 3}, {"blocks": (0, 1)}))
         assert "width 3/8" in repr(case.model)
         assert "blocks 2/3 blocks" in repr(case.model)
 
@@ -239,7 +241,7 @@ class TestContainers:
     def test_module_list(self):
         layers = elastic("language").model.layers
         model = elastic("language").model
-        set_active(model, {}, {"layers": (0, 2, 3)})
+        set_active(model, Choice(blocks={"layers": (0, 2, 3)}))
         layers = model.layers
         full = list(layers._modules.values())
         assert list(layers) == [full[0], full[2], full[3]]
@@ -255,19 +257,19 @@ class TestContainers:
             layers[3]
         assert len(list(layers.parameters())) == 4 * 6
         assert {name.split(".")[0] for name, _ in layers.named_parameters()} == {"0", "1", "2", "3"}
-        set_active(model, {}, {})
+        set_active(model, FULL)
         assert list(layers) == full
         assert [layer.layer_idx for layer in layers] == [0, 1, 2, 3]
 
     def test_sequential_and_dictionary(self):
         case = elastic("convnet")
-        set_active(case.model, {}, {"blocks": (0, 2)})
+        set_active(case.model, Choice(blocks={"blocks": (0, 2)}))
         assert len(case.model.blocks) == 2
         assert type(case.model.blocks[:1]) is nn.Sequential
         case = elastic("torch_modules")
         steps = case.model.steps
         assert list(steps) == ["first", "second"]
-        set_active(case.model, {}, {"steps": (0,)})
+        set_active(case.model, Choice(blocks={"steps": (0,)}))
         assert list(steps) == list(steps.keys()) == ["first"]
         assert list(steps.values()) == [steps["first"]]
         assert dict(steps.items()).keys() == {"first"}
@@ -278,16 +280,16 @@ class TestContainers:
 
     def test_changing_a_container_needs_all_of_it(self):
         case = elastic("convnet")
-        set_active(case.model, {}, {"blocks": (0,)})
+        set_active(case.model, Choice(blocks={"blocks": (0,)}))
         with pytest.raises(ElastifyError, match="append while blocks are left out"):
             case.model.blocks.append(nn.Identity())
-        set_active(case.model, {}, {})
+        set_active(case.model, FULL)
         case.model.blocks.append(nn.Identity())
         assert len(case.model.blocks) == 4
 
     def test_a_block_in_an_attribute_steps_aside(self):
         case = elastic("language")
-        set_active(case.model, {}, {"tail": ()})
+        set_active(case.model, Choice(blocks={"tail": ()}))
         x = torch.randn(2, 16)
         assert case.model.extra(x) is x
         with pytest.raises(ElastifyError, match=r"'extra' cannot be left out[\s\S]*2 tensors"):
@@ -298,10 +300,10 @@ class TestStatistics:
     def test_training_a_subnet_leaves_the_buffers_alone(self):
         case = elastic("convnet", training=True)
         before = copy.deepcopy(dict(case.model.named_buffers()))
-        set_active(case.model, *case.configurations[1])
+        set_active(case.model, case.configurations[1])
         case.model(*case.inputs)
         assert all(torch.equal(before[name], buffer) for name, buffer in case.model.named_buffers())
-        set_active(case.model, {}, {})
+        set_active(case.model, FULL)
         case.model(*case.inputs)
         assert case.model.bn.num_batches_tracked == 1
         assert not torch.equal(before["bn.running_mean"], case.model.bn.running_mean)
@@ -309,24 +311,24 @@ class TestStatistics:
     def test_overlays_belong_to_a_configuration(self):
         case = elastic("convnet")
         sizes = {0: 4}
-        assert statistics_overlay(case.model, sizes, {}) is None
-        set_active(case.model, sizes, {})
+        assert stored_statistics(case.model, Choice(sizes)) is None
+        set_active(case.model, Choice(sizes))
         plain = case.model(*case.inputs)
         mean = torch.full((4,), 7.0)
         store_statistics(case.model, {"bn.running_mean": mean})
         assert case.model.bn.running_mean is mean
         assert not torch.equal(case.model(*case.inputs), plain)
         # kept whole and not mentioned are the same configuration
-        assert statistics_overlay(case.model, {0: 4, 1: 6}, {"blocks": (0, 1, 2)}) == {"bn.running_mean": mean}
-        small = materialise(case.model, sizes, {})
+        assert stored_statistics(case.model, Choice({0: 4, 1: 6}, {"blocks": (0, 1, 2)})) == {"bn.running_mean": mean}
+        small = materialise(case.model, Choice(sizes))
         assert torch.equal(small.bn.running_mean, mean)
-        set_active(case.model, {0: 3}, {})
+        set_active(case.model, Choice({0: 3}))
         assert case.model.bn.running_mean.shape == (3,)
-        set_active(case.model, sizes, {})
+        set_active(case.model, Choice(sizes))
         case.model.train()(*case.inputs)
         assert not torch.equal(mean, torch.full((4,), 7.0))  # train mode updates what was stored
-        store_statistics(case.model, None, sizes)
-        assert statistics_overlay(case.model, sizes, {}) is None
+        store_statistics(case.model, None, Choice(sizes))
+        assert stored_statistics(case.model, Choice(sizes)) is None
 
     def test_the_full_network_has_its_own(self):
         case = elastic("convnet")
@@ -336,10 +338,10 @@ class TestStatistics:
     def test_cumulative_average(self):
         case = elastic("convnet", training=True)
         case.model.bn.momentum = None
-        set_active(case.model, {0: 4}, {})
+        set_active(case.model, Choice({0: 4}))
         case.model(*case.inputs)
         assert case.model.bn.num_batches_tracked == 1
-        set_active(case.model, {}, {})
+        set_active(case.model, FULL)
         assert case.model.bn.num_batches_tracked == 0
 
 
@@ -353,7 +355,7 @@ class TestRefusals:
 
     def test_plain_model(self):
         with pytest.raises(ElastifyError, match="this Linear is not elastic"):
-            set_active(nn.Linear(2, 2), {}, {})
+            set_active(nn.Linear(2, 2), FULL)
 
     @pytest.mark.parametrize(
         ("plan", "text"),
@@ -393,12 +395,12 @@ class TestRefusals:
     def test_configurations_of_other_models(self):
         model = elastic("mlp").model
         with pytest.raises(ElastifyError, match="no axis or stage 7"):
-            set_active(model, {7: 2}, {})
+            set_active(model, Choice({7: 2}))
         with pytest.raises(ElastifyError, match="no axis or stage 'layers'"):
-            set_active(model, {}, {"layers": (0,)})
+            set_active(model, Choice(blocks={"layers": (0,)}))
         with pytest.raises(ElastifyError, match="axis 0 cannot keep 17 units"):
-            set_active(model, {0: 17}, {})
-        assert record(model).active is None
+            set_active(model, Choice({0: 17}))
+        assert elastic_state(model).active is None
 
     def test_replacing_parameters(self):
         case = elastic("mlp")
@@ -408,11 +410,11 @@ class TestRefusals:
         assert model.fc1.weight is new
         with pytest.raises(TypeError, match="cannot assign"):
             model.fc1.weight = torch.zeros(16, 6)
-        set_active(model, *case.configurations[0])
+        set_active(model, case.configurations[0])
         for change in (lambda: setattr(model.fc1, "weight", new), lambda: delattr(model.fc1, "weight")):
             with pytest.raises(ElastifyError, match="while a subnet is active"):
                 change()
-        set_active(model, {}, {})
+        set_active(model, FULL)
         del model.fc1.weight
         assert not hasattr(model.fc1, "weight")
         with pytest.raises(AttributeError, match="no attribute 'weight'"):
@@ -422,7 +424,7 @@ class TestRefusals:
         case = elastic("convnet")
         case.model.bn.running_mean = torch.ones(8)
         assert torch.equal(case.model.bn.running_mean, torch.ones(8))
-        set_active(case.model, {0: 4}, {})
+        set_active(case.model, Choice({0: 4}))
         with pytest.raises(ElastifyError, match="while a subnet is active"):
             case.model.bn.running_mean = torch.ones(8)
 
@@ -449,8 +451,8 @@ class TestRefusals:
 
     def test_attribute_errors_do_not_fall_back_to_the_full_weight(self):
         case = elastic("mlp")
-        record(case.model).transforms["fc1.weight"] = lambda full: full.no_such_thing
-        set_active(case.model, *case.configurations[0])
+        elastic_state(case.model).transforms["fc1.weight"] = lambda full: full.no_such_thing
+        set_active(case.model, case.configurations[0])
         with pytest.raises(RuntimeError, match="active value of 'weight' cannot be computed"):
             case.model.fc1.weight  # noqa: B018
 
@@ -469,8 +471,8 @@ class TestRefusals:
             except ElastifyError as error:
                 found.append(error)
 
-        for configuration in (({}, {}), case.configurations[0]):
-            set_active(case.model, *configuration)
+        for configuration in (FULL, case.configurations[0]):
+            set_active(case.model, configuration)
             thread = threading.Thread(target=run)
             thread.start()
             thread.join()
@@ -481,20 +483,20 @@ class TestRefusals:
 class TestWithTheRestOfTorch:
     def test_transforms_come_before_slicing(self):
         case = elastic("mlp")
-        record(case.model).transforms["fc1.weight"] = lambda full: full * 2
+        elastic_state(case.model).transforms["fc1.weight"] = lambda full: full * 2
         assert torch.equal(case.model.fc1.weight, case.model.fc1._parameters["weight"] * 2)
-        set_active(case.model, {0: 5}, {})
+        set_active(case.model, Choice({0: 5}))
         assert torch.equal(case.model.fc1.weight, case.model.fc1._parameters["weight"][:5] * 2)
-        assert torch.equal(materialise(case.model, {0: 5}, {}).fc1.weight, case.model.fc1.weight)
+        assert torch.equal(materialise(case.model, Choice({0: 5})).fc1.weight, case.model.fc1.weight)
 
     def test_an_optimizer_trains_the_full_weights(self):
         case = elastic("mlp", training=True)
         optimizer = torch.optim.SGD(case.model.parameters(), 0.1)
         before = case.model.fc1.weight.detach().clone()
-        set_active(case.model, {0: 5}, {})
+        set_active(case.model, Choice({0: 5}))
         case.model(*case.inputs).square().mean().backward()
         optimizer.step()
-        set_active(case.model, {}, {})
+        set_active(case.model, FULL)
         changed = (case.model.fc1.weight != before).any(1)
         assert changed[:5].any()
         assert not changed[5:].any()
@@ -502,7 +504,7 @@ class TestWithTheRestOfTorch:
     def test_requires_grad(self):
         case = elastic("mlp")
         case.model.fc1.requires_grad_(False)
-        set_active(case.model, {0: 5}, {})
+        set_active(case.model, Choice({0: 5}))
         case.model(*case.inputs).sum().backward()
         assert case.model.fc1._parameters["weight"].grad is None
         assert case.model.fc2._parameters["weight"].grad is not None
@@ -510,7 +512,7 @@ class TestWithTheRestOfTorch:
     @pytest.mark.parametrize("name", ["convnet", "language", "torch_modules"])
     def test_functional_calls(self, name):
         case = elastic(name)
-        set_active(case.model, *case.configurations[1])
+        set_active(case.model, case.configurations[1])
         parameters = dict(case.model.named_parameters())
 
         def loss(values):
@@ -526,13 +528,13 @@ class TestWithTheRestOfTorch:
         case = make("convnet")
         case.model.to("meta")
         install(case.model, case.plan)
-        set_active(case.model, *case.configurations[1])
+        set_active(case.model, case.configurations[1])
         assert case.model(case.inputs[0].to("meta")).shape == (2, 5)
 
     @pytest.mark.parametrize("reentrant", [False, True])
     def test_checkpointing_even_with_a_backward_thread(self, reentrant):
         case = elastic("mlp")
-        set_active(case.model, {0: 5}, {})
+        set_active(case.model, Choice({0: 5}))
         weight = case.model.fc1._parameters["weight"]
         x = case.inputs[0].requires_grad_()
         case.model(x).sum().backward()
@@ -544,13 +546,13 @@ class TestWithTheRestOfTorch:
 
     def test_a_serialised_whole_model(self):
         case = elastic("language")
-        set_active(case.model, *case.configurations[2])
+        set_active(case.model, case.configurations[2])
         file = io.BytesIO()
         torch.save(case.model, file)
         file.seek(0)
         again = torch.load(file, weights_only=False)
         assert torch.equal(again(*case.inputs), case.model(*case.inputs))
-        set_active(again, {}, {})
+        set_active(again, FULL)
         assert len(again.layers) == 4
 
     @pytest.mark.parametrize("name", ["mlp", "language"])
@@ -565,7 +567,7 @@ class TestWithTheRestOfTorch:
         configurations = case.configurations[:2]
         for _ in range(3):
             for configuration in configurations:
-                set_active(case.model, *configuration)
+                set_active(case.model, configuration)
                 torch.testing.assert_close(compiled(*case.inputs), case.model(*case.inputs))
         assert counter.frame_count <= 1 + len(configurations) + 1
 
@@ -574,9 +576,9 @@ class TestWithTheRestOfTorch:
         before = sum(t.untyped_storage().nbytes() for t in case.model.state_dict().values())
         install(case.model, case.plan)
         for configuration in case.configurations:
-            set_active(case.model, *configuration)
+            set_active(case.model, configuration)
             case.model(*case.inputs)
-        set_active(case.model, {}, {})
+        set_active(case.model, FULL)
         held = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in _tensors(case.model)}
         assert sum(held.values()) <= 1.05 * before
 
@@ -615,9 +617,9 @@ class TestDistributed:
         case = elastic("convnet", training=True)
         reference = copy.deepcopy(case.model)
         wrapped = nn.parallel.DistributedDataParallel(case.model, find_unused_parameters=True)
-        for configuration in (({}, {}), *case.configurations):
-            set_active(case.model, *configuration)
-            set_active(reference, *configuration)
+        for configuration in (FULL, *case.configurations):
+            set_active(case.model, configuration)
+            set_active(reference, configuration)
             wrapped(*case.inputs).square().mean().backward()
             reference(*case.inputs).square().mean().backward()
             for got, expected in zip(case.model.parameters(), reference.parameters(), strict=True):
@@ -638,9 +640,9 @@ class TestDistributed:
             fully_shard(layer, mesh=mesh)
         fully_shard(case.model, mesh=mesh)
         optimizers = [torch.optim.SGD(model.parameters(), 0.01) for model in (case.model, reference)]
-        for configuration in (*case.configurations, ({}, {})):
+        for configuration in (*case.configurations, FULL):
             for model in (case.model, reference):
-                set_active(model, *configuration)
+                set_active(model, configuration)
             with warnings.catch_warnings():
                 warnings.simplefilter("error")
                 got, expected = case.model(*case.inputs), reference(*case.inputs)

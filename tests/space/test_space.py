@@ -15,6 +15,7 @@ from elastify._plan.choices import build_choices
 from elastify._space.config import SubnetConfig, fingerprint
 from elastify._space.metrics import Cost
 from elastify._space.space import SearchSpace
+from elastify._space.wishes import match
 
 # What is left of 48..192 step 8: widths that some number of heads divides into a legal head_dim.
 WIDTHS = "48, 56, 64, 72, 80, 96, 112, 120, 128, 144, 168, 192"
@@ -240,23 +241,32 @@ def test_the_table():
     assert str(space) == str(SearchSpace(plan, verified=True, title="vit", example={"x": (3, 224, 224)}, cost=cost))
 
 
-def test_long_lines_are_cut():
+def test_long_lines_are_wrapped_and_names_are_whole():
     name = "a." + "very_long_module_name." * 8 + "hidden"
     axes = (ElasticAxis(0, name, 64, (3, 5, 9, 17, 20, 21, 22, 30, 31, 33, 41, 47, 53, 64)),)
     frozen = tuple(FrozenDim(f"{name}.{chr(97 + i)}", 0, 3, "because " * 30) for i in range(5))
     lines = str(SearchSpace(Plan(axes, frozen=frozen))).splitlines()
-    assert max(map(len, lines)) <= 120
-    assert any("..." in line and "(14 choices)" in line for line in lines)
-    assert any("and 4 more" in line for line in lines)
+    assert max(len(line) for line in lines if name not in line) <= 120
+    assert lines[3:5] == [f"  {name}", "        hidden    64    3, 5, 9, 17, 20, ..., 47, 53, 64 (14 choices)"]
+    assert f"      {name}.a[0], and 4 more" in lines
     assert "no elastic axes" in str(SearchSpace(Plan()))
 
 
 def test_names_of_one_shape_share_a_line():
-    names = ["a.0.b.0.hidden", "a.0.b.1.hidden", "a.1.b.0.hidden", "c.1.2.hidden", "c.2.0.hidden"]
-    names += [f"d{i}.{j}.hidden" for i, j in ((1, 1), (1, 2), (2, 0), (2, 1), (3, 0))]
-    axes = tuple(ElasticAxis(i, name, 64, (32, 64)) for i, name in enumerate(names))
-    lines = str(SearchSpace(Plan(axes))).splitlines()
-    assert [line.split()[0] for line in lines[3:6]] == ["a.{0.b.0,0.b.1,1.b.0}.hidden", "c.{1.2,2.0}.hidden", "d{1.1"]
+    sizes = {"a.0.b.0.hidden": 32, "a.0.b.1.hidden": 64, "a.1.b.0.hidden": 64, "c.1.2.hidden": 64, "c.2.0.hidden": 64}
+    sizes |= {f"d.{i}.{j}.hidden": 64 if i < 3 else 16 + j for i in range(6) for j in range(4)}
+    axes = tuple(ElasticAxis(i, name, size, (8, size)) for i, (name, size) in enumerate(sizes.items()))
+    space = SearchSpace(Plan(axes))
+    lines = [line.split("  hidden ")[0].strip() for line in str(space).splitlines()[3:]]
+    assert lines[:4] == [
+        "a.0.b.0.hidden",
+        "a.0.b.1.hidden, a.1.b.0.hidden",
+        "c.*.*.hidden",
+        "d.0.*.hidden, d.1.*.hidden, d.2.*.hidden",
+    ]
+    assert lines[4:] == [f"d.*.{j}.hidden" for j in range(4)] or lines[4].startswith("d.3.0.hidden, d.4.0.hidden")
+    for line, count in zip(lines, (1, 2, 2, 12), strict=False):
+        assert sum(len(match(glob, space.columns)) for glob in line.split(", ")) == count
 
 
 def test_what_was_asked_is_shown():

@@ -30,6 +30,7 @@ def tool(name: str, folder: Path = TOOLS) -> ModuleType:
         ("elastify/_a.py", '"""A story."""\nfrom timm.models import create_model\n', "names timm.models"),
         ("elastify/_b/c.py", '"""A story."""\nfrom elastify._a.d import e\n', "reaches into elastify._a"),
         ("elastify/_a.py", '"""A story."""\nknown = kind == "transformers"\n', "names transformers"),
+        ("elastify/_adapters/build.py", '"""A story."""\nimport timm\n', "names timm outside elastify/_adapters/timm"),
         ("recipes/a/b.py", "torch.save(model, path)\n", "safetensors"),
         ("tests/test_a.py", "def test_a():\n    print(1)\n", "test_a asserts nothing"),
         ("tests/test_a.py", "@pytest.mark.skip\ndef test_a():\n    assert 1\n", "can be skipped"),
@@ -45,6 +46,7 @@ def test_breach_is_found(path: str, text: str, found: str) -> None:
     ("path", "text"),
     [
         ("elastify/_adapters/timm.py", '"""A story."""\nimport timm\n'),
+        ("elastify/_adapters/transformers/models.py", '"""A story."""\nimport transformers\n'),
         ("elastify/_a.py", '"""A story."""\ndef f():\n    """Why."""\n' + "    x = 1\n" * 60),
         ("elastify/_a.py", '"""For models of timm: `elastify inspect timm:NAME`."""\n'),
         ("tests/test_a.py", "def test_a():\n    check_model(model)\n"),

@@ -130,13 +130,13 @@ def tiny(kind: str) -> Made:
     """A small model of a type and inputs that fit."""
     import transformers
 
-    from elastify._adapters import infer_example_inputs
+    from elastify import _adapters
 
     torch.manual_seed(0)
     model = getattr(transformers, class_names()[kind])(small_config(kind)).eval()
     for name, value in GENERATION.get(kind, {}).items():
         setattr(model.generation_config, name, value)
-    inputs: Any = ((), INPUTS[kind](model.config)) if kind in INPUTS else infer_example_inputs(model)
+    inputs: Any = ((), INPUTS[kind](model.config)) if kind in INPUTS else _adapters.of(model).example_inputs(model)
     if inputs is None:
         raise ValueError(f"no inputs are known for {type(model).__name__}")
     return model, *inputs

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from elastify._analysis.facts import RULES, Equation, Facts, Why
+from elastify._analysis.facts import Equation, Facts, Why
 from elastify._analysis.rules import contractions, creation, elementwise, indexing, matrices, norms, signals, views
+from elastify._analysis.rules.ops import OPS, operation, without_out
 from elastify._ir import Call, values
 
-__all__ = ["RULES", "Equation", "Facts", "Why", "apply"]
+__all__ = ["OPS", "Equation", "Facts", "Why", "apply"]
 
 _FAMILIES = (contractions, creation, elementwise, indexing, matrices, norms, signals, views)
 
@@ -20,15 +21,14 @@ _FAMILIES = (contractions, creation, elementwise, indexing, matrices, norms, sig
 def apply(facts: Facts, call: Call) -> None:
     """State what a call implies about the layouts of its tensors."""
     facts.at(call)
-    name, _, form = call.op.partition(".")
-    rule = RULES.get(name if form == "out" else call.op)
+    name, given = without_out(call)
+    rule = operation(name).rule
     if rule is None:
         return freeze_all(facts, call, "no rule for this operation")
     try:
-        given = {key: item for key, item in call.kwargs.items() if form != "out" or key != "out"}
-        facts.why = replace(facts.why, op=name) if form == "out" else facts.why
+        facts.why = replace(facts.why, op=name)
         rule(facts, call.out, *call.args, **given)
-        if form == "out":  # what was there before is overwritten, size for size
+        if name != call.op:  # what was there before is overwritten, size for size
             for old, new in zip(values(call.kwargs["out"]), call.outputs(), strict=True):
                 facts.all_same(facts.dims(old), facts.dims(new))
     except (AttributeError, TypeError, ValueError, LookupError, StopIteration) as error:

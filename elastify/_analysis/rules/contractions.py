@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from elastify._analysis.facts import Facts, rule
+from elastify._analysis.facts import Facts
+from elastify._analysis.rules.ops import rule
 from elastify._analysis.terms import Term
 from elastify._ir import Value, values
 
@@ -51,7 +52,7 @@ def _place(words: list[str], letter: str, rank: int) -> int:
     return at + rank - len(words) if "..." in words[:at] else at
 
 
-@rule("linear")
+@rule("linear", linear=True)
 def linear(f: Facts, out: Value, input: Value, weight: Value, bias: Value | None = None) -> None:
     contract(f, "... i, o i, o -> ... o", (input, weight, bias), out)
 
@@ -71,13 +72,13 @@ def mm(f: Facts, out: Value, input: Value, mat2: Value, **_: Any) -> None:
     contract(f, "n k, k m -> n m", (input, mat2), out)
 
 
-@rule("addbmm")
+@rule("addbmm", scales=True)
 def addbmm(f: Facts, out: Value, input: Value, batch1: Value, batch2: Value, **_: Any) -> None:
     contract(f, "b n k, b k m -> n m", (batch1, batch2), out)
     f.broadcast([f.dims(out), f.dims(input)])
 
 
-@rule("addmv")
+@rule("addmv", scales=True)
 def addmv(f: Facts, out: Value, input: Value, mat: Value, vec: Value, **_: Any) -> None:
     contract(f, "n k, k -> n", (mat, vec), out)
     f.broadcast([f.dims(out), f.dims(input)])
@@ -127,13 +128,13 @@ def outer(f: Facts, out: Value, input: Value, vec2: Value) -> None:
     contract(f, "n, m -> n m", (input, vec2), out)
 
 
-@rule("addmm")
+@rule("addmm", scales=True)
 def addmm(f: Facts, out: Value, input: Value, mat1: Value, mat2: Value, **_: Any) -> None:
     contract(f, "n k, k m -> n m", (mat1, mat2), out)
     f.broadcast([f.dims(out), f.dims(input)])
 
 
-@rule("baddbmm")
+@rule("baddbmm", scales=True)
 def baddbmm(f: Facts, out: Value, input: Value, batch1: Value, batch2: Value, **_: Any) -> None:
     contract(f, "b n k, b k m -> b n m", (batch1, batch2), out)
     f.broadcast([f.dims(out), f.dims(input)])
@@ -167,7 +168,7 @@ def _spaced(words: str) -> str:
     return " ".join(words.replace("...", ".")).replace(".", "...")
 
 
-@rule("conv1d conv2d conv3d")
+@rule("conv1d conv2d conv3d", linear=True)
 def conv(f: Facts, out: Value, input: Value, weight: Value, bias: Value | None = None, *args: Any, **kw: Any) -> None:
     """x [b, groups * i, space], weight [groups * o, i, taps] -> [b, groups * o, space]."""
     number = kw.get("groups", args[3] if len(args) > 3 else 1)
@@ -182,7 +183,7 @@ def conv(f: Facts, out: Value, input: Value, weight: Value, bias: Value | None =
     _conv_out(f, out, input, weight, bias, rows, _pointwise(weight, args, kw))
 
 
-@rule("conv_transpose1d conv_transpose2d conv_transpose3d")
+@rule("conv_transpose1d conv_transpose2d conv_transpose3d", linear=True)
 def conv_transpose(
     f: Facts, out: Value, input: Value, weight: Value, bias: Value | None = None, *args: Any, **kw: Any
 ) -> None:
@@ -249,7 +250,7 @@ def embedding_bag(f: Facts, out: Any, weight: Value, indices: Value, *args: Any,
             f.freeze(term, "counts of bags")
 
 
-@rule("scaled_dot_product_attention")
+@rule("scaled_dot_product_attention", scales=True, mode=float)
 def attention(
     f: Facts,
     out: Value,

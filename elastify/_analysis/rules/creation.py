@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from elastify._analysis.facts import Facts, flat_sizes, rule
+from elastify._analysis.facts import Facts, flat_sizes
+from elastify._analysis.rules.ops import rule
 from elastify._ir import Value, values
 
 

@@ -4,40 +4,58 @@ from __future__ import annotations
 
 from typing import Any
 
-from elastify._analysis.facts import Facts, flat_sizes, rule
+from elastify._analysis.facts import Facts, flat_sizes
+from elastify._analysis.rules.ops import rule
 from elastify._ir import Value, values
 
-_SAME = """
-abs acos acosh angle arccos arccosh arcsin arcsinh arctan arctanh asin asinh atan atanh bfloat16 bool byte cauchy
-cdouble ceil celu cfloat chalf char conj conj_physical cos cosh cpu cuda deg2rad digamma double elu erf erfc erfinv
-exp exp2 expm1 exponential fix float floor frac frexp gelu geometric half hardshrink hardsigmoid hardswish hardtanh i0
-imag int isfinite isinf isnan isneginf isposinf isreal leaky_relu lgamma log log10 log1p log2 log_normal log_sigmoid
-log_softmax logical_not logit long mish mvlgamma nan_to_num native_dropout neg poisson rad2deg rand_like randint_like
-randn_like random real reciprocal relu relu6 resolve_conj resolve_neg round rrelu rsqrt selu sgn short sigmoid sign
-signbit silu sin sinc sinh softmax softplus softshrink sqrt square tan tanh threshold to trunc type type_as uniform
-zero zeros_like ones_like empty_like full_like alpha_dropout dropout feature_alpha_dropout feature_dropout bitwise_not
-renorm special_bessel_j0 special_bessel_j1 special_bessel_y0 special_bessel_y1 special_digamma special_entr
-special_erf special_erfc special_erfcx special_erfinv special_exp2 special_expm1 special_gammaln special_i0
-special_i0e special_i1 special_i1e special_log1p special_log_ndtr special_log_softmax special_logit
-special_multigammaln special_ndtr special_ndtri special_psi special_round special_sinc special_softmax
+# Of one tensor, whose type they keep if it is floating-point.
+_FUNCTIONS = """
+abs acos acosh arccos arccosh arcsin arcsinh arctan arctanh asin asinh atan atanh ceil celu cos cosh deg2rad digamma elu
+erf erfc erfinv exp exp2 expm1 fix floor frac gelu hardshrink hardsigmoid hardswish hardtanh i0 leaky_relu lgamma log
+log10 log1p log2 log_sigmoid logit mish nan_to_num neg rad2deg reciprocal relu relu6 round rsqrt selu sgn sigmoid sign
+silu sin sinc sinh softplus softshrink sqrt square tan tanh trunc special_bessel_j0 special_bessel_j1 special_bessel_y0
+special_bessel_y1 special_digamma special_entr special_erf special_erfc special_erfcx special_erfinv special_exp2
+special_expm1 special_gammaln special_i0 special_i0e special_i1 special_i1e special_log1p special_log_ndtr special_logit
+special_ndtr special_ndtri special_psi special_round special_sinc
+"""
+# Of one tensor, too, but they need numbers beside it or change its type.
+_OTHERS = """
+angle bfloat16 bitwise_not bool byte cdouble cfloat chalf char conj conj_physical cpu cuda double float frexp half imag
+int isfinite isinf isnan isneginf isposinf isreal logical_not long mvlgamma poisson real resolve_conj resolve_neg rrelu
+short signbit special_multigammaln threshold to type type_as
+"""
+_SAME = "alias clone contiguous data detach lift_fresh positive requires_grad"
+_ALONG_A_DIMENSION = "log_softmax native_dropout renorm softmax special_log_softmax special_softmax"
+_DROPOUT = "alpha_dropout dropout feature_alpha_dropout feature_dropout"
+_NUMBERS_LOST = """
+cauchy empty_like exponential full_like geometric log_normal ones_like rand_like randint_like randn_like random uniform
+zero zeros_like
 """
 
 _BROADCAST = """
-add sub mul div floor_divide pow fmod remainder maximum minimum fmax fmin eq ne lt le gt ge logical_and
-logical_or logical_xor bitwise_and bitwise_or bitwise_xor bitwise_left_shift bitwise_right_shift lerp addcmul addcdiv
-masked_fill atan2 arctan2 hypot copy copysign isclose polar complex xlogy logaddexp logaddexp2 float_power heaviside
-nextafter ldexp gcd lcm igamma igammac special_gammainc special_gammaincc special_xlog1py special_xlogy special_zeta
-clamp clamp_max clamp_min fill bernoulli _weight_norm polygamma special_polygamma
+sub floor_divide fmod remainder maximum minimum fmax fmin eq ne lt le gt ge logical_and logical_or logical_xor
+bitwise_and bitwise_or bitwise_xor bitwise_left_shift bitwise_right_shift addcmul addcdiv masked_fill atan2 arctan2
+hypot copysign isclose polar complex xlogy logaddexp logaddexp2 float_power heaviside nextafter ldexp gcd lcm igamma
+igammac special_gammainc special_gammaincc special_xlog1py special_xlogy special_zeta clamp clamp_max clamp_min
+bernoulli polygamma special_polygamma
 """
 
 
-@rule(_SAME)
+@rule(_FUNCTIONS, elementwise=True, unary=True)
+@rule(_OTHERS, elementwise=True)
+@rule(_SAME, elementwise=True, same=True)
+@rule(_ALONG_A_DIMENSION, keeps=True)
+@rule(_DROPOUT, keeps=True, drops=True)
+@rule(_NUMBERS_LOST)
 def same_shape(f: Facts, out: Any, input: Value, *_: Any, **__: Any) -> None:
     for value in values(out):
         f.give(value, f.dims(input))
 
 
-@rule(_BROADCAST)
+@rule(_BROADCAST, elementwise=True)
+@rule("add lerp", elementwise=True, sums=True)
+@rule("mul div pow", elementwise=True, scales=True)
+@rule("copy fill _weight_norm")
 def broadcast(f: Facts, out: Any, *args: Any, **kwargs: Any) -> None:
     f.give(out, f.broadcast([f.dims(value) for value in values((args, kwargs))]))
 
@@ -76,7 +94,7 @@ def class_loss(
     f.give(out, lead if out.shape else [])
 
 
-@rule("prelu")
+@rule("prelu", keeps=True)
 def prelu(f: Facts, out: Value, input: Value, weight: Value) -> None:
     dims = f.dims(input)
     if weight.shape and weight.shape[0] != 1:

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from elastify._analysis.facts import Facts, rule
+from elastify._analysis.facts import Facts
+from elastify._analysis.rules.ops import rule
 from elastify._analysis.terms import Term
 from elastify._ir import Int, Value, values
 
@@ -135,7 +136,7 @@ def _listed(item: Any) -> tuple[int, ...]:
     return (len(item), *(_listed(item[0]) if item else ()))
 
 
-@rule("getitem")
+@rule("getitem", view="part")
 def getitem(f: Facts, out: Value, input: Value, index: Any) -> None:
     f.give(out, indexed(f, input, index, out.shape))
 
@@ -148,21 +149,21 @@ def setitem(f: Facts, out: Value, input: Value, index: Any, value: Any) -> None:
     f.give(out, f.dims(input))
 
 
-@rule("select")
+@rule("select", view="part")
 def select(f: Facts, out: Value, input: Value, dim: int, index: Any) -> None:
     dims = list(f.dims(input))
     f.freeze(dims.pop(int(dim)), "a unit is picked by its position")
     f.give(out, dims)
 
 
-@rule("slice")
+@rule("slice", view="part")
 def slice_(f: Facts, out: Value, input: Value, dim: int = 0, start: Any = None, end: Any = None, step: Any = 1) -> None:
     dims = list(f.dims(input))
     dims[dim] = cut(f, dims[dim], start, end, step)
     f.give(out, dims)
 
 
-@rule("narrow")
+@rule("narrow", view="part")
 def narrow(f: Facts, out: Value, input: Value, dim: int, start: Any, length: Any) -> None:
     dims = list(f.dims(input))
     term = dims[dim]
@@ -299,23 +300,26 @@ def multinomial(f: Facts, out: Value, input: Value, *_: Any, **__: Any) -> None:
     f.give(out, [*lead, f.fixed(out.shape[-1])])
 
 
-@rule(
-    """masked_select nonzero argwhere _unique2 unique_consecutive bincount histc histogram
-    searchsorted as_strided nms"""
-)
+_PLACES = "the result depends on the position of each unit"
+
+
+@rule("bincount histc histogram searchsorted as_strided")
 def by_position(f: Facts, out: Any, *args: Any, **kwargs: Any) -> None:
     """What these read and make depends on where each unit is."""
-    for value in values((args, kwargs)):
+    for value in values((out, args, kwargs)):
         for term in f.dims(value):
-            f.freeze(term, "the result depends on the position of each unit")
+            f.freeze(term, _PLACES)
+
+
+@rule("masked_select nonzero argwhere _unique2 unique_consecutive nms")
+def chosen(f: Facts, out: Any, *args: Any, **kwargs: Any) -> None:
+    """So does what these choose, of which the data decide how much there is."""
     for value in values(out):
-        counts = f.why.op in _COUNTING and value.shape
-        f.give(value, [f.count(value.shape[0]), *(f.fixed(n) for n in value.shape[1:])] if counts else f.dims(value))
-        for term in f.dims(value):
-            f.freeze(term, "the result depends on the position of each unit")
+        f.give(value, [f.count(n) if i == 0 else f.fixed(n) for i, n in enumerate(value.shape)])
+    by_position(f, out, *args, **kwargs)
 
 
-@rule("item tolist")
+@rule("item tolist", reads=True)
 def read_out(f: Facts, out: Any, input: Value) -> None:
     """Numbers that Python code goes on with; what they size is of as many entries as the data say."""
     for term in f.dims(input):
@@ -324,15 +328,12 @@ def read_out(f: Facts, out: Any, input: Value) -> None:
         f.give(value, [f.count(value.shape[0])])
 
 
-_COUNTING = frozenset("masked_select nonzero argwhere _unique2 unique_consecutive where nms".split())
-
-
-@rule("where")
+@rule("where", elementwise=True)
 def where(f: Facts, out: Any, condition: Value, *choices: Any, **kwargs: Any) -> None:
     """With two choices element by element; alone, the places where the condition holds."""
     if choices or kwargs:
         return f.give(out, f.broadcast([f.dims(value) for value in values((condition, choices, kwargs))]))
-    by_position(f, out, condition)
+    chosen(f, out, condition)
 
 
 @rule("masked_scatter")

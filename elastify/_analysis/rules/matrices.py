@@ -9,8 +9,9 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
-from elastify._analysis.facts import Facts, flat_sizes, rule
+from elastify._analysis.facts import Facts, flat_sizes
 from elastify._analysis.rules.contractions import contract
+from elastify._analysis.rules.ops import rule
 from elastify._ir import Value, values
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from elastify._analysis.facts import Facts, flat_sizes, rule
+from elastify._analysis.facts import Facts, flat_sizes
+from elastify._analysis.rules.ops import rule
 from elastify._analysis.terms import Term
 from elastify._ir import Value, values
 
@@ -15,21 +16,21 @@ def _vectors(f: Facts, channels: Term, *tensors: Any) -> None:
         f.same(f.dims(tensor)[0], channels)
 
 
-@rule("batch_norm")
+@rule("batch_norm", keeps=True, mode=bool)
 def batch_norm(f: Facts, out: Value, input: Value, *args: Any, **kwargs: Any) -> None:
     vectors = [v for v in values((args, kwargs)) if len(v.shape) == 1]
     _vectors(f, f.dims(input)[1], *vectors)
     f.give(out, f.dims(input))
 
 
-@rule("instance_norm")
+@rule("instance_norm", keeps=True, mode=bool)
 def instance_norm(f: Facts, out: Value, input: Value, *args: Any, **kwargs: Any) -> None:
     for term in f.dims(input)[2:]:
         f.freeze(term, "normalised over space")
     batch_norm(f, out, input, *args, **kwargs)
 
 
-@rule("group_norm")
+@rule("group_norm", keeps=True)
 def group_norm(
     f: Facts, out: Value, input: Value, num_groups: Any, weight: Any = None, bias: Any = None, *_: Any, **__: Any
 ) -> None:
@@ -42,7 +43,7 @@ def group_norm(
     f.give(out, f.dims(input))
 
 
-@rule("layer_norm rms_norm")
+@rule("layer_norm rms_norm", keeps=True)
 def layer_norm(f: Facts, out: Value, input: Value, normalized_shape: Any, *params: Any, **kwargs: Any) -> None:
     sizes = flat_sizes([normalized_shape])
     last = f.dims(input)[-len(sizes) :]

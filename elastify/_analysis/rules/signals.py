@@ -5,7 +5,8 @@ from __future__ import annotations
 from math import prod
 from typing import Any
 
-from elastify._analysis.facts import Facts, flat_sizes, rule
+from elastify._analysis.facts import Facts, flat_sizes
+from elastify._analysis.rules.ops import rule
 from elastify._ir import Value, values
 
 
@@ -113,12 +114,9 @@ def unfold(f: Facts, out: Value, input: Value, dimension: int, *_: Any, **__: An
     f.give(out, [*dims, f.fixed(out.shape[-1])])
 
 
-_ALONG = {"2": (-2, -1), "n": None}
-
-
 @rule(
-    " ".join(f"fft_{name}" for name in "fft ifft rfft irfft hfft ihfft fft2 ifft2 rfft2 irfft2 hfft2 ihfft2".split()),
-    "fft_fftn fft_ifftn fft_rfftn fft_irfftn fft_hfftn fft_ihfftn fft_fftshift fft_ifftshift",
+    """fft_fft fft_ifft fft_rfft fft_irfft fft_hfft fft_ihfft fft_fft2 fft_ifft2 fft_rfft2 fft_irfft2 fft_hfft2
+    fft_ihfft2 fft_fftn fft_ifftn fft_rfftn fft_irfftn fft_hfftn fft_ihfftn fft_fftshift fft_ifftshift"""
 )
 def fourier(f: Facts, out: Value, input: Value, s: Any = None, dim: Any = (), *_: Any, **kwargs: Any) -> None:
     dims = list(f.dims(input))

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from elastify._analysis.facts import Facts, flat_sizes, rule
+from elastify._analysis.facts import Facts, flat_sizes
+from elastify._analysis.rules.ops import operation, rule
 from elastify._analysis.terms import Term
 from elastify._ir import Int, Value, values
 
@@ -56,7 +57,7 @@ def regroup(f: Facts, dims: Sequence[Term], shape: Sequence[int]) -> list[Term]:
     return result
 
 
-@rule("view reshape _unsafe_view")
+@rule("view reshape _unsafe_view", view="all")
 def reshape(f: Facts, out: Value, input: Value, *shape: Any, **kwargs: Any) -> None:
     sizes = flat_sizes(shape or (kwargs.get("shape", kwargs.get("size")),))
     if not all(isinstance(n, int) for n in sizes):  # view(dtype) changes the element size
@@ -68,13 +69,13 @@ def reshape(f: Facts, out: Value, input: Value, *shape: Any, **kwargs: Any) -> N
             f.require(number, term)
 
 
-@rule("view_as reshape_as")
+@rule("view_as reshape_as", view="all")
 def reshape_as(f: Facts, out: Value, input: Value, other: Value) -> None:
     f.give(out, regroup(f, f.dims(input), out.shape))
     f.all_same(f.dims(out), f.dims(other))
 
 
-@rule("flatten ravel")
+@rule("flatten ravel", view="all")
 def flatten(f: Facts, out: Value, input: Value, start_dim: int = 0, end_dim: int = -1) -> None:
     dims = f.dims(input)
     if not dims:
@@ -83,7 +84,7 @@ def flatten(f: Facts, out: Value, input: Value, start_dim: int = 0, end_dim: int
     f.give(out, [*dims[:start], f.product(*dims[start : end + 1]), *dims[end + 1 :]])
 
 
-@rule("unflatten")
+@rule("unflatten", view="all")
 def unflatten(f: Facts, out: Value, input: Value, dim: int, sizes: Sequence[Any]) -> None:
     dims, dim = f.dims(input), dim % len(input.shape)
     parts = [f.leaf(n) for n in out.shape[dim : dim + len(sizes)]]
@@ -94,31 +95,33 @@ def unflatten(f: Facts, out: Value, input: Value, dim: int, sizes: Sequence[Any]
             f.require(number, term)
 
 
-@rule("permute")
+@rule("permute", view="all")
 def permute(f: Facts, out: Value, input: Value, *order: Any, dims: Any = None) -> None:
     chosen = flat_sizes(order) if order else list(dims)
     terms = f.dims(input)
     f.give(out, [terms[int(i)] for i in chosen])
 
 
-@rule("transpose")
+@rule("transpose", view="all")
 def transpose(f: Facts, out: Value, input: Value, dim0: int, dim1: int) -> None:
     dims = list(f.dims(input))
     dims[dim0], dims[dim1] = dims[dim1], dims[dim0]
     f.give(out, dims)
 
 
-@rule("T H t")
+@rule("T t", view="all")
+@rule("H")  # of complex numbers the conjugates
 def reverse_dims(f: Facts, out: Value, input: Value) -> None:
     f.give(out, f.dims(input)[::-1])
 
 
-@rule("mT mH adjoint")
+@rule("mT", view="all")
+@rule("mH adjoint")
 def matrix_transpose(f: Facts, out: Value, input: Value) -> None:
     transpose(f, out, input, -2, -1)
 
 
-@rule("movedim")
+@rule("movedim", view="all")
 def movedim(f: Facts, out: Value, input: Value, source: Any, destination: Any) -> None:
     n = len(input.shape)
     moved = [int(i) % n for i in flat_sizes([source])]
@@ -129,7 +132,7 @@ def movedim(f: Facts, out: Value, input: Value, source: Any, destination: Any) -
     f.give(out, [f.dims(input)[next(rest) if i is None else i] for i in order])
 
 
-@rule("squeeze")
+@rule("squeeze", view="all")
 def squeeze(f: Facts, out: Value, input: Value, *dim: Any, **kwargs: Any) -> None:
     dims = f.dims(input)
     named = flat_sizes(dim) if dim else flat_sizes([kwargs["dim"]]) if "dim" in kwargs else range(len(dims))
@@ -137,14 +140,14 @@ def squeeze(f: Facts, out: Value, input: Value, *dim: Any, **kwargs: Any) -> Non
     f.give(out, [term for i, term in enumerate(dims) if i not in gone])
 
 
-@rule("unsqueeze")
+@rule("unsqueeze", view="all")
 def unsqueeze(f: Facts, out: Value, input: Value, dim: int) -> None:
     dims = list(f.dims(input))
     dims.insert(int(dim) % (len(dims) + 1), f.leaf(1))
     f.give(out, dims)
 
 
-@rule("expand broadcast_to")
+@rule("expand broadcast_to", view="repeated")
 def expand(f: Facts, out: Value, input: Value, *sizes: Any, **kwargs: Any) -> None:
     numbers = flat_sizes(sizes or (kwargs["size"],))
     old = f.dims(input)
@@ -163,7 +166,7 @@ def _spread(f: Facts, out: Value, old: Sequence[Term]) -> None:
     f.spread |= {(out.id, i) for i, n in enumerate(out.shape) if n > 1 and (i < at or old[i - at].size == 1)}
 
 
-@rule("expand_as")
+@rule("expand_as", view="repeated")
 def expand_as(f: Facts, out: Value, input: Value, other: Value) -> None:
     f.give(out, f.broadcast([f.dims(input), f.dims(other)]))
     _spread(f, out, f.dims(input))
@@ -194,7 +197,7 @@ def repeat_interleave(f: Facts, out: Value, input: Value, repeats: Any, dim: int
     f.give(out, dims)
 
 
-@rule("cat")
+@rule("cat", joins=True)
 def cat(f: Facts, out: Value, tensors: Sequence[Value], dim: int = 0, **kwargs: Any) -> None:
     dim = int(kwargs.get("axis", dim))
     lists = [f.dims(v) for v in tensors if v.shape != (0,)]
@@ -244,7 +247,7 @@ def stack(f: Facts, out: Value, tensors: Sequence[Value], dim: int = 0, **_: Any
     f.give(out, dims)
 
 
-@rule("unbind")
+@rule("unbind", view="part")
 def unbind(f: Facts, out: Sequence[Value], input: Value, dim: int = 0) -> None:
     dims = list(f.dims(input))
     f.freeze(dims.pop(int(dim)), "every entry is taken by its position")
@@ -260,7 +263,7 @@ def _give_parts(f: Facts, out: Any, input: Value, dim: int, parts: Sequence[Term
         f.give(value, dims)
 
 
-@rule("chunk")
+@rule("chunk", view="part")
 def chunk(f: Facts, out: Sequence[Value], input: Value, chunks: Any, dim: int = 0) -> None:
     """Equal parts stay equal: they become one layout (see decisions/0002)."""
     sizes = [value.shape[dim] for value in values(out)]
@@ -272,7 +275,7 @@ def chunk(f: Facts, out: Sequence[Value], input: Value, chunks: Any, dim: int = 
     _give_parts(f, out, input, dim, [part] * len(sizes))
 
 
-@rule("tensor_split")
+@rule("tensor_split", view="part")
 def tensor_split(f: Facts, out: Sequence[Value], input: Value, places: Any = None, dim: int = 0, **given: Any) -> None:
     """Into a number of parts, or cut at places that count from the front."""
     places = next(iter(given.values())) if places is None else places
@@ -284,13 +287,13 @@ def tensor_split(f: Facts, out: Sequence[Value], input: Value, places: Any = Non
     _give_parts(f, out, input, dim, parts)
 
 
-@rule("hsplit vsplit dsplit")
+@rule("hsplit vsplit dsplit", view="part")
 def split_along(f: Facts, out: Sequence[Value], input: Value, parts: Any) -> None:
     dim = {"vsplit": 0, "dsplit": 2}.get(f.why.op, min(1, len(input.shape) - 1))
     tensor_split(f, out, input, parts, dim)
 
 
-@rule("split")
+@rule("split", view="part")
 def split(f: Facts, out: Sequence[Value], input: Value, split_size: Any = None, dim: int = 0, **kwargs: Any) -> None:
     split_size = next(iter(kwargs.values())) if split_size is None else split_size
     sizes = [value.shape[dim] for value in values(out)]
@@ -360,17 +363,13 @@ def view_as_real(f: Facts, out: Value, input: Value) -> None:
     f.give(out, [*f.dims(input), f.fixed(2, "real and imaginary part")])
 
 
-_CUTS = frozenset("split chunk tensor_split getitem narrow slice unbind select".split())
-_MOVES = frozenset("view reshape unflatten flatten transpose permute unsqueeze squeeze movedim".split())
-
-
 @rule("view_as_complex")
 def view_as_complex(f: Facts, out: Value, input: Value) -> None:
     """Pairs of neighbours; where rows were cut out of longer ones, those must be of an even number."""
     source: Any = input
-    while (call := f.makers.get(source.id)) is not None and call.op in _CUTS | _MOVES:
+    while (call := f.makers.get(source.id)) is not None and (view := operation(call.op).view) in ("all", "part"):
         source = call.args[0]
-        if call.op in _CUTS and source.shape:
+        if view == "part" and source.shape:
             f.multiple(source, -1, 2)
     *dims, parts = f.dims(input)
     f.freeze(parts, "real and imaginary part")

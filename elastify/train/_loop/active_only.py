@@ -20,7 +20,7 @@ from torch.optim import SGD, Adadelta, Adagrad, Adam, Adamax, NAdam, Optimizer, 
 
 from elastify._errors import ElastifyError
 from elastify._ir import Layout, axes_of
-from elastify._rewrite import Record, known_models, runs
+from elastify._rewrite import ElasticState, elastic_state, known_models, runs
 
 _BEGIN_AT_ZERO = (SGD, Adam, Adamax, NAdam, RAdam, RMSprop, Adagrad, Adadelta)
 _O = TypeVar("_O", bound=Optimizer)
@@ -64,7 +64,7 @@ class _Watch:
 
     def __init__(self, optimizer: Optimizer) -> None:
         self._used: dict[int, tuple[Any, set[Part]]] = {}  # with the gradient that they went into, weakly
-        self._places: dict[int, tuple[Record, tuple[Layout, ...]]] = {}
+        self._places: dict[int, tuple[ElasticState, tuple[Layout, ...]]] = {}
         self._seen, self._stepping = -1, False
         self._withheld: list[tuple[nn.Parameter, Tensor]] = []
         self._saved: list[tuple[nn.Parameter, Tensor, Tensor, dict[str, Tensor]]] = []
@@ -91,21 +91,21 @@ class _Watch:
         gradient, parts = self._used.get(id(parameter), (None, set()))
         if gradient is None or gradient() is not parameter.grad:  # the first since zero_grad
             parts = set()
-        entry, layouts = place
-        sizes = entry.active.sizes if entry.active is not None else {}
+        elastic, layouts = place
+        sizes = elastic.choice.sizes
         ids = {axis.id for layout in layouts for axis in axes_of(layout)}
         parts.add(frozenset((ident, sizes[ident]) for ident in ids & sizes.keys()))
         self._used[id(parameter)] = weakref.ref(parameter.grad), parts
 
-    def _place(self, parameter: Any) -> tuple[Record, tuple[Layout, ...]] | None:
-        """The record of the model that the parameter belongs to, and the layouts of its dimensions."""
+    def _place(self, parameter: Any) -> tuple[ElasticState, tuple[Layout, ...]] | None:
+        """The elastic state of the model that the parameter belongs to, and the layouts of its dimensions."""
         if self._seen != known_models.changes:
             self._seen, self._places = known_models.changes, {}
             for model in known_models:
-                entry: Record = model.__dict__["_elastify"]
+                elastic = elastic_state(model)
                 for name, own in model.named_parameters():
-                    name = entry.plan.aliases.get(name, name)
-                    self._places[id(own)] = entry, entry.plan.tensors.get(name, entry.extras.get(name, ()))
+                    name = elastic.plan.aliases.get(name, name)
+                    self._places[id(own)] = elastic, elastic.plan.tensors.get(name, elastic.extras.get(name, ()))
         return self._places.get(id(parameter))
 
     def before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:

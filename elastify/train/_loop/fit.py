@@ -1,14 +1,15 @@
 """A trainer: epochs of steps with a strategy, a progress bar, mixed precision, clipping, checkpoints and resume.
 
-`fit` looks at its arguments, makes what is missing, and leaves the rest to a `Run`. Whatever ends the run, training
+`fit` makes a few values of its arguments (see `settings`) and what is missing beside them, and leaves the rest to a
+`TrainingRun`. Whatever ends the run, training
 flags and global random generators are as before, and an elastic model is the full network.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,13 @@ from elastify._rewrite import is_elastic
 from elastify._verbs import activate
 from elastify.train._batches import ForwardFn, batch_count, random_state, set_random_state
 from elastify.train._loop.checkpoint import make_folder, read_checkpoint
-from elastify.train._loop.log import Log
+from elastify.train._loop.learner import Learner
 from elastify.train._loop.plain import Plain
 from elastify.train._loop.ranks import Ranks, is_sharded
-from elastify.train._loop.run import Run
+from elastify.train._loop.run import TrainingRun
 from elastify.train._loop.schedule import Limits, make_schedule
+from elastify.train._loop.settings import Checkpointing, Hook, Logging, Objective, Precision
 from elastify.train._strategies import Distill, Losses, Strategy, check_optimizer, check_strategy
-
-_AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ def fit(
     seed: int = 0,
     log_dir: str | Path | None = None,
     tensorboard: bool = False,
-    on_step: Callable[[int, Losses], Any] | Sequence[Callable[[int, Losses], Any]] = (),
+    on_step: Hook | Sequence[Hook] = (),
     progress: bool = True,
 ) -> History:
     """Train a model, elastic with a `strategy` or plain without, until the first of the given limits.
@@ -99,7 +99,7 @@ def fit(
     `checkpoint.json`. `minutes` counts the time before a resume too. The order of the data depends on `seed` and the
     epoch alone; the global generators are given back.
 
-    `log_dir` gets `losses.csv`, a row per step with the losses of the sizes and the learning rate; with `tensorboard`
+    `log_dir` gets `losses.csv`, a line per step with the losses of the sizes and the learning rate; with `tensorboard`
     event files too.
 
     On several ranks (torchrun, after `init_process_group`) each trains on batches of its own: give every one its part
@@ -110,96 +110,84 @@ def fit(
     `on_step(step, losses)` is called after each step; one that returns True ends the training.
     Raises ElastifyError for a loss that is not finite, and for a checkpoint that is damaged or another run's.
     """
-    if not isinstance(accumulate, int) or accumulate < 1:
-        raise ElastifyError(f"accumulate={accumulate!r} is not a number of batches", fix="a whole number of at least 1")
     limits = Limits(epochs, steps, minutes, batch_count(data), accumulate)
-    if amp not in (None, *_AMP):
-        raise ElastifyError(f"unknown amp {amp!r}", fix='None, "bf16" or "fp16"')
-    if clip is not None and not (isinstance(clip, Real) and clip > 0):
-        raise ElastifyError(f"clip={clip!r} is no bound of a norm", fix="a number above 0, or None")
-    if checkpoint_every is not None and (
-        checkpoint is None or not isinstance(checkpoint_every, int) or checkpoint_every < 1
-    ):
-        raise ElastifyError(f"checkpoint_every={checkpoint_every!r} needs checkpoint='folder/' and at least 1 step")
-    if not isinstance(checkpoint_keep, int) or checkpoint_keep < 0 or (checkpoint_keep and checkpoint is None):
-        raise ElastifyError(f"checkpoint_keep={checkpoint_keep!r} needs checkpoint='folder/' and a number of them")
-    if tensorboard and log_dir is None:
-        raise ElastifyError("TensorBoard needs a folder", fix="log_dir='runs/first'")
+    precision = Precision(amp, clip)
+    folder = None if checkpoint is None else Path(checkpoint)
+    checkpointing = Checkpointing(folder, checkpoint_every, checkpoint_keep)
+    logging = Logging(log_dir, tensorboard, on_step, progress)
     if distill is not None and strategy is None:
         raise ElastifyError("there is nobody to distil into", why="fit has no strategy", fix="strategy=Sandwich(model)")
-    if checkpoint is not None:
-        make_folder(Path(checkpoint))
+    if folder is not None:
+        make_folder(folder)
     if isinstance(model, DistributedDataParallel):
         model = model.module  # gradients are reduced once per step here, not in each backward
-    if device is not None:
-        model.to(device)
-    if strategy is None and is_elastic(model):
-        activate(model, None)
-    if strategy is not None:
-        check_strategy(strategy, model)
-    chosen = Plain(model) if strategy is None else strategy
-    ranks = Ranks.of(next((p.device for p in model.parameters()), torch.device("cpu")))
-    ranks.broadcast(iter([*model.parameters(), *model.buffers()]))  # before a strategy makes something of them
-    chosen.prepare()
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    if not parameters:
-        raise ElastifyError("nothing to train", why="no parameter requires a gradient")
-    if checkpoint is not None and any(is_sharded(p) for p in parameters):
-        raise ElastifyError(
-            "fit writes no checkpoints of sharded parameters", fix="torch.distributed.checkpoint, in on_step"
-        )
-    fewest = min(ranks.gather(-1 if limits.batches is None else limits.batches))
-    limits = replace(limits, batches=None if fewest < 0 else fewest)
-    made = _optimizer(optimizer, parameters)
+    chosen, ranks = _prepare(model, strategy, device)
+    parameters = _trainable(model, stored=folder is not None)
+    limits = replace(limits, batches=ranks.fewest(limits.batches))
+    made = _make_optimizer(optimizer, parameters)
     if strategy is not None:
         check_optimizer(strategy, made)
-    hooks = [on_step] if callable(on_step) else [*on_step]
-    log = Log(Path(log_dir), made, tensorboard) if log_dir is not None and ranks.rank == 0 else None
-    if log is not None:
-        hooks.insert(0, log)
-    run = Run(
-        model=model,
-        strategy=chosen,
-        optimizer=made,
-        schedule=make_schedule(scheduler, made, limits),
-        limits=limits,
-        loss=loss,
-        distill=distill,
-        forward_fn=forward_fn,
-        clip=clip,
-        accumulate=accumulate,
-        device=parameters[0].device,
-        dtype=None if amp is None else _AMP[amp],
-        folder=None if checkpoint is None else Path(checkpoint),
-        every=checkpoint_every,
-        keep=checkpoint_keep,
-        seed=seed,
-        ranks=ranks,
-        hooks=tuple(hooks),
-    )
-    modes = [(module, module.training) for module in model.modules()]
-    outside = random_state()
-    try:
-        stored = read_checkpoint(run.folder) if run.folder and resume else None
+    schedule = make_schedule(scheduler, made, limits)
+    learner = Learner(model, chosen, made, schedule, parameters[0].device, precision.dtype)
+    objective = Objective(loss, distill, forward_fn)
+    with logging.hooks(made, ranks.rank) as hooks, _given_back(model, chosen, parameters):
+        run = TrainingRun(learner, objective, limits, precision.clip, checkpointing, ranks, hooks, seed)
+        stored = read_checkpoint(folder) if folder is not None and resume else None
         if stored is not None:
             run.restore(stored)
         if not model.training:
             model.train()
-        run.train(data, progress)
+        run.train(data, logging.progress)
+    return History(tuple(run.losses), run.seconds, run.interrupted)
+
+
+def _prepare(
+    model: nn.Module, strategy: Strategy | None, device: str | torch.device | None
+) -> tuple[Strategy | Plain, Ranks]:
+    """The model on its device and alike on all ranks, with what the strategy adds to it."""
+    if device is not None:
+        model.to(device)
+    if strategy is not None:
+        check_strategy(strategy, model)
+    elif is_elastic(model):
+        activate(model, None)
+    chosen = Plain(model) if strategy is None else strategy
+    ranks = Ranks.of(next((p.device for p in model.parameters()), torch.device("cpu")))
+    ranks.broadcast(iter([*model.parameters(), *model.buffers()]))  # before a strategy makes something of them
+    chosen.prepare()
+    return chosen, ranks
+
+
+def _trainable(model: nn.Module, *, stored: bool) -> list[nn.Parameter]:
+    """The parameters to train; of sharded ones no checkpoints are `stored`."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if not parameters:
+        raise ElastifyError("nothing to train", why="no parameter requires a gradient")
+    if stored and any(is_sharded(p) for p in parameters):
+        raise ElastifyError(
+            "fit writes no checkpoints of sharded parameters", fix="torch.distributed.checkpoint, in on_step"
+        )
+    return parameters
+
+
+@contextmanager
+def _given_back(model: nn.Module, strategy: Strategy | Plain, parameters: list[nn.Parameter]) -> Iterator[None]:
+    """Afterwards modes and generators are as before, the full network is active, and there are no gradients."""
+    modes = [(module, module.training) for module in model.modules()]
+    generators = random_state()
+    try:
+        yield
     finally:
-        if log is not None:
-            log.close()
-        set_random_state(outside)
-        if is_elastic(chosen.model):
-            activate(chosen.model, None)  # also where a hook has left a subnet active
+        set_random_state(generators)
+        if is_elastic(strategy.model):
+            activate(strategy.model, None)  # also where a hook has left a subnet active
         for module, mode in modes:
             module.training = mode
         for parameter in parameters:
             parameter.grad = None
-    return History(tuple(run.losses), run.seconds, run.interrupted)
 
 
-def _optimizer(given: Any, parameters: list[nn.Parameter]) -> Optimizer:
+def _make_optimizer(given: Any, parameters: list[nn.Parameter]) -> Optimizer:
     if given is None:
         return torch.optim.AdamW(parameters, 1e-3)
     made = given if isinstance(given, Optimizer) else given(parameters)

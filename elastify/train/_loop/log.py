@@ -1,6 +1,6 @@
 """Losses of a run on disk, step by step: a table in CSV, and event files of TensorBoard if asked for.
 
-A resumed run goes on in the same table: rows of steps that it makes again are dropped first.
+A resumed run goes on in the same table: lines of steps that it makes again are dropped first.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ class Log:
         self._events = _events(folder) if tensorboard else None
 
     def __call__(self, step: int, losses: Losses) -> None:
-        """Write one row."""
+        """Write one line."""
         if not self._begun:
-            self._begin(step)
+            self._begin_table(step)
         rate = self._optimizer.param_groups[0]["lr"]
-        row = (step, losses.total, losses.max, losses.min, losses.mean_random, float(rate))
+        values = (losses.total, losses.max, losses.min, losses.mean_random, float(rate))
         with self._path.open("a", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerow(row)
-        for name, value in zip(_COLUMNS[1:], row[1:], strict=True):
+            csv.writer(file).writerow((step, *values))
+        for name, value in zip(_COLUMNS[1:], values, strict=True):
             if self._events is not None and value is not None:
                 self._events.add_scalar("lr" if name == "lr" else f"loss/{name}", value, step)
 
-    def _begin(self, step: int) -> None:
-        rows: list[list[str]] = []
+    def _begin_table(self, step: int) -> None:
+        before: list[list[str]] = []
         if self._path.exists():
             with self._path.open(newline="", encoding="utf-8") as file:
-                rows = [row for row in csv.reader(file) if row and row[0].isdigit() and int(row[0]) < step]
+                before = [line for line in csv.reader(file) if line and line[0].isdigit() and int(line[0]) < step]
         with self._path.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([_COLUMNS, *rows])
+            csv.writer(file).writerows([_COLUMNS, *before])
         self._begun = True
 
     def close(self) -> None:

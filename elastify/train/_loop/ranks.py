@@ -69,6 +69,11 @@ class Ranks:
             dist.all_gather(every, mine)
         return [int(x) for x in every]
 
+    def fewest(self, number: int | None) -> int | None:
+        """The smallest of the numbers of all ranks; None where one of them does not know its own."""
+        least = min(self.gather(-1 if number is None else number))
+        return None if least < 0 else least
+
     def same(self, what: str, number: int, fix: str) -> None:
         """ElastifyError, on all ranks, if they do not have the same number."""
         numbers = self.gather(number)

@@ -1,128 +1,105 @@
-"""One training run: step after step between two limits, and its state on disk.
+"""One training run: step after step between two limits, and checkpoints of it.
 
-All that a run changes stands in one object: the weights, what the optimizer, scheduler, scaler and strategy remember,
-how far it has come, the losses so far, and the random generators. A checkpoint is exactly that, taken between two
-steps; a resumed run sets it, passes over the batches that the epoch has already used, and goes on to the same losses.
-On several ranks the first one keeps time and writes; what it cannot know of the others, their random generators, they
-seed anew at each checkpoint.
+All that a run changes stands in two places: its `Learner` (weights, and what optimizer, schedule, scaler and strategy
+remember), and the run itself: how far it has come, the losses so far, and the random generators. A checkpoint is
+exactly that, taken between two steps; a resumed run sets it, passes over the batches that the epoch has already used,
+and goes on to the same losses. On several ranks the first one keeps time and writes; what it cannot know of the others,
+their random generators, they seed anew at each checkpoint.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import Tensor
 
 from elastify._errors import ElastifyError
-from elastify._rewrite import all_statistics, is_elastic, restore_statistics
-from elastify.train._batches import (
-    ForwardFn,
-    epoch_batches,
-    random_state,
-    run_batch,
-    seed_generators,
-    set_random_state,
-    to_device,
-)
-from elastify.train._loop.checkpoint import damaged, describe_tensors, pack, write_checkpoint
-from elastify.train._loop.plain import Plain
+from elastify.train._batches import epoch_batches, random_state, run_batch, seed_generators, set_random_state, to_device
+from elastify.train._loop.checkpoint import damaged, pack, write_checkpoint
+from elastify.train._loop.learner import Learner
 from elastify.train._loop.progress import Bar, catch_interrupt
 from elastify.train._loop.ranks import Ranks, one_reduction
-from elastify.train._loop.schedule import Limits, Schedule
-from elastify.train._strategies import Distill, Losses, Strategy, check_arguments
+from elastify.train._loop.schedule import Limits
+from elastify.train._loop.settings import Checkpointing, Hook, Objective
+from elastify.train._strategies import Losses
 
 _SECONDS_BETWEEN_CHECKPOINTS = 300.0
-_LOST_IN_FP16 = 20  # a scaler skips a step that overflows; so many in a row are something else
+_OVERFLOWS_IN_FP16 = 20  # a scaler skips a step that overflows; so many in a row are something else
 _END = object()
 
 
 @dataclass(eq=False)
-class Run:
-    """One training run: what is fixed, and below it what changes."""
+class TrainingRun:
+    """One training by `fit`: what is fixed, and below it what changes."""
 
-    model: nn.Module
-    strategy: Strategy | Plain
-    optimizer: Optimizer
-    schedule: Schedule
+    learner: Learner
+    objective: Objective
     limits: Limits
-    loss: Callable[[Any, Any], Tensor]
-    distill: Distill | None
-    forward_fn: ForwardFn | None
     clip: float | None
-    accumulate: int
-    device: torch.device
-    dtype: torch.dtype | None
-    folder: Path | None
-    every: int | None
-    keep: int
-    seed: int
+    checkpointing: Checkpointing
     ranks: Ranks
-    hooks: tuple[Callable[[int, Losses], Any], ...]
+    hooks: Sequence[Hook]
+    seed: int
 
     losses: list[Losses] = field(default_factory=list)
     epoch: int = 0
     batch: int = 0
     seconds: float = 0.0
     interrupted: bool = False
-    _stop: bool = False
-    _lost: int = 0  # steps in a row whose loss was not finite
-    _noticed: bool = False
-    _random: Mapping[str, Any] | None = None
-    _saved: tuple[int, float] = (-1, 0.0)
+    _stop: bool = False  # a hook has asked for the end
+    _ctrl_c: bool = False
+    _not_finite: int = 0  # steps in a row whose loss was not finite
+    _random: Mapping[str, Any] | None = None  # to be set when the order of the epoch has been drawn
+    _saved: tuple[int, float] = (-1, 0.0)  # step and moment of the last checkpoint
     _written: list[int] = field(default_factory=list)  # steps of this run's checkpoints that are on disk
-
-    def __post_init__(self) -> None:
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype is torch.float16)
-
-    # -- training ----------------------------------------------------------------------------------------
 
     def train(self, data: Iterable[Any], progress: bool) -> None:
         """Epoch after epoch until a limit, an interrupt or a hook ends it."""
         self._saved = (len(self.losses), time.monotonic())
-        if self.folder is not None:
-            pack(self._small_state(), {})  # what cannot be stored shall be known now, not at the first checkpoint
+        if self.checkpointing.folder is not None:
+            pack(self.learner.small_state(), {})  # what cannot be stored is refused now, not at the first checkpoint
         self.ranks.same("numbers of steps behind them", len(self.losses), "a checkpoint folder that all of them see")
-        self.ranks.broadcast(iter([*self.model.parameters(), *self._buffers()]))
+        self.ranks.broadcast(iter([*self.learner.model.parameters(), *self.learner.buffers()]))
         bar = Bar(*self.limits.total(), len(self.losses), self.seconds, shown=progress and self.ranks.rank == 0)
-        with catch_interrupt(self._notice), bar:
-            while not self._finished():
-                self._epoch(epoch_batches(data, self.seed, self.epoch, self.batch, self.ranks.rank), bar)
-            if self.folder and self._saved[0] != len(self.losses):
-                self.save()
-        self.ranks.broadcast(self._buffers())
+        with catch_interrupt(self._note_interrupt), bar:
+            while not self._is_finished():
+                self._run_epoch(epoch_batches(data, self.seed, self.epoch, self.batch, self.ranks.rank), bar)
+            if self.checkpointing.folder and self._saved[0] != len(self.losses):
+                self._save()
+        self.ranks.broadcast(self.learner.buffers())
         self.ranks.sum([])  # none goes on before the first one has written the last checkpoint
 
-    def _notice(self) -> None:
-        self._noticed = True
+    def _note_interrupt(self) -> None:
+        self._ctrl_c = True
         self.interrupted = self.ranks.size == 1  # otherwise when all have been told
 
-    def _epoch(self, batches: Iterator[Any], bar: Bar) -> None:
+    # -- epochs ------------------------------------------------------------------------------------------
+
+    def _run_epoch(self, batches: Iterator[Any], bar: Bar) -> None:
         if self._random is not None:  # only now: drawing the order of the epoch has used the generators
             set_random_state(self._random)
             self._random = None
         begun = time.monotonic() - self.seconds
         while group := self._next_group(batches):
-            losses = self._step(group)
+            losses = self._run_step(group)
             self.batch += len(group)
             self.losses.append(losses)
             (self.seconds,) = self.ranks.sum([(time.monotonic() - begun) * (self.ranks.rank == 0)])
-            self.schedule.step(self._progress(), losses.largest)
+            self.learner.schedule.step(self._progress(), losses.largest)
             bar.show(losses)
             bar.move(len(self.losses), self.seconds)
             for hook in self.hooks:
                 self._stop = bool(hook(len(self.losses), losses)) or self._stop
-            due = self._agree()
-            if self._finished():
+            is_due = self._agree()
+            if self._is_finished():
                 return
-            if due:
-                self.save()
+            if is_due:
+                self._save()
         if self.batch == 0 and not self.interrupted:
             raise ElastifyError(
                 "the data gave no batch",
@@ -135,17 +112,17 @@ class Run:
 
     def _agree(self) -> bool:
         """Any rank ends the run; the first one says whether a checkpoint is due."""
-        due, stop, noticed = self.ranks.sum([self.ranks.rank == 0 and self._due(), self._stop, self._noticed])
-        self._stop, self.interrupted = stop > 0, noticed > 0
-        return due > 0
+        is_due, stop, ctrl_c = self.ranks.sum([self.ranks.rank == 0 and self._is_due(), self._stop, self._ctrl_c])
+        self._stop, self.interrupted = stop > 0, ctrl_c > 0
+        return is_due > 0
 
     def _next_group(self, batches: Iterator[Any]) -> list[Any]:
         """The batches of one step: fewer at the end of an epoch, none after it, which is when a rank has none."""
         group: list[Any] = []
-        while len(group) < self.accumulate and (batch := self._next(batches)) is not _END:
+        while len(group) < self.limits.accumulate and (batch := self._next(batches)) is not _END:
             group.append(batch)
-        without, noticed = self.ranks.sum([not group, self._noticed])
-        self.interrupted = noticed > 0
+        without, ctrl_c = self.ranks.sum([not group, self._ctrl_c])
+        self.interrupted = ctrl_c > 0
         return [] if without else group
 
     def _next(self, batches: Iterator[Any]) -> Any:
@@ -153,38 +130,63 @@ class Run:
         try:
             return next(batches, _END)
         except RuntimeError:
-            if self._noticed:
+            if self._ctrl_c:
                 return _END
             raise
 
-    def _step(self, group: list[Any]) -> Losses:
-        self.optimizer.zero_grad(set_to_none=True)
-        self.strategy.advance(self._progress())
-        with one_reduction(self.model, self.strategy):
-            losses = self._mean(
-                Losses.average([self._gradients(batch, number > 0) for number, batch in enumerate(group)])
-            )
-        self.strategy.same_step(False)
+    def _progress(self) -> float:
+        return self.limits.progress(len(self.losses), self.epoch, self.batch, self.seconds)
+
+    def _is_finished(self) -> bool:
+        return self._stop or self.interrupted or self._progress() >= 1
+
+    # -- steps -------------------------------------------------------------------------------------------
+
+    def _run_step(self, group: list[Any]) -> Losses:
+        """One step of the optimizer, on the mean of the gradients of its batches."""
+        learner = self.learner
+        learner.optimizer.zero_grad(set_to_none=True)
+        learner.strategy.advance(self._progress())
+        with one_reduction(learner.model, learner.strategy):
+            each = [self._add_gradients(batch, again=number > 0) for number, batch in enumerate(group)]
+            losses = self._mean_over_ranks(Losses.average(each))
+        learner.strategy.same_step(False)
         if len(group) > 1:
-            for parameter in self._parameters():
+            for parameter in learner.parameters():
                 if parameter.grad is not None:
                     parameter.grad /= len(group)
-        self._lost = 0 if math.isfinite(losses.total) else self._lost + 1
-        if self._lost > (_LOST_IN_FP16 if self.scaler.is_enabled() else 0):
+        self._not_finite = 0 if math.isfinite(losses.total) else self._not_finite + 1
+        if self._not_finite > (_OVERFLOWS_IN_FP16 if learner.scaler.is_enabled() else 0):
             raise ElastifyError(
                 f"the loss is not finite in step {len(self.losses) + 1}",
                 why=str(losses),
                 fix="a smaller learning rate, clip=1.0, or resume from the last checkpoint with either",
             )
-        if self.clip is not None:
-            self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self._parameters(), self.clip)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+        learner.update(self.clip)
         return losses
 
-    def _mean(self, losses: Losses) -> Losses:
-        """The losses, averaged over the ranks."""
+    def _add_gradients(self, batch: Any, *, again: bool) -> Losses:
+        """Add the gradients of one batch, which is the first one of its step or comes `again`."""
+        learner, objective = self.learner, self.objective
+        learner.strategy.same_step(again)
+        batch = to_device(batch, learner.device)
+        targets: list[Any] = [None]
+
+        def forward() -> Any:
+            with learner.autocast():
+                outputs, targets[0] = run_batch(learner.model, batch, objective.forward_fn)
+                return outputs
+
+        def loss(outputs: Any) -> Tensor:
+            with learner.autocast():
+                return objective.loss(outputs, targets[0])
+
+        def backward(value: Tensor) -> None:
+            learner.scaler.scale(value).backward()
+
+        return learner.strategy.step(forward, loss, distill=objective.distill, backward=backward)
+
+    def _mean_over_ranks(self, losses: Losses) -> Losses:
         if self.ranks.size == 1:
             return losses
         sums = self.ranks.sum([losses.max or 0.0, losses.min or 0.0, *losses.random])
@@ -193,111 +195,43 @@ class Run:
             None if losses.max is None else full, None if losses.min is None else least, tuple(others), losses.weight
         )
 
-    def _gradients(self, batch: Any, again: bool) -> Losses:
-        """Add the gradients of one batch, which is the first one of its step or comes `again`."""
-        self.strategy.same_step(again)
-        batch = to_device(batch, self.device)
-        targets: list[Any] = [None]
-
-        def forward() -> Any:
-            with self._autocast():
-                outputs, targets[0] = run_batch(self.model, batch, self.forward_fn)
-                return outputs
-
-        def loss(outputs: Any) -> Tensor:
-            with self._autocast():
-                return self.loss(outputs, targets[0])
-
-        return self.strategy.step(
-            forward, loss, distill=self.distill, backward=lambda value: self.scaler.scale(value).backward()
-        )
-
-    def _parameters(self) -> list[nn.Parameter]:
-        return [p for group in self.optimizer.param_groups for p in group["params"]]
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None)
-
-    @property
-    def _is_elastic(self) -> bool:
-        return is_elastic(self.strategy.model)
-
-    def _buffers(self) -> Iterator[Tensor]:
-        """The buffers of the model, and the statistics that are stored for its subnets."""
-        yield from self.model.buffers()
-        for _, _, stored in all_statistics(self.strategy.model) if self._is_elastic else []:
-            yield from stored.values()
-
-    def _progress(self) -> float:
-        return self.limits.progress(len(self.losses), self.epoch, self.batch, self.seconds)
-
-    def _finished(self) -> bool:
-        return self._stop or self.interrupted or self._progress() >= 1
-
-    def _due(self) -> bool:
-        step, moment = self._saved
-        if self.folder is None:
-            return False
-        if self.every is not None:
-            return len(self.losses) - step >= self.every
-        return time.monotonic() - moment > _SECONDS_BETWEEN_CHECKPOINTS
-
     # -- checkpoints -------------------------------------------------------------------------------------
 
-    def save(self) -> None:
-        """Write the checkpoint."""
-        assert self.folder is not None
-        self._saved = (len(self.losses), time.monotonic())
-        self.ranks.broadcast(self._buffers())
+    def _is_due(self) -> bool:
+        step, moment = self._saved
+        if self.checkpointing.folder is None:
+            return False
+        if self.checkpointing.every is not None:
+            return len(self.losses) - step >= self.checkpointing.every
+        return time.monotonic() - moment > _SECONDS_BETWEEN_CHECKPOINTS
+
+    def _save(self) -> None:
+        folder, step = self.checkpointing.folder, len(self.losses)
+        assert folder is not None
+        self._saved = (step, time.monotonic())
+        self.ranks.broadcast(self.learner.buffers())
         if self.ranks.rank > 0:
             self._seed_anew()
             return
-        self._written = [*self._written[max(0, len(self._written) - self.keep) :], len(self.losses)]
-        rows = [[*(math.nan if y is None else y for y in (x.max, x.min)), x.weight, *x.random] for x in self.losses]
+        self._written = [*self._written[max(0, len(self._written) - self.checkpointing.keep) :], step]
         state = {
-            **self._small_state(),
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "losses": torch.tensor([value for row in rows for value in row], dtype=torch.float64),
-            "widths": torch.tensor([len(row) for row in rows]),
+            **self.learner.state_dict(),
+            **_losses_as_tensors(self.losses),
             "epoch": self.epoch,
             "batch": self.batch,
             "seconds": self.seconds,
             "random": random_state(),
             "written": self._written,
-            "statistics": all_statistics(self.strategy.model) if self._is_elastic else [],
         }
-        write_checkpoint(self.folder, len(self.losses), state, self._written[:-1])
-
-    def _seed_anew(self) -> None:
-        """The generators of a rank that writes no checkpoint, at this one."""
-        seed_generators(self.seed, len(self.losses), self.ranks.rank, 1)
-
-    def _small_state(self) -> dict[str, Any]:
-        parts = {"schedule": self.schedule, "scaler": self.scaler, "strategy": self.strategy}
-        arguments = self.strategy.arguments if isinstance(self.strategy, Strategy) else {}
-        state = {name: part.state_dict() for name, part in parts.items()}
-        return state | {"kinds": self._kinds(), "arguments": arguments}
-
-    def _kinds(self) -> dict[str, str]:
-        parts = {"strategy": self.strategy, "optimizer": self.optimizer, "scheduler": self.schedule}
-        kinds = {name: type(part).__name__ for name, part in parts.items()}
-        return kinds | {"amp": str(self.dtype)}
+        write_checkpoint(folder, step, state, self._written[:-1])
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from a checkpoint, or say why that cannot be."""
-        assert self.folder is not None
+        folder = self.checkpointing.folder
+        assert folder is not None
         try:
-            self._check(state)
-            self.model.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.schedule.load_state_dict(state["schedule"])
-            self.scaler.load_state_dict(state["scaler"])
-            self.strategy.load_state_dict(state["strategy"])
-            if self._is_elastic:
-                restore_statistics(self.strategy.model, state.get("statistics", []))
-            rows = state["losses"].split(state["widths"].tolist())
-            self.losses = [_losses_of(row.tolist()) for row in rows]
+            self.learner.load_state_dict(state, str(folder))
+            self.losses = _losses_of_tensors(state)
             self.epoch, self.batch, self.seconds = state["epoch"], state["batch"], state["seconds"]
             self._random = state["random"]
             self._written = state.get("written", [len(self.losses)])
@@ -305,32 +239,24 @@ class Run:
                 self._seed_anew()
                 self._random = random_state()
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-            raise damaged(self.folder, f"{type(error).__name__}: {error}") from error
+            raise damaged(folder, f"{type(error).__name__}: {error}") from error
 
-    def _check(self, state: Mapping[str, Any]) -> None:
-        mine, stored = describe_tensors(self.model.state_dict()), describe_tensors(state["model"])
-        different = [name for name in {**mine, **stored} if mine.get(name) != stored.get(name)]
-        fix = "the same arguments as before, resume=False to begin anew, or another folder"
-        if different:
-            name = different[0]
-            raise ElastifyError(
-                "the checkpoint is of another model",
-                where=str(self.folder),
-                why=f"{name} has shape {mine.get(name)} here, {stored.get(name)} there ({len(different)} differ)",
-                fix=fix,
-            )
-        for name, kind in self._kinds().items():
-            if state["kinds"][name] != kind:
-                raise ElastifyError(
-                    f"the checkpoint is of a run with another {name}",
-                    where=str(self.folder),
-                    why=f"{state['kinds'][name]} there, {kind} here",
-                    fix=fix,
-                )
-        if isinstance(self.strategy, Strategy):
-            check_arguments(self.strategy, state.get("arguments", {}), str(self.folder))
+    def _seed_anew(self) -> None:
+        """The generators of a rank that writes no checkpoint, at this one."""
+        seed_generators(self.seed, len(self.losses), self.ranks.rank, 1)
 
 
-def _losses_of(row: list[float]) -> Losses:
-    full, least = (None if math.isnan(value) else value for value in row[:2])
-    return Losses(full, least, tuple(row[3:]), row[2])
+def _losses_as_tensors(losses: Sequence[Losses]) -> dict[str, Tensor]:
+    """All numbers of all steps in one tensor, and how many there are of each step; NaN is a loss that there was not."""
+    numbers = [[*(math.nan if y is None else y for y in (x.max, x.min)), x.weight, *x.random] for x in losses]
+    flat = torch.tensor([value for each in numbers for value in each], dtype=torch.float64)
+    return {"losses": flat, "widths": torch.tensor([len(each) for each in numbers])}
+
+
+def _losses_of_tensors(state: Mapping[str, Any]) -> list[Losses]:
+    losses = []
+    for numbers in state["losses"].split(state["widths"].tolist()):
+        full, least, weight, *others = numbers.tolist()
+        known = (None if math.isnan(value) else value for value in (full, least))
+        losses.append(Losses(*known, random=tuple(others), weight=weight))
+    return losses

@@ -29,6 +29,10 @@ class Limits:
     accumulate: int = 1
 
     def __post_init__(self) -> None:
+        if not isinstance(self.accumulate, int) or self.accumulate < 1:
+            raise ElastifyError(
+                f"accumulate={self.accumulate!r} is not a number of batches", fix="a whole number of at least 1"
+            )
         given = {
             name: getattr(self, name) for name in ("epochs", "steps", "minutes") if getattr(self, name) is not None
         }

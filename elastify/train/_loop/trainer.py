@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from elastify._adapters.trainer import Trainer
+from elastify._adapters.transformers.trainer import Trainer
 from elastify._errors import ElastifyError
 from elastify._rewrite import all_statistics, restore_statistics
 from elastify._verbs import activate, space

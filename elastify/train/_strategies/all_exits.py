@@ -2,26 +2,22 @@
 
 The full network runs once. For every smaller number of blocks the rest of the model (final norm, head) then runs
 from what the last of these blocks gave, with the subnet of that depth active; the blocks hand out what they
-returned (see `_replay`). The gradients of all exits meet at the blocks, which are passed once backward as well.
+returned (see `replay`). The gradients of all exits meet at the blocks, which are passed once backward as well.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
-import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
-from elastify._errors import ElastifyError
-from elastify._ir import Stage
 from elastify._verbs import activate, space
-from elastify.train._batches import random_state, set_random_state
-from elastify.train._strategies.replay import Habits, Trace, alike, cut_after, pick_exits, pick_stage
-from elastify.train._strategies.strategy import Backward, Distill, Forward, Loss, Losses, Strategy, floats, scalar
-from elastify.train._teacher import evaluating
+from elastify.train._strategies.exits import cut_after, pick_exits, pick_stage
+from elastify.train._strategies.habits import find_habits
+from elastify.train._strategies.losses import Backward, Distill, Forward, Loss, Losses, floats, scalar
+from elastify.train._strategies.replay import Trace
+from elastify.train._strategies.strategy import Strategy
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +44,6 @@ class AllExits(Strategy):
 
     exits: Sequence[int] | None = None
     stage: str | None = None
-    _habits: list[Habits] = field(default_factory=list, init=False, repr=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -62,16 +57,17 @@ class AllExits(Strategy):
         stage = pick_stage(self.model, self.stage)
         *exits, _ = every = pick_exits(stage, self.exits, len(stage.blocks))
         weight, values = 1 / len(every), []
-        if not self._habits:
-            self._habits.append(self._check(forward, loss, stage, exits))
-        trace = Trace(self.model, stage.blocks, *self._habits)
+        if "habits" not in self._once:
+            self._once["habits"] = find_habits(self.model, stage, exits, forward, loss)
+        trace = Trace(self.model, stage.blocks, self._once["habits"])
         activate(self.model, None)
-        with trace.recording():
+        with trace.full_run():
             full = scalar(loss(forward()))
         if trace.cut:
             backward(full * weight)
         for blocks in exits:
-            with self._exit(stage, blocks), trace.replaying(blocks):
+            config = cut_after(self.model, space(self.model).max, stage, blocks)
+            with activate(self.model, config), trace.replay(blocks):
                 value = scalar(loss(forward()))
                 backward(value * weight)
                 values.append(value.detach())
@@ -79,37 +75,3 @@ class AllExits(Strategy):
         trace.check_joined()
         first, *others = floats([full.detach(), *values])
         return Losses(first, others[0] if exits else None, tuple(others[1:]), weight)
-
-    def _exit(self, stage: Stage, blocks: int) -> activate:
-        return activate(self.model, cut_after(self.model, space(self.model).max, stage, blocks))
-
-    def _check(self, forward: Forward, loss: Loss, stage: Stage, exits: Sequence[int]) -> Habits:
-        """Every exit gives what its subnet gives, without chance; how the model does it."""
-
-        def both() -> tuple[Any, Any]:  # what is compared: outputs, but where all is done by `loss`
-            outputs = forward()
-            value = loss(outputs)
-            return (outputs if any(isinstance(x, Tensor) for x in tree_leaves(outputs)) else value), value
-
-        outside = random_state()
-        try:
-            with evaluating(self.model):
-                activate(self.model, None)
-                with torch.enable_grad(), (trace := Trace(self.model, stage.blocks)).recording():
-                    cut = trace.apart(scalar(both()[1]))
-                for blocks in exits:
-                    with self._exit(stage, blocks):
-                        expected, _ = both()
-                        with torch.enable_grad(), trace.replaying(blocks):
-                            found, value = both()
-                    if not alike(found, expected):
-                        raise ElastifyError(
-                            f"the subnet of {blocks} blocks is no exit of the full network",
-                            where=stage.name,
-                            why="what runs before or between its blocks depends on their number",
-                            fix="Sorted trains the same subnets one by one",
-                        )
-                    cut = cut and trace.straight(scalar(value))
-                return Habits(trace.changed(), cut)
-        finally:
-            set_random_state(outside)

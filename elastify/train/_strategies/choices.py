@@ -6,16 +6,15 @@ copies of it go; a second object of the same arguments (a resumed run, say) find
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
-from dataclasses import fields
 from fnmatch import fnmatchcase
-from typing import Any
 
 from elastify._errors import ElastifyError
 from elastify._space import nearest
 from elastify.train._strategies.strategy import Strategy
 
-_LATER = {"model", "seed", "beta", "n_random", "ends", "warmup", "budget_macs", "penalty"}  # not of what is added
+_LATER = {"model", "axes", "stages"} | {"seed", "beta", "n_random", "ends", "warmup", "budget_macs", "penalty"}
 _KEY = "_elastify_prepared"  # extracted models do not have what begins like this
 
 
@@ -34,28 +33,34 @@ def matched(globs: str | Iterable[str], names: Sequence[str]) -> list[str]:
     >>> matched("*.up", ["0.up", "0.down"])
     ['0.up']
     """
-    found: set[str] = set()
+    chosen: set[str] = set()
     for glob in as_globs(globs):
         some = [name for name in names if name == glob or fnmatchcase(name, glob)]
         if names and not some:
             near = ", ".join(nearest(glob, names))
             raise ElastifyError(f"{glob!r} matches no name", why=f"there are {len(names)}, such as {near}")
-        found.update(some)
-    return [name for name in names if name in found]
+        chosen.update(some)
+    return [name for name in names if name in chosen]
+
+
+def freeze_globs(strategy: Strategy, name: str) -> None:
+    """Make a tuple of the globs in this field of a strategy, so that all forms of them are the same argument."""
+    if (globs := getattr(strategy, name)) is not None:
+        object.__setattr__(strategy, name, as_globs(globs))
 
 
 def note_prepared(strategy: Strategy) -> None:
     """The strategy has added its parameters to its model."""
-    strategy.model.__dict__[_KEY] = _arguments(strategy)
+    strategy.model.__dict__[_KEY] = _what_is_added(strategy)
 
 
 def is_prepared(strategy: Strategy) -> bool:
     """Whether the model has the parameters of this strategy; an error if it has those of another one."""
-    mine = _arguments(strategy)
-    found = strategy.model.__dict__.get(_KEY, mine)
-    if found != mine:
-        kind, same = found["strategy"], found["strategy"] == mine["strategy"]
-        other = [f"{name}={value!r}" for name, value in found.items() if same and value != mine[name]]
+    mine = _what_is_added(strategy)
+    before = strategy.model.__dict__.get(_KEY, mine)
+    if before != mine:
+        kind, same = before["strategy"], before["strategy"] == mine["strategy"]
+        other = [f"{name}={json.loads(text)!r}" for name, text in before.items() if same and text != mine[name]]
         raise ElastifyError(
             "another strategy has prepared this model",
             where=mine["strategy"],
@@ -65,8 +70,7 @@ def is_prepared(strategy: Strategy) -> bool:
     return _KEY in strategy.model.__dict__
 
 
-def _arguments(strategy: Strategy) -> dict[str, Any]:
-    names = [each.name for each in fields(strategy) if each.init and each.name not in _LATER]
-    values = {name: getattr(strategy, name) for name in names}
-    globs = {name: as_globs(values[name]) for name in ("select", "dense") if values.get(name) is not None}
-    return {"strategy": type(strategy).__name__, **values, **globs}
+def _what_is_added(strategy: Strategy) -> dict[str, str]:
+    """The kind of a strategy, and those of its arguments that decide which parameters it adds."""
+    decisive = {name: text for name, text in strategy.arguments.items() if name not in _LATER}
+    return {"strategy": type(strategy).__name__, **decisive}

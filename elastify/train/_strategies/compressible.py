@@ -14,18 +14,10 @@ from torch import Tensor, nn
 from elastify import _verbs
 from elastify._errors import ElastifyError
 from elastify._space import SubnetConfig
-from elastify.train._strategies.choices import is_prepared, note_prepared
+from elastify.train._strategies.choices import freeze_globs, is_prepared, note_prepared
 from elastify.train._strategies.levels import LEAST, compress, compressed, narrowed, set_level, squared_cosine
-from elastify.train._strategies.strategy import (
-    Backward,
-    Distill,
-    Forward,
-    Loss,
-    Losses,
-    Strategy,
-    check_prepared,
-    floats,
-)
+from elastify.train._strategies.losses import Backward, Distill, Forward, Loss, Losses, floats
+from elastify.train._strategies.strategy import Strategy
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,14 +34,14 @@ class Compressible(Strategy):
     16
 
     `compress`: "width" keeps .25 + .75 alpha of the units of every axis (of heads, not of what is in them); "sparsity"
-    alpha (.025 at least) of each weight, the largest entries; "bits" 3 to 8 bits a weight, affine; with `activations`
-    as many for what its layer takes in, between the least and the largest value of the batch [our choice].
-    `params`: "norms" makes those of norm layers lines, "all" every one (None: norms for width, else all, as published).
-    `dense`: globs of weights that stay whole (None: the first and last). `beta` weighs cos^2 between the ends of the
-    lines, once a step [how often is left open]. A step of "width" trains alphas 0, 1 and `n_random` others; other kinds
-    one, an end with probability `ends`. In the first `warmup` steps (paper: 80 %) sparsity grows; a point is dense;
-    activations stay whole. Extracted models round them as well, and `save` refuses them for it. Batch norms
-    need `recalibrate` at each level: convert them with `replace_norms` before `elastify`.
+    keeps alpha (.025 at least) of each weight, the largest entries; "bits" has 3 to 8 bits a weight, affine, and with
+    `activations` as many for what its layer takes in, between the least and largest value of the batch [our choice].
+    `params`: "norms" makes lines of those of norm layers, "all" of every one (None: norms for width, else all, as
+    published). `dense`: globs of weights that stay whole (None: the first and last). `beta` weighs cos^2 between the
+    ends of the lines, once a step [how often is left open]. A step of "width" trains alphas 0, 1 and `n_random` others;
+    other kinds one, an end with probability `ends`. In the first `warmup` steps (paper: 80 %) sparsity grows; a point
+    is dense; activations stay whole. Extracted models round activations, too, and `save` refuses them for it.
+    Batch norms need `recalibrate` at each level: convert them with `replace_norms` before `elastify`.
     """
 
     compress: str = "width"
@@ -64,6 +56,7 @@ class Compressible(Strategy):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        freeze_globs(self, "dense")
         for value, known in ((self.compress, tuple(LEAST)), (self.params, (None, "norms", "all"))):
             if value not in known:
                 raise ElastifyError(f"no such choice: {value!r}", where="Compressible", fix=f"one of {known}")
@@ -83,7 +76,7 @@ class Compressible(Strategy):
     ) -> Losses:
         """Add the gradients of the losses at the drawn levels; arguments as for `Sandwich.step`, but no `distill`."""
         self._labels_only(distill)
-        check_prepared(self, is_prepared(self) or not (self.line or self.compress != "width"))
+        self._check_prepared(is_prepared(self) or (self.compress == "width" and not self.line))
         alphas, values, done = self._draw(), [], self._number()
         for alpha in alphas:
             try:
@@ -92,12 +85,11 @@ class Compressible(Strategy):
                 values.append(self._pass(self.config(alpha), forward, loss, backward))
             finally:
                 set_level(self.model, 1.0, 1.0)
-        ends = [transform.ends() for transform in compressed(self.model) if transform.line]
-        if ends and self.beta:
+        if self.beta and (ends := [each.ends() for each in compressed(self.model) if each.line]):
             backward(self.beta * squared_cosine(ends))
         self._count()
-        found = dict(zip(alphas, floats(values), strict=True))
-        return Losses(found.pop(1.0, None), found.pop(LEAST[self.compress], None), tuple(found.values()))
+        others = dict(zip(alphas, floats(values), strict=True))
+        return Losses(others.pop(1.0, None), others.pop(LEAST[self.compress], None), tuple(others.values()))
 
     def at(self, alpha: float) -> SubnetConfig:
         """Move the model to a level: the values of its weights and the active configuration."""

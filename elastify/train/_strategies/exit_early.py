@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from elastify._errors import ElastifyError
 from elastify._verbs import activate, active_config
-from elastify.train._strategies.replay import Trace, cut_after, pick_exits, pick_stage
+from elastify.train._strategies.exits import cut_after, pick_exits, pick_stage
+from elastify.train._strategies.replay import Trace
 
 
 class EarlyExit(NamedTuple):
@@ -62,8 +63,8 @@ def exit_early(
     with torch.inference_mode(False), torch.no_grad():
         for blocks in pick_exits(where, exits, len(kept)):
             trace = Trace(model, paths[:blocks])
-            shared = before[0].replaying(before[1]) if before else nullcontext()
-            with activate(model, cut_after(model, config, where, blocks)), shared, trace.recording():
+            shared = before[0].replay(before[1]) if before else nullcontext()
+            with activate(model, cut_after(model, config, where, blocks)), shared, trace.full_run():
                 outputs = _run(model, inputs)
             least = float((confidence or _largest_probability)(outputs).min())
             if least >= threshold or blocks == len(kept):

@@ -4,34 +4,32 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from elastify._capture import resolve
 from elastify._errors import ElastifyError
-from elastify._rewrite import extra_name, record
+from elastify._rewrite import elastic_state, extra_name
 from elastify._space import SubnetConfig, state
 from elastify._verbs import activate, cost, space
+from elastify.train._evaluate import alike, evaluating, float_tensors
 from elastify.train._strategies.gates import Gate, gates_of
-from elastify.train._strategies.strategy import Forward, Loss
+from elastify.train._strategies.losses import Forward, Loss
 from elastify.train._surgery import permute_units
-from elastify.train._teacher import evaluating
 
 
 def unit_gates(model: nn.Module) -> dict[str, Gate]:
     """The gates of units, by axis name."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     axes = {axis.id: axis.name for axis in space(model).axes}
-    found = {}
+    gates = {}
     for gate in gates_of(model):
-        layouts = record(model).extras[names[id(gate.logits)]]
+        layouts = elastic_state(model).extras[names[id(gate.logits)]]
         if len(layouts) == 1:
-            found[axes[layouts[0].id]] = gate  # type: ignore[union-attr] - made by gate_units
-    return found
+            gates[axes[layouts[0].id]] = gate  # type: ignore[union-attr] - made by gate_units
+    return gates
 
 
 def block_gates(model: nn.Module) -> dict[tuple[str, int], Gate]:
@@ -120,7 +118,7 @@ def prove(model: nn.Module, forward: Forward, loss: Loss) -> None:
     wrong = [
         name
         for name, (closed, config) in cases.items()
-        if not _same(_run(model, forward, loss, closed), _run(model, forward, loss, config=config))
+        if not alike(_run(model, forward, loss, closed), _run(model, forward, loss, config=config))
     ]
     if wrong:
         raise ElastifyError(
@@ -138,30 +136,17 @@ def _run(
     config: SubnetConfig | None = None,
 ) -> list[Tensor]:
     """What a subnet with some gates closed, all others open, computes: the model's own outputs, wherever it is run."""
-    gates, outputs = gates_of(model), list[Tensor]()
-    seen = model.register_forward_hook(lambda module, inputs, found: outputs.extend(_numbers(found)))
+    gates, inner = gates_of(model), list[Tensor]()
+    hook = model.register_forward_hook(lambda module, inputs, output: inner.extend(float_tensors(output)))
     try:
         for gate in gates:
             gate.forced = (closed or {}).get(id(gate), torch.ones(gate.logits.shape))
         with evaluating(model), activate(model, config), torch.random.fork_rng():  # chance is the same in all runs
-            found = forward()
-            if not (outputs or _numbers(found)):  # as in ElasticTrainer: the loss runs the model
-                found = loss(found)
-        return outputs or _numbers(found)
+            result = forward()
+            if not (inner or float_tensors(result)):  # as in ElasticTrainer: the loss runs the model
+                result = loss(result)
+        return inner or float_tensors(result)
     finally:
-        seen.remove()
+        hook.remove()
         for gate in gates:
             gate.forced = None
-
-
-def _numbers(found: Any) -> list[Tensor]:
-    leaves = tree_leaves(dict(found) if isinstance(found, Mapping) else found)
-    return [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
-
-
-def _same(masked: list[Tensor], sliced: list[Tensor]) -> bool:
-    """Whether two runs gave the same, but for rounding."""
-    return len(masked) == len(sliced) and all(
-        a.shape == b.shape and (a - b).norm() <= torch.finfo(a.dtype).eps ** 0.5 * b.norm()
-        for a, b in zip(masked, sliced, strict=True)
-    )

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from elastify._errors import ElastifyError
-from elastify._rewrite import Hook, Transform, record
+from elastify._rewrite import Hook, Transform, elastic_state
 
 
 @dataclass(eq=False)
@@ -40,9 +40,9 @@ class Gate:
     @property
     def logits(self) -> nn.Parameter:
         """The parameter."""
-        found = self.owner._parameters[self.name]
-        assert found is not None
-        return found
+        parameter = self.owner._parameters[self.name]
+        assert parameter is not None
+        return parameter
 
     def draw(self, generator: torch.Generator) -> None:
         """New noise, the difference of two Gumbel variables."""
@@ -123,7 +123,7 @@ def gates_of(model: nn.Module) -> list[Gate]:
 
 
 def _all(model: nn.Module) -> Iterator[Gate]:
-    for transform in record(model).transforms.values():
+    for transform in elastic_state(model).transforms.values():
         if isinstance(transform, (MaskedWeight, GatedUnits)):
             yield from transform.gates
     for module in model.modules():

@@ -7,7 +7,7 @@ ones are a prefix, which slicing keeps. The expected cost is the exact one, line
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,8 +18,8 @@ from elastify._errors import ElastifyError
 from elastify._space import SubnetConfig, parse_budget
 from elastify.train._strategies.choices import is_prepared
 from elastify.train._strategies.gate_config import expected_macs, open_config, open_first, prove
+from elastify.train._strategies.losses import Backward, Distill, Forward, Loss, Losses
 from elastify.train._strategies.masks import Masked, gate_blocks, gate_units, gate_weights, to_gate
-from elastify.train._strategies.strategy import Backward, Distill, Forward, Loss, Losses
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +51,6 @@ class GumbelMask(Masked):
     rescale: bool = True
     budget_macs: float | str | None = None
     penalty: float = 1.0
-    _proven: list[bool] = field(default_factory=list, init=False, repr=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -86,15 +85,15 @@ class GumbelMask(Masked):
         self, forward: Forward, loss: Loss, *, distill: Distill | None = None, backward: Backward = Tensor.backward
     ) -> Losses:
         """Add the gradients of the loss with newly drawn gates, and of the excess over the budget."""
-        if self.granularity != "weight" and not self._proven and is_prepared(self):
+        if self.granularity != "weight" and "proven" not in self._once and is_prepared(self):
             prove(self.model, forward, loss)
-            self._proven.append(True)
-        found = super().step(forward, loss, distill=distill, backward=backward)
+            self._once["proven"] = True
+        losses = super().step(forward, loss, distill=distill, backward=backward)
         if self.budget_macs is not None:
             excess = expected_macs(self.model) / self._budget() - 1
             if excess > 0:
                 backward(self.penalty * excess)
-        return found
+        return losses
 
     def config(self) -> SubnetConfig:
         """The configuration of the open gates: its depths, and sizes that count units; `extract` keeps the open ones.

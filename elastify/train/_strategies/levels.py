@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_map
 from elastify._capture import resolve
 from elastify._errors import ElastifyError
 from elastify._ir import Axis, Layout, Product, axes_of
-from elastify._rewrite import InputHook, Transform, attach, record
+from elastify._rewrite import InputHook, Transform, attach, elastic_state
 from elastify._space import SearchSpace, SubnetConfig
 from elastify.train._strategies.choices import matched
 
@@ -96,7 +96,7 @@ class RoundedInputs(InputHook):
 
 def compressed(model: nn.Module) -> list[Compressed]:
     """The transforms of a model that has been prepared."""
-    return [transform for transform in record(model).transforms.values() if isinstance(transform, Compressed)]
+    return [transform for transform in elastic_state(model).transforms.values() if isinstance(transform, Compressed)]
 
 
 def set_level(model: nn.Module, alpha: float, kept: float, inputs: bool = True) -> None:
@@ -166,15 +166,15 @@ def lines(model: nn.Module, which: str) -> Iterator[str]:
 
 def weights(model: nn.Module, dense: str | Sequence[str] | None) -> list[str]:
     """Parameters that are compressed: of two dimensions and more, without the dense ones; at least one."""
-    found = [name for name, parameter in model.named_parameters() if parameter.dim() > 1]
-    kept = {*found[:1], *found[-1:]} if dense is None else set(matched(dense, found))
-    if kept.issuperset(found):
+    names = [name for name, parameter in model.named_parameters() if parameter.dim() > 1]
+    kept = {*names[:1], *names[-1:]} if dense is None else set(matched(dense, names))
+    if kept.issuperset(names):
         raise ElastifyError(
             "there is nothing to compress",
-            why=f"all weights stay dense: {', '.join(found[:4]) or 'there are none'}",
+            why=f"all weights stay dense: {', '.join(names[:4]) or 'there are none'}",
             fix="dense=() compresses every weight, dense=(glob, ...) all but those (None: but the first and last)",
         )
-    return [name for name in found if name not in kept]
+    return [name for name in names if name not in kept]
 
 
 def compress(
@@ -188,7 +188,7 @@ def compress(
     chosen = set() if how == "width" else set(weights(model, dense))
     if which and not moving:
         raise ElastifyError("there is nothing to make a line of", why=f"params={which}", fix='params="all"')
-    level, generator, layouts = Level(), torch.Generator().manual_seed(seed), record(model).plan.tensors
+    level, generator, layouts = Level(), torch.Generator().manual_seed(seed), elastic_state(model).plan.tensors
     for name, parameter in list(model.named_parameters()):
         if name in moving or name in chosen:
             line = name in moving

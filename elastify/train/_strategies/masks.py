@@ -20,20 +20,12 @@ from elastify import _verbs
 from elastify._capture import resolve
 from elastify._errors import ElastifyError
 from elastify._ir import Axis, ElasticAxis, Stage
-from elastify._rewrite import add_parameter, attach, extra_name, record
+from elastify._rewrite import add_parameter, attach, elastic_state, extra_name
 from elastify._verbs import space
-from elastify.train._strategies.choices import is_prepared, matched, note_prepared
+from elastify.train._strategies.choices import freeze_globs, is_prepared, matched, note_prepared
 from elastify.train._strategies.gates import Gate, GatedBlock, GatedUnits, MaskedWeight, gates_of
-from elastify.train._strategies.strategy import (
-    Backward,
-    Distill,
-    Forward,
-    Loss,
-    Losses,
-    Strategy,
-    check_prepared,
-    floats,
-)
+from elastify.train._strategies.losses import Backward, Distill, Forward, Loss, Losses, floats
+from elastify.train._strategies.strategy import Strategy
 from elastify.train._surgery import owners
 
 Select = str | Iterable[str] | None
@@ -52,6 +44,7 @@ class Masked(Strategy):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        freeze_globs(self, "select")
         if self.weights not in ("kept", "kaiming", "signed"):
             raise ElastifyError(f"weights={self.weights!r}", fix='one of "kept", "kaiming", "signed"')
 
@@ -82,7 +75,7 @@ class Masked(Strategy):
     ) -> Losses:
         """Add the gradients of the loss with newly drawn gates; arguments as for `Sandwich.step`, but no `distill`."""
         self._labels_only(distill)
-        check_prepared(self, is_prepared(self))
+        self._check_prepared(is_prepared(self))
         gates = gates_of(self.model)
         generator = torch.Generator().manual_seed(int(self._generator.integers(2**62)))
         try:
@@ -101,13 +94,13 @@ class Masked(Strategy):
         """
         self.prepare()
         gates = {id(gate.logits) for gate in gates_of(self.model)}
-        scales = {name for name in record(self.model).extras if name.endswith("_scale_elastic")}
-        found: dict[float | None, list[nn.Parameter]] = {lr: [], scale_lr: [], None: []}
+        scales = {name for name in elastic_state(self.model).extras if name.endswith("_scale_elastic")}
+        by_rate: dict[float | None, list[nn.Parameter]] = {lr: [], scale_lr: [], None: []}
         for name, parameter in self.model.named_parameters():
             if parameter.requires_grad:
-                found[lr if id(parameter) in gates else scale_lr if name in scales else None].append(parameter)
-        rates = {rate: {} if rate is None else {"lr": rate} for rate in found}
-        return [{"params": some, **rates[rate], **options} for rate, some in found.items() if some]
+                by_rate[lr if id(parameter) in gates else scale_lr if name in scales else None].append(parameter)
+        rates = {rate: {} if rate is None else {"lr": rate} for rate in by_rate}
+        return [{"params": some, **rates[rate], **options} for rate, some in by_rate.items() if some]
 
     def extract(self) -> nn.Module:
         """A plain model of what the gates leave open, all of it trainable."""
@@ -124,7 +117,7 @@ def _draw(weight: Tensor, generator: torch.Generator, *, signed: bool) -> None:
 
 def gate_weights(model: nn.Module, names: Iterable[str], rescale: str | None, init: Any, **options: Any) -> None:
     """Gates for each entry of some tensors."""
-    layouts, parameters = record(model).plan.tensors, dict(model.named_parameters())
+    layouts, parameters = elastic_state(model).plan.tensors, dict(model.named_parameters())
     for name in names:
         path, _, local = name.rpartition(".")
         gate = Gate(resolve(model, path), extra_name(local), **options)
@@ -136,7 +129,7 @@ def gate_weights(model: nn.Module, names: Iterable[str], rescale: str | None, in
 
 def _summed(model: nn.Module, axis: ElasticAxis) -> list[tuple[str, int]]:
     """Where units of an axis are summed over, as (tensor, dimension): at least one place."""
-    places = [place for place in axis.members if place in record(model).plan.summed]
+    places = [place for place in axis.members if place in elastic_state(model).plan.summed]
     if not places:
         raise ElastifyError("an axis cannot be gated", where=axis.name, why="no parameter takes its units in")
     return places
@@ -144,7 +137,7 @@ def _summed(model: nn.Module, axis: ElasticAxis) -> list[tuple[str, int]]:
 
 def gate_units(model: nn.Module, axes: Iterable[ElasticAxis], start: float, **options: Any) -> None:
     """Gates for the units of some axes, in every tensor that sums over them."""
-    plan = record(model).plan
+    plan = elastic_state(model).plan
     dims: dict[str, list[tuple[int, Gate, np.ndarray]]] = {}
     for axis in axes:
         places = _summed(model, axis)
@@ -182,9 +175,9 @@ def to_gate(model: nn.Module, granularity: str, select: Select) -> list[Any]:
         named = {axis.name: axis for axis in space(model).axes if roles is None or axis.role in roles}
     else:
         named = {stage.name: stage for stage in space(model).stages if not stage.prefix and len(stage.blocks) > 1}
-    found = [named[name] for name in matched("*" if select is None else select, list(named))]
-    if not found:
+    chosen = [named[name] for name in matched("*" if select is None else select, list(named))]
+    if not chosen:
         raise ElastifyError(f"there is no {granularity} to gate", why=f"select={select!r}")
-    for axis in found if granularity == "unit" else ():
+    for axis in chosen if granularity == "unit" else ():
         _summed(model, axis)
-    return found
+    return chosen

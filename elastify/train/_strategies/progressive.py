@@ -8,7 +8,6 @@ from the labels and from the full network: a copy of its first weights, put in t
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -17,16 +16,8 @@ from elastify._errors import ElastifyError
 from elastify._space import SubnetConfig
 from elastify._verbs import space
 from elastify.train._strategies.distill import TeacherLabels, TeacherOutputs
-from elastify.train._strategies.strategy import (
-    Backward,
-    Distill,
-    Forward,
-    Loss,
-    Losses,
-    Strategy,
-    floats,
-    warn_of_norms,
-)
+from elastify.train._strategies.losses import Backward, Distill, Forward, Loss, Losses, floats
+from elastify.train._strategies.strategy import Strategy
 from elastify.train._surgery import sort_channels
 from elastify.train._teacher import as_it_was, tensors_of
 
@@ -46,10 +37,10 @@ class ProgressiveShrinking(Strategy):
     >>> strategy.phase, len(strategy.step(lambda: model(x), lambda y: nn.functional.cross_entropy(y, labels)).random)
     ((1.0, 1.0), 2)
 
-    Make it when the full network is trained; or let the first `full_phases` phases train it alone, with
-    `teacher="inplace"`: then the full network is trained in every step and teaches as it is. `teacher="copy"` is the
-    network as `prepare` found it, in eval mode. All phases take equal shares of the run [our choice]; `depth_phases`
-    and `width_phases` open the choices in equal parts, where there are any. Each step trains `draws` subnets on
+    Make it when the full network is trained. Or let the first `full_phases` phases train it alone, with
+    `teacher="inplace"`: then each step trains the full network, which teaches as it is. `teacher="copy"` is the network
+    as `prepare` found it, in eval mode. All phases take equal shares of the run [our choice]; `depth_phases` and
+    `width_phases` open the choices in equal parts, where there are any. Each step trains `draws` subnets on
     `loss + kd_ratio * distillation loss`. `sort` puts important channels first, in `prepare` (authors: each phase).
     """
 
@@ -92,7 +83,7 @@ class ProgressiveShrinking(Strategy):
         """Sort the channels and copy the teacher, the first time."""
         first, copied = not self._memory["now"]["prepared"], self.teacher == "copy"
         if first and copied:
-            warn_of_norms(self)
+            self._warn_of_norms()
         if first and self.sort:
             sort_channels(self.model)
         if first and copied:
@@ -120,7 +111,7 @@ class ProgressiveShrinking(Strategy):
             with as_it_was(self.model, self._memory["teacher"]):
                 learn.teacher(forward())
 
-        def taught(outputs: Any) -> Tensor:
+        def taught(outputs: object) -> Tensor:
             value = loss(outputs)
             return value + self.kd_ratio * learn.student(outputs) if self.kd_ratio and learn.teaches else value
 

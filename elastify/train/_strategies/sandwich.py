@@ -14,7 +14,8 @@ from torch import Tensor
 from elastify._errors import ElastifyError
 from elastify._verbs import space
 from elastify.train._strategies.distill import TeacherLabels, TeacherOutputs
-from elastify.train._strategies.strategy import Backward, Distill, Forward, Loss, Losses, Strategy, floats
+from elastify.train._strategies.losses import Backward, Distill, Forward, Loss, Losses, floats
+from elastify.train._strategies.strategy import Strategy
 
 
 @dataclass(frozen=True, eq=False)

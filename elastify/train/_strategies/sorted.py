@@ -16,16 +16,8 @@ from torch import Tensor
 from elastify._errors import ElastifyError
 from elastify._space import SubnetConfig, parse_budget
 from elastify._verbs import cost, space
-from elastify.train._strategies.strategy import (
-    Backward,
-    Distill,
-    Forward,
-    Loss,
-    Losses,
-    Strategy,
-    floats,
-    warn_of_norms,
-)
+from elastify.train._strategies.losses import Backward, Distill, Forward, Loss, Losses, floats
+from elastify.train._strategies.strategy import Strategy
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +51,7 @@ class Sorted(Strategy):
 
     def prepare(self) -> None:
         """Nothing to add; a warning where the model has running statistics, which the full network alone moves."""
-        warn_of_norms(self)
+        self._warn_of_norms()
 
     @cached_property
     def configs(self) -> tuple[SubnetConfig, ...]:

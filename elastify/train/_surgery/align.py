@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from elastify._errors import ElastifyError
 from elastify._ir import ElasticAxis
-from elastify._rewrite import is_elastic, record
+from elastify._rewrite import elastic_state, is_elastic
 from elastify._verbs import activate, space
 from elastify.train._surgery.sort import owners, permute_tensors, tensors_of
 
@@ -38,7 +38,7 @@ def align(model: nn.Module, other: nn.Module) -> dict[str, Tensor]:
     >>> model = elastify(nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 3)), torch.randn(2, 4))
     >>> other = copy.deepcopy(model)
     >>> order = sort_channels(other)
-    >>> found = align(model, other)
+    >>> orders = align(model, other)
     >>> torch.equal(model[0].weight, other[0].weight)
     True
     """
@@ -68,10 +68,10 @@ def align(model: nn.Module, other: nn.Module) -> dict[str, Tensor]:
                 permute_tensors(current, {name: plan.tensors[name] for name, _ in axis.members}, {axis.id: order})
         if number and not moved:
             break
-    layouts = {**plan.tensors, **(record(other).extras if is_elastic(other) else {})}
+    layouts = {**plan.tensors, **(elastic_state(other).extras if is_elastic(other) else {})}
     permute_tensors(tensors_of(other), layouts, orders)
     if is_elastic(other):
-        record(other).overlays.clear()
+        elastic_state(other).statistics.clear()
         activate(other, None)
     return {axis.name: torch.from_numpy(orders[axis.id]) for axis in plan.axes}
 
@@ -99,7 +99,7 @@ def fuse(model: nn.Module, other: nn.Module, share: float = 0.5) -> nn.Module:
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
-    extras = record(model).extras if is_elastic(model) else {}
+    extras = elastic_state(model).extras if is_elastic(model) else {}
     return {name: tensor for name, tensor in tensors_of(model).items() if name not in extras}
 
 
@@ -121,13 +121,13 @@ def _match(
             a, b = (_features(tensor[name].detach().double(), dim, units, axis.size) for tensor in (ours, theirs))
             cost += torch.cdist(a, b).square().cpu()
     mass = np.full(axis.size, 1 / axis.size)
-    found = ot.emd(mass, mass, cost.numpy(), numItermax=10_000_000).argmax(1)
-    if len(set(found.tolist())) != axis.size:
+    partners = ot.emd(mass, mass, cost.numpy(), numItermax=10_000_000).argmax(1)
+    if len(set(partners.tolist())) != axis.size:
         raise ElastifyError("the transport plan is no permutation", where=axis.name, why="ot.emd did not converge")
-    return found
+    return partners
 
 
 def _features(tensor: Tensor, dim: int, units: np.ndarray, size: int) -> Tensor:
-    """One row of weights per unit, whose positions along `dim` are those where `units` names it."""
+    """One line of weights per unit, whose positions along `dim` are those where `units` names it."""
     at = np.argsort(units, kind="stable")[np.count_nonzero(units < 0) :]
     return tensor.movedim(dim, 0)[torch.from_numpy(at)].reshape(size, -1)

@@ -45,19 +45,19 @@ def factorize(model: nn.Module, rank: float = 1.0, pattern: str = "*") -> nn.Mod
     names: dict[int, int] = {}
     for _, parameter in model.named_parameters(remove_duplicate=False):
         names[id(parameter)] = names.get(id(parameter), 0) + 1
-    found = {
+    layers = {
         path: module
         for path, module in model.named_modules()
         if path and fnmatchcase(path, pattern) and _can_split(module) and names.get(id(module.weight), 2) == 1
     }
-    if not found:
+    if not layers:
         raise ElastifyError(
             "there is nothing to factorize",
             where=pattern,
             why="no nn.Linear or 1x1 convolution of that name has a weight of its own",
             fix='a glob of module paths such as "*.mlp.*"',
         )
-    for path, module in found.items():
+    for path, module in layers.items():
         parent, _, local = path.rpartition(".")
         setattr(model.get_submodule(parent), local, _split(module, rank, path))
     return model

@@ -15,15 +15,15 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from elastify._capture import Example
 from elastify._deploy import copied, enlarged, own
 from elastify._errors import ElastifyError
 from elastify._ir import Axis, Layout, Plan, indices
 from elastify._proofs import redraw
-from elastify._rewrite import record
+from elastify._rewrite import elastic_state
 from elastify._verbs import activate, example_for, space
+from elastify.train._evaluate import alike, evaluating, float_tensors
 from elastify.train._surgery.sort import owners, tensors_of
 
 
@@ -51,7 +51,7 @@ def grow(
     (24, True)
     """
     activate(model, None)
-    if record(model).transforms:
+    if elastic_state(model).transforms:
         raise ElastifyError("the values of this model are transformed", where="grow", fix="extract it, then elastify")
     example = example_for(model, example_inputs, example_kwargs)
     wanted = _wanted(space(model).plan, sizes)
@@ -70,16 +70,16 @@ def grow(
 
 
 def _wanted(plan: Plan, sizes: Mapping[str, float | int]) -> dict[int, int]:
-    found: dict[int, int] = {}
+    wanted: dict[int, int] = {}
     for glob, size in sizes.items():
         axes = [axis for axis in plan.axes if fnmatchcase(axis.name, glob)]
         if not axes:
             raise ElastifyError(f"no axis is called {glob!r}", where="grow", fix="print(space(model))")
         for axis in axes:
-            found[axis.id] = size if isinstance(size, int) else round(size * axis.size)
-            if found[axis.id] < axis.size:
+            wanted[axis.id] = size if isinstance(size, int) else round(size * axis.size)
+            if wanted[axis.id] < axis.size:
                 raise ElastifyError(f"{axis.name} has {axis.size} units already", where="grow", fix="a ratio above 1")
-    return found
+    return wanted
 
 
 def _grown(model: nn.Module, wanted: Mapping[int, int], seed: int) -> nn.Module:
@@ -124,23 +124,11 @@ def _resized(layout: Layout, units: Mapping[int, np.ndarray]) -> Layout:
 
 def _equal(before: list[Tensor], made: nn.Module, example: Example) -> bool:
     try:
-        after = _run(made, example)
+        return alike(_run(made, example), before)
     except (RuntimeError, ValueError, AssertionError, IndexError):  # of the network: its sizes do not fit
         return False
-    return len(before) == len(after) and all(
-        a.shape == b.shape and (a - b).norm() <= torch.finfo(a.dtype).eps ** 0.5 * a.norm()
-        for a, b in zip(before, after, strict=True)
-    )
 
 
 def _run(model: nn.Module, example: Example) -> list[Tensor]:
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        model.eval()
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            result = example(model)
-    finally:
-        for module, mode in modes:
-            module.training = mode
-    leaves = tree_leaves(dict(result) if isinstance(result, Mapping) else result)
-    return [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+    with evaluating(model), torch.random.fork_rng(devices=[]):
+        return float_tensors(example(model))

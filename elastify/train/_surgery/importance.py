@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from elastify._errors import ElastifyError
 from elastify._ir import Plan
 from elastify.train._batches import run_batch, to_device
-from elastify.train._teacher import evaluating
+from elastify.train._evaluate import evaluating
 
 Importance = Callable[[nn.Parameter], Tensor]
 Lines = dict[tuple[str, int], Tensor]
@@ -83,12 +83,12 @@ def _sums(weights: Mapping[str, nn.Parameter], score: Importance) -> Lines:
 
 def _scales(model: nn.Module, weights: Mapping[str, nn.Parameter]) -> dict[str, nn.Parameter]:
     """What norms multiply units with: vectors, but for biases, of modules that own nothing else."""
-    found: dict[str, nn.Parameter] = {}
+    scales: dict[str, nn.Parameter] = {}
     for path, module in model.named_modules():
         own = dict(module.named_parameters(prefix=path, recurse=False))
         if all(p.dim() == 1 for p in own.values()):
-            found |= {name: p for name, p in own.items() if name in weights and not name.endswith("bias")}
-    return found
+            scales |= {name: p for name, p in own.items() if name in weights and not name.endswith("bias")}
+    return scales
 
 
 def _on_data(model: nn.Module, weights: Mapping[str, nn.Parameter], batches: Iterable[Any], loss: Any) -> Lines:

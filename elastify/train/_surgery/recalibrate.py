@@ -1,8 +1,8 @@
 """Batch-norm statistics of one subnet, measured.
 
 Running statistics learnt by the full network do not fit a subnet: fewer channels come in. So they are measured anew
-on a few batches, as plain averages over them, with only the norms in train mode and no gradients. An overlay of fresh
-statistics is stored for the configuration first; the norms then fill it as they would fill their own. The full
+on a few batches, as plain averages over them, with only the norms in train mode and no gradients. Fresh
+statistics are stored for the configuration first; the norms then fill it as they would fill their own. The full
 network's buffers are never touched unless that is what was asked for.
 """
 
@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from elastify._errors import ElastifyError
-from elastify._rewrite import is_elastic, record, statistics_overlay, store_statistics
+from elastify._ir import FULL
+from elastify._rewrite import elastic_state, is_elastic, store_statistics, stored_statistics
 from elastify._verbs import activate, active_config, space
 from elastify.train._batches import run_batch, to_device
 
@@ -58,7 +59,7 @@ def recalibrate(
         return _measure_own(model, batches, forward)
     wanted = active_config(model) if config is None else space(model).config(config)
     with activate(model, wanted):
-        if record(model).active is None:
+        if elastic_state(model).choice == FULL:
             if not update_full:
                 raise ElastifyError(
                     "the full network keeps the batch-norm statistics that it learnt",
@@ -71,10 +72,7 @@ def recalibrate(
 
 
 def _measure_subnet(model: nn.Module, batches: Iterable[Any], forward: Any) -> int:
-    active = record(model).active
-    assert active is not None
-    sizes, blocks = active.sizes, active.blocks
-    before = statistics_overlay(model, sizes, blocks)
+    before = stored_statistics(model, elastic_state(model).choice)
     store_statistics(model, None)
     norms = _norms(model)
     if not norms:
@@ -82,8 +80,8 @@ def _measure_subnet(model: nn.Module, batches: Iterable[Any], forward: Any) -> i
     fresh: dict[str, Tensor] = {}
     for path, norm in norms.items():
         for local, value in _FRESH.items():
-            name = record(model).plan.aliases.get(f"{path}.{local}", f"{path}.{local}")
-            if isinstance(getattr(norm, local, None), Tensor) and name in record(model).plan.statistics:
+            name = elastic_state(model).plan.aliases.get(f"{path}.{local}", f"{path}.{local}")
+            if isinstance(getattr(norm, local, None), Tensor) and name in elastic_state(model).plan.statistics:
                 fresh[name] = torch.full_like(getattr(norm, local), value)
     store_statistics(model, fresh)
     try:
@@ -114,8 +112,8 @@ def _measure_own(model: nn.Module, batches: Iterable[Any], forward: Any) -> int:
 
 def _norms(model: nn.Module) -> dict[str, _NormBase]:
     """Norm layers of the active subnet with running statistics, by path."""
-    found = {path: module for path, module in model.named_modules() if isinstance(module, _NormBase)}
-    return {path: norm for path, norm in found.items() if norm.running_mean is not None}
+    norms = {path: module for path, module in model.named_modules() if isinstance(module, _NormBase)}
+    return {path: norm for path, norm in norms.items() if norm.running_mean is not None}
 
 
 def _run(model: nn.Module, norms: list[_NormBase], batches: Iterable[Any], forward: Any) -> None:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from elastify._ir import Axis, Concat, Layout, Plan, axes_of, indices
-from elastify._rewrite import record
+from elastify._rewrite import elastic_state
 from elastify._space import state
 from elastify._verbs import activate
 from elastify.train._surgery.importance import Importance, Lines, as_arrays, measure
@@ -69,9 +69,9 @@ def sort_channels(
 def permute_units(model: nn.Module, orders: Mapping[int, np.ndarray]) -> None:
     """Put the units of axes (by id) into another order in all tensors; the full network is active afterwards."""
     activate(model, None)
-    entry = record(model)
-    permute_tensors(tensors_of(model), {**entry.plan.tensors, **entry.extras}, orders)
-    entry.overlays.clear()
+    elastic = elastic_state(model)
+    permute_tensors(tensors_of(model), {**elastic.plan.tensors, **elastic.extras}, orders)
+    elastic.statistics.clear()
     activate(model, None)  # what forward has cached is of the old order
 
 
@@ -86,8 +86,7 @@ def permute_tensors(
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:
     """All parameters and buffers, under every name that they have."""
-    found = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
-    return dict(found)
+    return dict([*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)])
 
 
 def _permute(tensor: Tensor, layouts: tuple[Layout, ...], orders: Mapping[int, np.ndarray]) -> None:
@@ -102,14 +101,14 @@ def _permute(tensor: Tensor, layouts: tuple[Layout, ...], orders: Mapping[int, n
 
 def _scores(plan: Plan, lines: Lines) -> dict[int, np.ndarray]:
     """Importance of each unit of each elastic axis, from scores of positions."""
-    found = {axis.id: np.zeros(axis.size) for axis in plan.axes}
+    scores = {axis.id: np.zeros(axis.size) for axis in plan.axes}
     for (name, dim), line in as_arrays(lines).items():
         layout = plan.tensors[name][dim]
-        for ident in {axis.id for axis in axes_of(layout)} & found.keys():
+        for ident in {axis.id for axis in axes_of(layout)} & scores.keys():
             for owner in owners(layout, ident):
                 inside = owner >= 0
-                np.add.at(found[ident], owner[inside], line[inside])
-    return found
+                np.add.at(scores[ident], owner[inside], line[inside])
+    return scores
 
 
 def owners(layout: Layout, ident: int) -> Iterator[np.ndarray]:

@@ -1,7 +1,7 @@
 """Trained networks of different sizes, stitched: the front of a smaller one, a layer, the back of a larger one.
 
-Every anchor is a row of pieces. All of them, with the stitching layers between, stand in one `Sequential`, in an order
-in which every way through is a subset of the row: anchor, layers to the next one, next anchor, and so on. Which way is
+Every anchor is a sequence of pieces. All of them, with the stitching layers between, stand in one `Sequential`, in an
+order in which every way through is a subset of it: anchor, layers to the next one, next anchor, and so on. Which way is
 taken is one elastic axis, with its ways sorted by MACs. A layer between piece i of one anchor and the nearest place of
 the next is the least-squares map between what both compute there.
 """
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from elastify._errors import ElastifyError
-from elastify._rewrite import record
+from elastify._rewrite import elastic_state
 from elastify.train._surgery.ways import Way, choose_way, trace
 
 
@@ -51,17 +51,17 @@ def stitch(
     traces = [trace(pieces, inputs) for pieces in anchors]
     if len({given[-1].shape for given in traces}) > 1:
         raise ElastifyError("the models give outputs of different shapes", where="stitch")
-    row: list[nn.Module] = list(anchors[0])
-    ways: list[Way] = [tuple(range(len(row)))]
+    pieces: list[nn.Module] = list(anchors[0])
+    ways: list[Way] = [tuple(range(len(pieces)))]
     for (before, after), (front, back) in zip(pairwise(anchors), pairwise(traces), strict=True):
         pairs = list(_pairs(front, back, nearest))
-        first, own = len(row) - len(before), len(row) + len(pairs)
+        first, own = len(pieces) - len(before), len(pieces) + len(pairs)
         for number, (i, j) in enumerate(pairs):
-            ways.append((*range(first, first + i + 1), len(row) + number, *range(own + j, own + len(after))))
-        row += [least_squares(front[i], back[j - 1]) for i, j in pairs]
-        row += after
+            ways.append((*range(first, first + i + 1), len(pieces) + number, *range(own + j, own + len(after))))
+        pieces += [least_squares(front[i], back[j - 1]) for i, j in pairs]
+        pieces += after
         ways.append(tuple(range(own, own + len(after))))
-    model = choose_way(nn.Sequential(*row), ways, inputs[:1], ways[-1])
+    model = choose_way(nn.Sequential(*pieces), ways, inputs[:1], ways[-1])
     _check_order(model, anchors)
     return model
 
@@ -69,7 +69,7 @@ def stitch(
 def _check_order(model: nn.Sequential, anchors: Sequence[list[nn.Module]]) -> None:
     """Every anchor is a way, each costlier than the one before; ways are in the order of their costs."""
     pieces = dict(model._modules)
-    kept = [[pieces[str(number)] for number in way] for way in record(model).plan.paths[""][1]]
+    kept = [[pieces[str(number)] for number in way] for way in elastic_state(model).plan.paths[""][1]]
     places = [kept.index(anchor) if anchor in kept else -1 for anchor in anchors]
     if -1 in places or places != sorted(places):
         raise ElastifyError(
@@ -85,7 +85,7 @@ def _parts(model: nn.Module) -> list[nn.Module]:
         raise ElastifyError(
             f"how does this {type(model).__name__} come apart?",
             where="stitch",
-            why="only a Sequential is known to be a row of pieces",
+            why="only a Sequential is known to be a sequence of pieces",
             fix="parts=lambda model: [stem, *model.blocks, head]",
         )
     nested = [_parts(child) if isinstance(child, nn.Sequential) else [child] for child in model]
@@ -94,12 +94,12 @@ def _parts(model: nn.Module) -> list[nn.Module]:
 
 def _pairs(front: list[Tensor], back: list[Tensor], nearest: int) -> list[tuple[int, int]]:
     """(last piece of the front, first piece of the back) of all stitches."""
-    found = []
+    pairs = []
     for i, given in enumerate(front[:-1]):
         wanted = (i + 1) / len(front) * len(back)
         places = [j for j in range(1, len(back)) if _frame(given) == _frame(back[j - 1])]
-        found += [(i, j) for j in sorted(sorted(places, key=lambda j: abs(j - wanted))[:nearest])]
-    return found
+        pairs += [(i, j) for j in sorted(sorted(places, key=lambda j: abs(j - wanted))[:nearest])]
+    return pairs
 
 
 def _frame(x: Tensor) -> tuple[int, ...]:
@@ -113,10 +113,10 @@ def least_squares(given: Tensor, wanted: Tensor) -> nn.Module:
     image = given.dim() == 4
     a, b = (x.movedim(1, -1) if image else x for x in (given, wanted))
     a, b = a.reshape(-1, a.shape[-1]).double(), b.reshape(-1, b.shape[-1]).double()
-    found = torch.linalg.pinv(torch.cat([a, a.new_ones(len(a), 1)], 1)) @ b
+    solution = torch.linalg.pinv(torch.cat([a, a.new_ones(len(a), 1)], 1)) @ b
     layer = nn.Conv2d(a.shape[1], b.shape[1], 1) if image else nn.Linear(a.shape[1], b.shape[1])
     with torch.no_grad():
-        layer.weight.copy_(found[:-1].T.reshape(layer.weight.shape))
+        layer.weight.copy_(solution[:-1].T.reshape(layer.weight.shape))
         assert layer.bias is not None
-        layer.bias.copy_(found[-1])
+        layer.bias.copy_(solution[-1])
     return layer.to(given.device, given.dtype)

@@ -1,7 +1,7 @@
-"""Ways through a row of pieces as one elastic axis, ordered by what they cost.
+"""Ways through a sequence of pieces as one elastic axis, ordered by what they cost.
 
-A way is a subset of the row, in its order. The costs of a way are the sums over its pieces, each counted once on one
-sample; so the axis has no equations, only a table.
+A way is a subset of the pieces, in their order. The costs of a way are the sums over its pieces, each counted once on
+one sample; so the axis has no equations, only a table.
 """
 
 from __future__ import annotations
@@ -10,33 +10,30 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from elastify._capture import Example, capture
 from elastify._errors import ElastifyError
 from elastify._ir import ElasticAxis, Plan
 from elastify._plan import STATISTICS
-from elastify._rewrite import install, record
+from elastify._rewrite import elastic_state, install
 from elastify._space import STATE, Cost, CostModel, SearchSpace, State
 from elastify._verbs import activate
+from elastify.train._evaluate import evaluating
 
 Way = tuple[int, ...]
 
 
 def trace(pieces: Sequence[nn.Module], x: Any) -> list[Tensor]:
     """What every piece gives, in evaluation mode; the modes are as before."""
-    modes = [(module, module.training) for piece in pieces for module in piece.modules()]
-    found = []
-    with torch.no_grad():
+    outputs: list[Tensor] = []
+    with evaluating(nn.ModuleList(pieces)):
         for piece in pieces:
-            x = piece.eval()(x)
+            x = piece(x)
             if not isinstance(x, Tensor):
                 raise ElastifyError(f"a piece gives a {type(x).__name__}", where=type(piece).__name__, why="no tensor")
-            found.append(x)
-    for module, mode in modes:
-        module.training = mode
-    return found
+            outputs.append(x)
+    return outputs
 
 
 class _Ways(CostModel):
@@ -54,7 +51,7 @@ class _Ways(CostModel):
 
 
 def choose_way(model: nn.Sequential, ways: list[Way], x: Tensor, largest: Way) -> nn.Sequential:
-    """The row made elastic: which of the ways through it is taken; those that cost more than `largest` are left out."""
+    """The pieces, with the way through them as an axis; ways that cost more than `largest` are left out."""
     pieces: dict[int, tuple[int, ...]] = {}
     for way in ways:
         for number, value in zip(way, [x, *trace([model[n] for n in way], x)], strict=False):
@@ -73,7 +70,7 @@ def choose_way(model: nn.Sequential, ways: list[Way], x: Tensor, largest: Way) -
     install(model, Plan((axis,), statistics=statistics, paths=paths))
     table = np.array([sums[way] for way in kept], np.int64)
     costs = _Ways(Cost(*table.T))
-    plan = record(model).plan
+    plan = elastic_state(model).plan
     where = SearchSpace(plan, verified=True, title="stitched", example={"input": tuple(x.shape[1:])}, cost=costs)
     model.__dict__[STATE] = State(where, costs)
     activate(model, None)

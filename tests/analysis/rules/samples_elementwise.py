@@ -123,6 +123,9 @@ SAMPLES = [
     Sample("poisson", lambda m, x: torch.poisson(x.abs()), (X,), (2, 3, 5), exact=False),
     Sample("normal", lambda m, x, y: torch.normal(x, y.abs()), (X, T((3, 5))), (2, 3, 5), exact=False),
     Sample("normal", in_place("normal", 0.0, 1.0), (X,), (2, 3, 5), exact=False),
+    # the same tensor once more
+    Sample("clone", lambda m, x: torch.clone(input=x), (X,), (2, 3, 5)),
+    Sample("detach", lambda m, x: (x + 0).detach_(), (X,), (2, 3, 5)),
     # several arguments
     Sample("where", lambda m, x, c, y: torch.where(c, x, y), (X, T((3, 5), kind=torch.bool), T((5,))), (2, 3, 5)),
     Sample("lerp", lambda m, x, y, w: torch.lerp(x, y, w), (X, T((3, 5)), T((5,))), (2, 3, 5)),

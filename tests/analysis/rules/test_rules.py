@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-import pytest
+from collections.abc import Callable
+from typing import Any
 
-from elastify._analysis.rules import RULES, Facts, apply
+import pytest
+import torch
+from torch import Tensor
+
+from elastify._analysis.rules import OPS, Facts, apply
+from elastify._analysis.rules.ops import Op, names
 from elastify._analysis.terms import Terms
 from elastify._ir.graph import Call, Value
 
 from . import samples_contractions, samples_elementwise, samples_indexing, samples_norms, samples_signals, samples_views
-from .harness import Sample, check
+from .harness import Sample, Wrapped, check, flat
 
 SAMPLES = [
     *samples_contractions.SAMPLES,
@@ -20,6 +26,7 @@ SAMPLES = [
     *samples_views.SAMPLES,
 ]
 DEVICES = ("cpu", "cuda")  # cannot be run everywhere
+UNRECORDED = names(lambda op: op.same) - {"clone", "detach"}  # a call of these is no new value
 
 
 @pytest.mark.parametrize("sample", SAMPLES, ids=str)
@@ -28,7 +35,60 @@ def test_rule(sample: Sample) -> None:
 
 
 def test_every_rule_has_a_sample() -> None:
-    assert sorted(set(RULES) - {sample.op for sample in SAMPLES}) == sorted(DEVICES)
+    assert set(OPS) - {sample.op for sample in SAMPLES} == {*DEVICES, *UNRECORDED}
+
+
+def of(fact: Callable[[Op], Any]) -> list[Sample]:
+    """Samples of the operations of which a fact of the table holds, with the same numbers each time."""
+    return [sample for sample in SAMPLES if sample.exact and fact(OPS[sample.op])]
+
+
+# Of the other tensor of `type_as` only the type matters.
+BY_PLACE = [sample for sample in of(lambda op: op.elementwise) if sample.op != "type_as"]
+
+
+@pytest.mark.parametrize("sample", BY_PLACE, ids=str)
+def test_an_element_wise_operation_sees_one_place_at_a_time(sample: Sample) -> None:
+    """Shuffling all places of its tensors alike shuffles those of the result, whatever dimensions they lie in."""
+    module = Wrapped(sample)
+    shape = torch.broadcast_shapes(*(tensor.shape for tensor in sample.tensors))
+    given = [getattr(module, name).broadcast_to(shape).clone() for name in module.names]
+    order = torch.randperm(given[0].numel(), generator=torch.Generator().manual_seed(0))
+
+    def shuffled(tensor: Tensor) -> Tensor:
+        return tensor.flatten()[order].reshape(shape)
+
+    before, after = (list(flat(sample.call(module, *tensors))) for tensors in (given, map(shuffled, given)))
+    assert all(torch.allclose(shuffled(a), b, equal_nan=True) for a, b in zip(before, after, strict=True))
+
+
+@pytest.mark.parametrize("sample", of(lambda op: op.unary), ids=str)
+def test_a_function_of_one_tensor_keeps_its_type(sample: Sample) -> None:
+    for kind in (torch.float32, torch.float64):
+        x = torch.rand(2, 3, dtype=kind)
+        assert OPS[sample.op].elementwise
+        assert sample.call(None, x).dtype == kind
+
+
+@pytest.mark.parametrize("sample", of(lambda op: op.view or op.same), ids=str)
+def test_a_view_has_the_numbers_of_its_first_tensor(sample: Sample) -> None:
+    module, view = Wrapped(sample), OPS[sample.op].view
+    source, numbers = module.t0.flatten().tolist(), [n for made in flat(module()) for n in made.flatten().tolist()]
+    assert set(numbers) <= set(source)
+    assert view == "part" or set(numbers) == set(source)
+    assert view in ("part", "repeated") or len(numbers) == len(source)
+
+
+@pytest.mark.parametrize("sample", of(lambda op: op.keeps and not op.drops), ids=str)
+def test_what_keeps_its_first_tensor_has_its_shape(sample: Sample) -> None:
+    module = Wrapped(sample)
+    assert next(flat(module())).shape == module.t0.shape
+
+
+@pytest.mark.parametrize("op", sorted(names(lambda op: op.drops)))
+def test_what_drops_does_nothing_in_evaluation_mode(op: str) -> None:
+    x = torch.randn(2, 3, 4)
+    assert torch.equal(getattr(torch, op)(x, 0.5, False), x)
 
 
 @pytest.mark.parametrize("op", DEVICES)

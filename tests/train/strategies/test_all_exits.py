@@ -190,7 +190,7 @@ class TestAllExits:
         strategy, stage = AllExits(model), max(space(model).stages, key=lambda s: len(s.blocks))
         for _ in range(2):  # the first step looks at the model's habits
             assert_mean_of_subnets(model, strategy, X.double(), stage.name, list(stage.choices))
-        assert strategy._habits[0].cut is cut
+        assert strategy._once["habits"].cut is cut
 
     def test_the_full_network_alone(self, made: dict[type, nn.Module]) -> None:
         for kind in (Net, Skipping):

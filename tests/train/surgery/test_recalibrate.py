@@ -248,3 +248,12 @@ def test_a_warning_where_the_full_network_is_seldom_run(model: nn.Module) -> Non
                 strict.prepare()
         Sorted(elastify(nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2)), torch.randn(2, 4))).prepare()
         Sandwich(model).prepare()
+
+
+def test_the_warning_comes_once_for_a_strategy(model: nn.Module) -> None:
+    strategy = Sorted(model)
+    with pytest.warns(UserWarning, match="stay behind"):
+        strategy.prepare()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        strategy.prepare()

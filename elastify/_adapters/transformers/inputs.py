@@ -1,4 +1,4 @@
-"""transformers: dummy inputs for whatever a model's `main_input_name` says it takes.
+"""Dummy inputs for whatever a model's `main_input_name` says it takes.
 
 Token models get 128 tokens (fewer where there are fewer positions), pictures and sounds the size that the
 configuration names. Caches are switched off: they are state of a generation, not part of the network.
@@ -12,19 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from elastify._adapters._noise import noise
+from elastify._adapters.library import Inputs
+from elastify._adapters.noise import noise
 
-_HIDDEN = ("hidden_states", "attentions")
-_CACHES = ("past_key_values", "cache_params", "state", "mems", "past_buckets_states")
-AUXILIARY_OUTPUTS = frozenset(
-    [*_CACHES, "encoder_last_hidden_state", "cross_attentions", *_HIDDEN]
-    + [f"{part}_{name}" for part in ("encoder", "decoder", "vision", "image") for name in _HIDDEN]
-)
 _TOKENS = 128
 _POSITIONS = ("max_position_embeddings", "n_positions", "max_target_positions", "seq_length", "max_seq_len")
 
 
-def example_inputs(model: nn.Module) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+def example_inputs(model: nn.Module) -> Inputs | None:
+    """(args, kwargs) for a model that says what it takes; None for one that does not."""
     config: Any = getattr(model, "config", None)
     main = getattr(model, "main_input_name", None)
     if config is None or not isinstance(main, str):
@@ -54,40 +50,6 @@ def example_inputs(model: nn.Module) -> tuple[tuple[Any, ...], dict[str, Any]] |
     if "use_cache" in accepted:
         inputs["use_cache"] = False
     return (), inputs
-
-
-def writes(model: Any) -> bool:
-    """Whether a model generates text, keeping a cache."""
-    can = getattr(model, "can_generate", None)
-    return can is not None and can() and "use_cache" in inspect.signature(model.forward).parameters
-
-
-def run_with_caches(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The inputs with the cache on, then the last token once more with what the cache holds."""
-    accepted = inspect.signature(model.forward).parameters
-    first = model(*args, **{**kwargs, "use_cache": True})
-    held = {name: first[name] for name in _CACHES if name in accepted and name in first}
-    tokens = next((name for name in ("decoder_input_ids", "input_ids") if name in kwargs), None)
-    if not held or tokens is None:
-        return first
-    if "encoder_outputs" in accepted and "encoder_last_hidden_state" in first:
-        held["encoder_outputs"] = (first["encoder_last_hidden_state"],)
-    return first, model(**held, **{tokens: kwargs[tokens][:, -1:]}, use_cache=True)
-
-
-def has_own(model: Any) -> bool:
-    """Whether a model generates, but not in the way that the library has for all."""
-    makers = [cls for cls in type(model).__mro__ if "generate" in vars(cls)]
-    able = bool(getattr(model, "can_generate", bool)()) and bool(makers)
-    return able and makers[0].__module__ != "transformers.generation.utils"
-
-
-def generate(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Two steps of generation from the inputs."""
-    prompt = {name: value for name, value in kwargs.items() if name not in ("use_cache", "decoder_input_ids")}
-    if model.config.is_encoder_decoder and model.generation_config.decoder_start_token_id is None:
-        prompt["decoder_start_token_id"] = 0
-    return model.generate(*args, **prompt, max_new_tokens=2, do_sample=False)
 
 
 def _sees_whole_pictures(model: Any, accepted: Any) -> bool:

@@ -1,4 +1,4 @@
-"""transformers: `save_pretrained` writes the weights and the `config`, and a reload builds the class anew from these.
+"""`save_pretrained` writes the weights and the `config`, and a reload builds the class anew from these.
 
 Where the config cannot say what a subnet is, that is another network: layers of different widths do not fit, and
 rotary frequencies, which a class computes from the size of a head, are silently others than those that were kept. An
@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from elastify._adapters.transformers import example_inputs
+from elastify._adapters.library import of
 from elastify._errors import ElastifyError
 
 
@@ -37,7 +37,7 @@ def save_pretrained(self: Any, save_directory: Any, *args: Any, **kwargs: Any) -
     if record is None:
         why, fix = difference(self), "elastify.save(model, directory); elastify.load reads it"
     else:
-        subnet = record.active is not None and any(record.active.key)
+        subnet = bool(record.choice.parts)
         why = "a subnet is active: the config describes it, the weights are those of the full network" if subnet else ""
         fix = "extract(model) makes a model of the subnet; activate(model, None) saves the full network"
     if why:
@@ -63,7 +63,7 @@ def difference(model: Any) -> str:
             return f"{name} is {shapes[0]}; in a {kind} built from its config it is {shapes[1]}"
     other.load_state_dict(mine, assign=True)
     anew = _computed_anew(model, other)
-    inputs = example_inputs(model)
+    inputs = of(model).example_inputs(model)
     if not (anew if inputs is None else _outputs_differ(model, other, *inputs)):
         return ""
     if not anew:
@@ -87,7 +87,6 @@ def _computed_anew(model: nn.Module, other: nn.Module) -> list[str]:
 
 def _outputs_differ(model: nn.Module, other: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    kwargs = {key: item.to(device) if isinstance(item, Tensor) else item for key, item in kwargs.items()}
     training = [module for module in model.modules() if module.training]
     results = []
     try:

@@ -1,0 +1,141 @@
+"""The table of operations: what is known of each, in one place.
+
+An operation is known by its canonical name (`x + y`, `x.add(y)` and `torch.add(x, y)` are `add`). Its entry has
+the rule that says what it implies for dimensions, how its multiplications are counted, and a few facts that others
+ask for: the search for residual blocks, the recorder, the planner, the proofs. Nobody else keeps a list of names. The
+families (`elementwise`, `views`, ...) fill the table with `rule`; a name without an entry is an operation of which
+nothing is known.
+
+Products are written in an axis notation, one word per operand, a letter per dimension, `...` for any number of
+dimensions: `"... i, o i, o -> ... o"` is a linear layer. Equal letters are the same units; the rule and the number of
+multiplications both follow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+from elastify._ir import Call, Layout, Value
+
+Rule = Callable[..., None]
+"""`rule(facts, out, *args, **kwargs)`: states facts about a call (`facts.py`)."""
+Macs = Callable[..., "list[tuple[Layout, ...]]"]
+"""`macs(dims, out, *args, **kwargs)`: layouts whose sizes, multiplied and summed, are the MACs of a call; `dims(x)` are
+those of a tensor's dimensions, `dims(x, 1)` those from the second on."""
+
+
+class Contraction(NamedTuple):
+    """A product of tensors in axis notation; an operand that is None is left out.
+
+    `added` is a tensor that is broadcast to the result. A product over dimensions of size 1 alone is free where
+    `free_ones`: einsum multiplies element by element then.
+    """
+
+    spec: str
+    operands: Sequence[Value | None]
+    added: Value | None = None
+    free_ones: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """What is known of an operation."""
+
+    rule: Rule | None = None
+    elementwise: bool = False  # a number of the result depends on the numbers at its own place alone
+    unary: bool = False  # so it does, on those of one tensor, and floating-point numbers keep their type
+    keeps: bool = False  # the result is the first tensor once more, its numbers changed in view of each other (a norm)
+    same: bool = False  # nothing is new: the numbers of the first tensor at the places where they were
+    view: Literal["", "all", "part", "repeated"] = ""  # the numbers of the first tensor in other dimensions
+    sums: bool = False  # the result is the sum of tensors (with weights)
+    joins: bool = False  # the result has all its tensors side by side
+    scales: bool = False  # a float among its arguments is a factor
+    linear: bool = False  # the result is linear in the first tensor, with the second as the weight
+    drops: bool = False  # in training some numbers of the first tensor become 0, otherwise it stays as it is
+    reads: bool = False  # what comes out are Python's numbers
+    mode: type | None = None  # of the argument that tells training from evaluation
+    notation: Callable[..., Contraction] | None = None  # the product that it is, from the arguments
+    macs: Macs | None = None  # its multiplications, where no notation has them
+
+    @property
+    def follows(self) -> bool:
+        """Whether the result stands for what went in (the first tensor; all of them if `elementwise`).
+
+        Such operations may come after a residual sum: `act(x + branch(x))` is still `x`, changed by a branch.
+        """
+        return self.elementwise or self.keeps or self.view in ("all", "part")
+
+
+OPS: dict[str, Op] = {}
+_NOTHING = Op()
+
+
+def operation(name: str) -> Op:
+    """The entry of an operation.
+
+    >>> operation("selu").elementwise, operation("softmax").elementwise, operation("frobnicate").rule
+    (True, False, None)
+    """
+    return OPS.get(name, _NOTHING)
+
+
+def names(fact: Callable[[Op], Any]) -> frozenset[str]:
+    """The operations of which a fact holds.
+
+    >>> sorted(names(lambda op: op.sums))
+    ['add', 'lerp']
+    """
+    return frozenset(name for name, op in OPS.items() if fact(op))
+
+
+def rule(text: str, **facts: Any) -> Callable[[Rule], Rule]:
+    """Enter operations, named in a text, with this rule and these facts; a name taken twice is a mistake."""
+
+    def register(function: Rule) -> Rule:
+        for name in text.split():
+            if name in OPS:
+                raise ValueError(f"two rules for {name!r}")
+            OPS[name] = Op(function, **facts)
+        return function
+
+    return register
+
+
+def without_out(call: Call) -> tuple[str, dict[str, Any]]:
+    """The operation of a call and its keyword arguments, leaving aside that the result goes to a tensor `out`."""
+    name, _, form = call.op.partition(".")
+    if form != "out":
+        return call.op, call.kwargs
+    return name, {key: item for key, item in call.kwargs.items() if key != "out"}
+
+
+Labels = list[Any]
+
+
+def labelled(product: Contraction) -> tuple[list[tuple[Labels, Value]], Labels]:
+    """A label for every dimension of the operands, and those of the result; dimensions under `...` are counted from the
+    right. Raises ValueError where a tensor does not fit its word.
+
+    >>> labelled(Contraction("... i, o i, o -> ... o", (Value(0, (2, 5, 3)), Value(1, (4, 3)), None)))
+    ([([-2, -1, 'i'], %0[2, 5, 3]), (['o', 'i'], %1[4, 3])], [-2, -1, 'o'])
+    """
+    inputs, result = product.spec.split("->")
+    found = [
+        (_labels(words, len(value.shape)), value)
+        for words, value in zip(inputs.split(","), product.operands, strict=True)
+        if value is not None
+    ]
+    most = max((sum(isinstance(label, int) for label in labels) for labels, _ in found), default=0)
+    return found, _labels(result, len([letter for letter in result.split() if letter != "..."]) + most)
+
+
+def _labels(words: str, rank: int) -> Labels:
+    letters: Labels = words.split()
+    if "..." in letters:
+        at = letters.index("...")
+        letters[at : at + 1] = range(len(letters) - 1 - rank, 0)
+    if len(letters) != rank:
+        raise ValueError(f"{words.strip()!r} does not fit a tensor of {rank} dimensions")
+    return letters

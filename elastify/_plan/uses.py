@@ -1,0 +1,299 @@
+"""What every axis does in the recorded run: the facts from which it gets its name.
+
+Four questions are asked of the record, none of them about names of modules or attributes. *Who makes the units?* The
+calls that have an axis in their result and in nothing that was computed before: linear maps, look-ups. *Is it a
+stream?* `x + f(x)` adds to units that were there before: from a sum, one operand leads back to a tensor (through views
+and norms, or one linear map for a shortcut with a projection), and the other was made of the same tensor with weights.
+What lies between the two is inside the branch. *Does it attend?* Where one computed tensor is multiplied by another
+(`q @ k.T`, `weights @ v`), heads are in the batch and units of heads in the matrices. *Does it go through a
+convolution over places?* Then its units are channels.
+
+>>> # x = stem(x);  x = x + fc2(relu(fc1(x)));  return head(x)
+>>> # the sum leads back to `x` of the stem, and to fc2: the axis of both is a stream, that of fc1 lies in the branch
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import reduce
+from itertools import combinations
+from operator import or_
+
+from elastify._analysis import Analysis, Term
+from elastify._analysis.macs import RULES
+from elastify._ir import Axis, Call, Concat, Layout, Product, Value, axes_of
+from elastify._plan.naming import Draft
+
+_LINEAR_MAPS = frozenset("linear conv1d conv2d conv3d".split())
+_CONVOLUTIONS = frozenset(op for op in RULES if op.startswith("conv"))
+_MAPS = frozenset(RULES) | {"embedding"}  # what multiplies
+_MATRIX_PRODUCTS = frozenset("matmul bmm baddbmm".split())
+
+_CUTS = frozenset("getitem split chunk narrow unbind transpose".split())  # a rank may be a part of what a map makes
+
+Ids = set[int]
+
+
+def find_drafts(analysis: Analysis, names: Iterable[str], parameters: Collection[str]) -> list[Draft]:
+    """The axes that could get smaller, in the order of their tensors: `names` are those of all of them, each once."""
+    names = list(names)
+    terms, drafts, real = analysis.terms, dict[int, Draft](), set[int]()
+    for name in names:
+        for dim, term in enumerate(analysis.tensor(name)):
+            place = name, dim  # one for all axes: a dense network has a hundred through each tensor
+            for leaf in dict.fromkeys(terms.leaves(term)):
+                if leaf.frozen is None and leaf.size > 1:
+                    drafts.setdefault(leaf.id, Draft(leaf.id, leaf.size)).members.append(place)
+                    if name in parameters:
+                        real.add(leaf.id)
+    for attr, term in analysis.facts.attributes.items():
+        inner = {leaf.id for leaf in terms.leaves(term)}  # one axis, perhaps several times (rotary halves)
+        if len(inner) == 1 and terms.find(term).kind != "product" and inner <= drafts.keys():
+            drafts[inner.pop()].attributes.add(attr.name)
+    for name in names:
+        for term in analysis.tensor(name):
+            for product in _products(terms.resolve(term)):
+                _mark_factors(product, drafts)
+    _Uses(analysis, drafts, parameters).note()
+    return [draft for draft in drafts.values() if draft.id in real]
+
+
+def _products(layout: Layout) -> Iterator[Product]:
+    if not isinstance(layout, Axis):
+        if isinstance(layout, Product):
+            yield layout
+        for part in layout.parts:
+            yield from _products(part)
+
+
+def _mark_factors(product: Product, drafts: dict[int, Draft]) -> None:
+    """A fixed number of places is no factor that matters."""
+    moving = [part for part in product.parts if any(axis.id in drafts for axis in axes_of(part))]
+    whole = frozenset(axis.id for part in product.parts for axis in axes_of(part))
+    for number, part in enumerate(moving):
+        outer = {other.id for other in moving[:number] if isinstance(other, Axis)}
+        for axis in axes_of(part):
+            if axis.id not in drafts:
+                continue
+            drafts[axis.id].products.add(whole)
+            if outer - {axis.id}:
+                drafts[axis.id].inside |= outer - {axis.id}
+                for ident in (*outer, axis.id):
+                    drafts[ident].factor = True
+
+
+class _Uses:
+    """The first run of an analysis, and the drafts that are to be filled in."""
+
+    def __init__(self, analysis: Analysis, drafts: dict[int, Draft], parameters: Collection[str]) -> None:
+        self.terms, self.dims, self.graph = analysis.terms, analysis.dims[0], analysis.graphs[0]
+        self.drafts = drafts
+        self.within = {
+            i: {leaf.id for term in dims for leaf in self.terms.leaves(term)} for i, dims in self.dims.items()
+        }
+        self.maker: dict[int, int] = {}  # of every value, the number of the call
+        self.past: dict[int, int] = {}  # of every value, the axes of all that it was computed from, as bits
+        self.bit = {ident: 1 << number for number, ident in enumerate(drafts)}
+        self.fed = {value.id for value in self.graph.inputs}
+        self.tied, self.tables = set[frozenset[int]](), set[tuple[str, int]]()
+        self.learned = {value.id for value in self.graph.tensors.values()}  # and what no linear map makes of these
+        self.weights = {self.graph.tensors[name].id for name in parameters}  # no buffers: those only hold tables
+        for number, call in enumerate(self.graph.calls):
+            given = {value.id for value in call.inputs()}
+            past = reduce(or_, (self.past.get(ident, 0) for ident in given), 0)
+            for value in call.outputs():
+                self.maker.setdefault(value.id, number)
+                if given & self.fed:
+                    self.fed.add(value.id)
+                elif given and given <= self.learned and call.op not in _MAPS:
+                    self.learned.add(value.id)
+                    if given & self.weights:
+                        self.weights.add(value.id)
+                if value.id in self.fed:
+                    own = self.within.get(value.id, set()) & drafts.keys()
+                    self.past[value.id] = reduce(or_, (self.bit[ident] for ident in own), past)
+
+    def note(self) -> None:
+        """Fill in the drafts."""
+        self._note_weights()
+        for call in self.graph.calls:
+            self._makers(call)
+            self._convolution(call)
+            for product in self._matrices(call):
+                self._attention(*product)
+        for number, call in enumerate(self.graph.calls):
+            if call.op == "add":
+                self._sum(number, call)
+        self._between()
+
+    def leaves(self, terms: Iterable[Term]) -> Ids:
+        return {leaf.id for term in terms for leaf in self.terms.leaves(term)}
+
+    def _note_weights(self) -> None:
+        """Pairs of factors of one dimension, fixed ones too, and dimensions of tables that nothing multiplies by."""
+        operands = {value.id for call in self.graph.calls if call.op in _MAPS for value in call.inputs()}
+        for name, value in self.graph.tensors.items():
+            if value.id not in operands and len(value.shape) == 2:
+                self.tables.update((name, dim) for dim in range(2))
+            for term in self.dims.get(value.id, ()):
+                for product in _products(self.terms.resolve(term)):
+                    self.tied.update(map(frozenset, combinations({axis.id for axis in axes_of(product)}, 2)))
+
+    # -- who makes the units -----------------------------------------------------------------------------
+
+    def _makers(self, call: Call) -> None:
+        if call.op == "cat":
+            self._joins(call)
+        if self.weights.isdisjoint(value.id for value in call.inputs()):
+            return
+        if all(value.id in self.learned for value in call.outputs()):
+            return
+        before = reduce(or_, (self.past.get(value.id, 0) for value in call.inputs()), 0)
+        for ident in (
+            self.leaves(term for value in call.outputs() for term in self.dims.get(value.id, ())) & self.drafts.keys()
+        ):
+            draft = self.drafts[ident]
+            if not before & self.bit[ident]:
+                draft.makers.add(call.op)
+                if call.where not in draft.made:
+                    draft.made.append(call.where)
+
+    def _joins(self, call: Call) -> None:
+        for term in self.dims.get(call.outputs()[0].id, ()):
+            if isinstance(self.terms.resolve(term), Concat):
+                for ident in self.leaves([term]) & self.drafts.keys():
+                    self.drafts[ident].joined = True
+
+    def _between(self) -> None:
+        others = set[int]()
+        for call in self.graph.calls:
+            if call.op not in _LINEAR_MAPS | _CUTS:
+                others.update(*(self.within.get(value.id, ()) for value in (*call.inputs(), *call.outputs())))
+        for draft in self.drafts.values():
+            owners = {tensor.rpartition(".")[0] for tensor, _ in draft.members}
+            draft.between = draft.id not in others and len(draft.members) == len(owners) == 2 and len(draft.made) == 1
+
+    def _convolution(self, call: Call) -> None:
+        if call.op not in _CONVOLUTIONS or len(call.inputs()) < 2:
+            return
+        weight = call.inputs()[1]
+        groups = call.kwargs.get("groups", call.args[6] if len(call.args) > 6 else 1)
+        depthwise = int(groups) > 1 and 1 in weight.shape[:2]
+        if max(weight.shape[2:]) > 1 and not depthwise:
+            for ident in self.leaves(self.dims[weight.id][:2]) & self.drafts.keys():
+                self.drafts[ident].places = True
+
+    # -- attention ---------------------------------------------------------------------------------------
+
+    def _matrices(self, call: Call) -> Iterator[tuple[Ids, Ids, Ids, bool]]:
+        """Axes of the batch, summed axes and others of products of two computed tensors, whether one head is a head."""
+        given = call.inputs()
+        dims = [self.dims.get(value.id, []) for value in given]
+        if any(value.id in self.learned for value in given[:3]):
+            return
+        if call.op == "scaled_dot_product_attention" and len(given) > 2:
+            batch = self.leaves(term for many in dims[:3] for term in many[:-2])
+            yield batch, self.leaves([dims[0][-1], dims[1][-1]]), self.leaves(dims[2][-1:]), True
+        elif call.op in _MATRIX_PRODUCTS and len(given) > 1 and min(map(len, dims[-2:])) > 2:
+            a, b = dims[-2:]
+            yield self.leaves([*a[:-2], *b[:-2]]), self.leaves(a[-1:]), self.leaves([a[-2], b[-1]]), len(a) > 3
+        elif call.op == "einsum" and len(given) == 2 and isinstance(call.args[0], str):
+            yield self._einsum(call.args[0].replace(" ", ""), dims)
+
+    def _einsum(self, equation: str, dims: Sequence[Sequence[Term]]) -> tuple[Ids, Ids, Ids, bool]:
+        words, _, result = equation.partition("->")
+        found: list[dict[str, Ids]] = []
+        for word, many in zip(words.split(","), dims, strict=False):
+            left, _, right = word.partition("...")
+            pairs = [*zip(left, many, strict=False), *zip(reversed(right), reversed(many), strict=False)]
+            found.append({letter: self.leaves([term]) for letter, term in pairs})
+        a, b = found
+        both = a.keys() & b.keys()
+        batch = set[int]().union(*(a[letter] | b[letter] for letter in both if letter in result))
+        summed = set[int]().union(*(a[letter] | b[letter] for letter in both if letter not in result))
+        free = set[int]().union(*({**a, **b}[letter] for letter in (a.keys() | b.keys()) - both))
+        return batch, summed, free, False
+
+    def _attention(self, batch: Ids, summed: Ids, free: Ids, alone: bool) -> None:
+        units = {i for i in (summed | free) - batch if any(frozenset((head, i)) in self.tied for head in batch)}
+        units -= {outer for unit in units & self.drafts.keys() for outer in self.drafts[unit].inside}  # folded heads
+        for ident in units | (summed | free if alone and not batch & self.drafts.keys() else set()):
+            if ident in self.drafts:
+                self.drafts[ident].of_heads.add("qk" if ident in summed else "v")
+        for ident in summed & self.drafts.keys() - units:
+            self.drafts[ident].scanned = not self.tables.isdisjoint(self.drafts[ident].members)
+        for head in batch & self.drafts.keys():
+            if any(frozenset((head, unit)) in self.tied for unit in units):
+                self.drafts[head].attends = True
+
+    # -- residual sums -----------------------------------------------------------------------------------
+
+    def _sum(self, number: int, call: Call) -> None:
+        operands = [value for value in call.inputs() if value.id in self.fed]
+        for one, other in (operands, operands[::-1]) if len(operands) == 2 else ():
+            roots = dict(self._back(one))
+            branch = self._branch(other, roots)
+            if branch is None:
+                continue
+            root = max(branch.roots, key=lambda ident: self.maker.get(ident, -1))
+            shared = self.within.get(one.id, set()) & self.within.get(other.id, set()) & self.drafts.keys()
+            inner = branch.sizes.keys() - shared - self.within.get(root, set())
+            projected = roots[root]
+            if not branch.weights or (projected and (branch.sums or not inner)):
+                continue
+            for ident in shared:
+                self.drafts[ident].times += 1
+                if call.where not in self.drafts[ident].sums:
+                    self.drafts[ident].sums.append(call.where)
+            size = max((term.size for term in self.dims[one.id] if shared & self.leaves([term])), default=0)
+            length = number - self.maker.get(root, -1)
+            for ident in inner:  # the closest sum counts
+                draft = self.drafts[ident]
+                if draft.branch is None or length < draft.branch[0]:
+                    draft.branch = length, branch.sizes[ident] < size
+            return
+
+    def _back(self, value: Value) -> Iterator[tuple[int, bool]]:
+        """The values that a shortcut leads back to, and whether a linear map lies between."""
+        projected = False
+        while True:
+            yield value.id, projected
+            call = self.graph.calls[self.maker[value.id]] if value.id in self.maker else None
+            given = [v for v in call.inputs() if v.id in self.fed] if call else []
+            if call is None or len(given) != 1 or (projected and call.op in _MAPS):
+                return
+            projected |= call.op in _MAPS
+            value = given[0]
+
+    def _branch(self, end: Value, roots: Collection[int]) -> _Branch | None:
+        """All that lies between a value and the roots that it was made of, if it was."""
+        branch, start = _Branch(), min(self.maker.get(ident, -1) for ident in roots)
+        stack, seen = [end], {end.id}
+        while stack:
+            value = stack.pop()
+            number = self.maker.get(value.id, -1)
+            if value.id in roots:
+                branch.roots.add(value.id)
+            if value.id in roots or number <= start:
+                continue
+            call = self.graph.calls[number]
+            for term in self.dims.get(value.id, ()):
+                for ident in self.leaves([term]) & self.drafts.keys():
+                    branch.sizes[ident] = min(term.size, branch.sizes.get(ident, term.size))
+            branch.weights |= call.op in _MAPS and any(given.id in self.learned for given in call.inputs())
+            fed = [given for given in call.inputs() if given.id in self.fed]
+            branch.sums |= call.op == "add" and len(fed) > 1
+            stack += [given for given in fed if given.id not in seen]
+            seen.update(given.id for given in fed)
+        return branch if branch.roots - {end.id} else None
+
+
+@dataclass(slots=True)
+class _Branch:
+    """Where it begins, the smallest dimension of every axis in it, whether it has weights, and sums of its own."""
+
+    roots: Ids = field(default_factory=set)
+    sizes: dict[int, int] = field(default_factory=dict)
+    weights: bool = False
+    sums: bool = False
