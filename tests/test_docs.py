@@ -1,4 +1,4 @@
-"""The Python code of the README, CONTRIBUTING and the documentation runs, each page as one program; so does the
+"""The Python code of the READMEs, CONTRIBUTING and the documentation runs, each page as one program; so does the
 miniature. The README leads to pages that can be read on a code host, and the API page lists every public name.
 """
 
@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+PAGES += sorted([*(ROOT / "docs").rglob("*.md"), *(ROOT / "elastify").rglob("README.md")])
 
 
 def program(text: str) -> str:

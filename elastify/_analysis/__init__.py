@@ -2,26 +2,25 @@
 
 `analyse` goes through a graph call by call. Each operation's rule (`rules/`) states facts about its dimensions (same
 units, fixed size, product, concatenation) on terms (`terms`), which are unified. Equations between sizes that no term
-can express are solved as polynomials. `macs` counts the multiplications of a graph in terms of dimensions.
+can express are solved as polynomials. `rules/ops.py` is the table of what operations are, which others ask through
+`operation`; `macs` counts the multiplications of a graph in terms of dimensions.
 
 README.md in this folder walks through one example.
 """
 
 from elastify._analysis.analyse import Analysis, analyse
-from elastify._analysis.macs import Dims, MacTerm, from_inputs, products
-from elastify._analysis.rules import OPS
-from elastify._analysis.rules.ops import operation
+from elastify._analysis.macs import MacTerm, from_inputs, products
+from elastify._analysis.rules import names, operation
 from elastify._analysis.terms import Term, Terms
 
 __all__ = [
-    "OPS",
     "Analysis",
-    "Dims",
     "MacTerm",
     "Term",
     "Terms",
     "analyse",
     "from_inputs",
+    "names",
     "operation",
     "products",
 ]

@@ -17,7 +17,7 @@ from math import ceil, floor, isfinite
 from elastify._analysis.polynomials import build, cancelled, minus, over, polynomial
 from elastify._analysis.rules import Equation, Facts, Why
 from elastify._analysis.terms import Term
-from elastify._ir import Attr, Dim, Expr, Guard, Op, leaves
+from elastify._ir import Attr, Dim, Expr, Guard, Op, evaluate, leaves
 
 Lookup = Callable[[Attr], int]
 
@@ -139,8 +139,6 @@ class Solver:
 
     def size(self, expr: Expr) -> int:
         """The value of an expression for the full network."""
-        from elastify._ir import evaluate
-
         return evaluate(expr, lambda leaf: self._leaf(leaf).size)
 
     def _leaf(self, leaf: Attr | Dim) -> Term:

@@ -40,7 +40,7 @@ class Why:
 
 @dataclass(frozen=True, slots=True)
 class Equation:
-    """`expr` must equal the size of `term` (of `other`'s expression where `term` is None)."""
+    """`expr` must equal the size of `term`."""
 
     expr: Expr
     term: Term
@@ -147,13 +147,15 @@ class Facts:
     def multiple(self, value: Value, dim: int, number: int) -> None:
         """The size of a dimension must be a multiple of `number` in every subnet."""
         if number > 1:
-            size = Op("mod", (Dim(value.id, dim % len(value.shape)), number))
-            self.guards.append(Guard("eq", (size, 0), True, self.why.source))
+            self.holds("eq", Op("mod", (self.size(value, dim), number)), 0)
 
-    def above(self, larger: tuple[Value, int], smaller: tuple[Value, int]) -> None:
-        """One dimension must be larger than another in every subnet."""
-        sizes = tuple(Dim(value.id, dim % len(value.shape)) for value, dim in (larger, smaller))
-        self.guards.append(Guard("gt", sizes, True, self.why.source))
+    def holds(self, comparison: str, *sizes: Expr) -> None:
+        """A comparison of sizes ("gt", "eq", ...) must hold in every subnet."""
+        self.guards.append(Guard(comparison, sizes, True, self.why.source))
+
+    def size(self, value: Value, dim: int) -> Dim:
+        """The size of a dimension, for `holds`."""
+        return Dim(value.id, dim % len(value.shape))
 
     def equate(self, expr: Expr, term: Term) -> None:
         """An expression must equal the size of a term; what cannot be stated at once is kept for later."""
@@ -165,11 +167,6 @@ class Facts:
             self.equations.append(Equation(expr, term, self.why))  # of sizes only: their units may lie in other orders
         else:
             self.same(self.size_of(expr, term.size), term)
-
-    def larger(self, a: Value, b: Value) -> None:
-        """The last dimension of `a` has more units than that of `b` in every subnet."""
-        sizes = Dim(a.id, len(a.shape) - 1), Dim(b.id, len(b.shape) - 1)
-        self.guards.append(Guard("gt", sizes, True, self.why.source))
 
     def size_of(self, leaf: Attr | Dim, size: int) -> Term:
         """The term whose size an attribute or a tensor dimension is."""

@@ -11,6 +11,7 @@ README.md in this folder walks through one example.
 
 from elastify._capture.examples import Example, describe, example_like, prepare_inputs, tensors_by_name
 from elastify._capture.kernels import viewed
+from elastify._capture.op_names import op_name
 from elastify._capture.paths import attribute_value, get_in, holder, put_in, read, resolve, write
 from elastify._capture.quiet import recorders, uncollected, unrecorded
 from elastify._capture.session import Run, capture, capture_all
@@ -29,6 +30,7 @@ __all__ = [
     "get_in",
     "holder",
     "mapped",
+    "op_name",
     "prepare_inputs",
     "put_in",
     "read",

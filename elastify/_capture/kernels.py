@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, in_kernel_invocation_manager
 
+from elastify._analysis import names, operation
 from elastify._capture.op_names import OpName
 
 _states: dict[torch.device, tuple[torch.device, dict[str, Any]]] = {}
@@ -196,20 +197,22 @@ def fake_tensor(mode: FakeTensorMode, empty: Tensor, device: torch.device) -> Te
 
 _Make = Callable[..., Any]
 _NEEDED: dict[str, _Make] = {**dict.fromkeys(GATES, _recurrent), "istft": _istft}
+# Which have a short way, for the sake of time: facts about torch's kernels, not about the operations.
 _QUICK: dict[str, _Make] = {
+    **dict.fromkeys(names(lambda op: op.unary), _unary),
     **dict.fromkeys("add sub mul div".split(), _binary),
-    **dict.fromkeys("relu relu6 gelu silu mish sigmoid tanh hardswish hardsigmoid".split(), _unary),
     "batch_norm": _batch_norm,
     "layer_norm": _layer_norm,
     "cat": _cat,
     "linear": _linear,
     **dict.fromkeys("conv1d conv2d conv3d".split(), _conv),
 }
-VIEWS = frozenset(
-    """view reshape flatten unflatten permute transpose movedim T mT contiguous getitem select narrow split chunk unbind
-    unsqueeze squeeze expand expand_as""".split()
-)
-_DIRECT = VIEWS | frozenset("matmul bmm max_pool2d softmax embedding".split())
+_DIRECT = frozenset("matmul bmm max_pool2d softmax embedding".split())
+
+
+def is_view(op: str) -> bool:
+    """Whether a result may share its memory with the first tensor."""
+    return bool(operation(op).view) or op == "contiguous"
 
 
 def result(name: OpName, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -224,7 +227,7 @@ def result(name: OpName, func: Callable[..., Any], args: tuple[Any, ...], kwargs
         elif first.constant is None and by_shape_alone():  # torch computes with numbers that are known
             if name.op in _QUICK:
                 out = _QUICK[name.op](name.op, *args, **kwargs)
-            elif name.op in _DIRECT:
+            elif name.op in _DIRECT or is_view(name.op):
                 out = _directly(func, args, kwargs)
     return func(*args, **kwargs) if out is None else out
 

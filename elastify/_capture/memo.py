@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-from elastify._capture.kernels import VIEWS, by_shape_alone, fake_tensor, result
+from elastify._capture.kernels import by_shape_alone, fake_tensor, is_view, result
 from elastify._capture.op_names import OpName
 from elastify._ir import Int
 
@@ -51,7 +51,7 @@ class Memo:
 
     def run(self, name: OpName, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """`func(*args, **kwargs)`, or the like of it from memory."""
-        if name.op in VIEWS or not by_shape_alone():
+        if is_view(name.op) or not by_shape_alone():
             return result(name, func, args, kwargs)
         given: list[FakeTensor] = []
         try:

@@ -23,9 +23,7 @@ class OpName:
     kind: str = "call"
 
 
-# Operations whose result is the same tensor for all that matters here: no new value.
-IDENTITY = frozenset({"contiguous", "detach", "data", "alias", "clone", "lift_fresh", "positive", "requires_grad"})
-
+# How Python and torch spell what has a name of its own; what the operations are stands in the table of the analysis.
 _SIZES = {"shape": "shape", "size": "size", "numel": "numel", "nelement": "numel"}
 _FACTS = frozenset(
     "ndim dim dtype layout device is_cpu is_cuda is_meta is_leaf is_floating_point is_complex is_sparse _assert".split()
@@ -36,9 +34,10 @@ _SAME = {
     "clip": "clamp",
     "concat": "cat",
     "concatenate": "cat",
-    "div": "div",
     "divide": "div",
-    "eq": "eq",
+    "dropout1d": "feature_dropout",
+    "dropout2d": "feature_dropout",
+    "dropout3d": "feature_dropout",
     "floordiv": "floor_divide",
     "greater": "gt",
     "greater_equal": "ge",

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from elastify._analysis import operation
 from elastify._capture.memo import Memo
-from elastify._capture.op_names import IDENTITY, OpName, op_name
+from elastify._capture.op_names import OpName, op_name
 from elastify._capture.sources import source_line
 from elastify._capture.trees import tensors
 from elastify._ir import Call, Dim, Graph, Guard, Int, ModuleCall, Value, leaves
@@ -144,7 +145,7 @@ class Recorder(TorchFunctionMode):
                 out = self.memo.run(name, func, args, kwargs)
             if name.kind == "size":
                 return self.measured(name.op, out, *args, **kwargs)
-            if self.memo is None and name.op in ("item", "tolist"):
+            if self.memo is None and operation(name.op).reads:
                 return self.told(name.op, args[0], out)
             if name.inplace or "out" in kwargs or any(True for _ in tensors(out)):
                 self.record(name, args, kwargs, out)
@@ -193,7 +194,7 @@ class Recorder(TorchFunctionMode):
             fresh = [t for t in results if id(t) not in self.known]
             if not fresh:
                 return  # the very tensors that went in: nothing happened
-            if op in IDENTITY and len(results) == 1 and args and isinstance(args[0], Tensor):
+            if operation(op).same and len(results) == 1 and args and isinstance(args[0], Tensor):
                 self.known[id(fresh[0])] = (fresh[0], self.value(args[0]))
                 return
         call_args, call_kwargs = self.tree(args), self.tree(kwargs)
@@ -238,7 +239,7 @@ class Recorder(TorchFunctionMode):
         if not changed and not any(id(t) not in self.known for t in results):
             return
         base = schema.name.partition("::")[2]
-        if base in IDENTITY and not changed:
+        if operation(base).same and not changed:
             self.known[id(results[0])] = (results[0], self.value(args[0]))
             return
         call_args, call_kwargs = self.tree(args), self.tree(kwargs)

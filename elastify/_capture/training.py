@@ -22,16 +22,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from elastify._analysis import operation
 from elastify._capture.recorder import Asker, Recorder
 from elastify._capture.replay import Replay
 from elastify._ir import Attr, Call, Dim, Expr, Graph, Guard, Int, ModuleCall, Op, Value, guard_log, leaves
 
 _LAYERS = os.path.dirname(nn.modules.__file__) + os.sep
 _TORCH = os.path.dirname(torch.__file__) + os.sep
-_DROPOUT = frozenset("dropout alpha_dropout feature_dropout feature_alpha_dropout".split())
 _ATOMS = frozenset({bool, int, float, str, type(None), torch.dtype, torch.device})
 _TABLES = frozenset({dict, OrderedDict, set})
-_MODES = {"batch_norm": bool, "instance_norm": bool, "scaled_dot_product_attention": float}  # arguments that are a mode
 
 
 @contextmanager
@@ -208,16 +207,16 @@ class _Trace:
     def call(self, call: Call) -> Any:
         """One call; None for what says nothing of dimensions: dropout, and work on single numbers."""
         results = call.outputs()
-        if call.op in _DROPOUT and call.args and isinstance(call.args[0], Value):
+        op = operation(call.op)
+        if op.drops and call.args and isinstance(call.args[0], Value):
             self.names.update((value.id, self.name(call.args[0].id)) for value in results)
             return None
         if not any(value.shape for value in (*call.inputs(), *results)):
             return None
-        mode = _MODES.get(call.op)
         args, kwargs = call.args, call.kwargs
-        if mode:
-            args = tuple(None if type(item) is mode else item for item in args)
-            kwargs = {name: None if type(item) is mode else item for name, item in kwargs.items()}
+        if op.mode:
+            args = tuple(None if type(item) is op.mode else item for item in args)
+            kwargs = {name: None if type(item) is op.mode else item for name, item in kwargs.items()}
         given = self.of(args), self.of(kwargs)
         self.names.update((value.id, ("made", next(self.numbers))) for value in results)
         return call.op, call.inplace, given, self.of(call.out)

@@ -12,7 +12,7 @@ from elastify._ir.examples import MAX_TEXT, ExampleSpec, TensorSpec, Unknown
 from elastify._ir.graph import Call, Graph, ModuleCall, Value, enclosing, values
 from elastify._ir.ints import Attr, Dim, Expr, Guard, Int, Op, evaluate, exprs, guard_log, leaves
 from elastify._ir.layout import Axis, Concat, Layout, Product, active_size, axes_of, indices, mentions, settled
-from elastify._ir.plan import Constraint, ElasticAxis, FrozenDim, Plan, RigidBlocks, SizeExpr, SizeRatio, Skip, Stage
+from elastify._ir.plan import Constraint, ElasticAxis, FrozenDim, Plan, RigidBlocks, SizeExpr, Skip, Stage
 
 __all__ = [
     "FULL",
@@ -39,7 +39,6 @@ __all__ = [
     "Product",
     "RigidBlocks",
     "SizeExpr",
-    "SizeRatio",
     "Skip",
     "Stage",
     "TensorSpec",

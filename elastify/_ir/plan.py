@@ -22,8 +22,7 @@ class ElasticAxis:
 
     `choices` are legal sizes in ascending order, the last is the full size. `members` lists the (tensor name,
     dimension) pairs that the axis runs through. `role` is one of heads, head_dim, groups, hidden, rank, width.
-    `former` are the names that earlier versions gave (see `_naming.FORMER`). `derived` gives the size as an exact
-    rational monomial of other axes where it cannot be chosen freely.
+    `former` are the names that earlier versions gave (see `_naming.FORMER`).
     """
 
     id: int
@@ -32,16 +31,7 @@ class ElasticAxis:
     choices: tuple[int, ...]
     role: str = "hidden"
     members: tuple[tuple[str, int], ...] = ()
-    derived: SizeRatio | None = None
     former: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class SizeRatio:
-    """prod(numerator) / prod(denominator) in sizes of layouts; illegal where the division leaves a rest."""
-
-    numerator: tuple[Layout, ...]
-    denominator: tuple[Layout, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

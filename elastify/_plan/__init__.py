@@ -5,7 +5,7 @@
 `constraints` keeps the comparisons that some sizes would answer differently.
 """
 
-from elastify._plan.choices import _is_int, ceil_ratio
+from elastify._plan.choices import ceil_ratio, is_int
 from elastify._plan.nn_numbers import nn_sources, spellings
 from elastify._plan.options import Options, check_patterns
 from elastify._plan.planner import STATISTICS, Planner
@@ -14,9 +14,9 @@ __all__ = [
     "STATISTICS",
     "Options",
     "Planner",
-    "_is_int",
     "ceil_ratio",
     "check_patterns",
+    "is_int",
     "nn_sources",
     "spellings",
 ]

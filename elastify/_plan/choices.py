@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, TypeGuard
 
 from elastify._errors import ElastifyError
 
@@ -45,7 +45,7 @@ def build_choices(
         raise ElastifyError(f"min_ratio must be above 0 and at most 1, not {min_ratio!r}", where=name)
     if multiple_of is None:
         step = _COARSE_STEP if size >= _COARSE_FROM and role not in _FINE_ROLES else 1
-    elif _is_int(multiple_of) and multiple_of >= 1:
+    elif is_int(multiple_of) and multiple_of >= 1:
         step = 1 if role in _FINE_ROLES else int(multiple_of)
     else:
         raise ElastifyError(f"multiple_of must be a whole number of at least 1, not {multiple_of!r}", where=name)
@@ -63,7 +63,7 @@ def ceil_ratio(ratio: float, size: int) -> int:
 
 
 def _explicit_size(value: Any, size: int, name: str) -> int:
-    if _is_int(value):
+    if is_int(value):
         if not 1 <= value <= size:
             raise ElastifyError(
                 f"{value} is not a possible size", where=name, why=f"the axis has {size} units", fix=f"use 1 to {size}"
@@ -83,5 +83,6 @@ def _explicit_size(value: Any, size: int, name: str) -> int:
     )
 
 
-def _is_int(value: Any) -> bool:
+def is_int(value: Any) -> TypeGuard[int]:
+    """Whether a value is a whole number (numpy's too, but no bool)."""
     return isinstance(value, Integral) and not isinstance(value, bool)

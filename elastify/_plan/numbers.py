@@ -192,7 +192,7 @@ class Metadata:
 
     def streams(self, layout: Layout) -> bool:
         """Whether a layout is of the stream that runs through several blocks."""
-        return any(self.roles.get(axis.id) in ("width", "embedding") for axis in axes_of(layout))
+        return any(self.roles.get(axis.id) == "width" for axis in axes_of(layout))
 
     def candidates(self, number: Number) -> Iterator[set[Layout]]:
         """Layouts of the size of a number, from the closest place to the widest."""

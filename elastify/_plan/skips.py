@@ -1,227 +1,269 @@
-"""What leaving out a stretch of a recorded run would mean.
+"""What leaving out a span of a recorded run would mean.
 
-A stretch (the calls of a block, or of one round of a loop) can go if everything that it hands on can be replaced by
-something that was there before, of the very same layouts. What replaces what is read from the record in one of two
-ways. The stretch is a *residual branch* if additions (and what normally surrounds them) lead from a tensor
-that it was given to the one that it hands on. It is a *repetition* if it does, operation by operation, what the
-stretch before it does, and feeds on that one's results. A second loop over the results of the first goes along, round
-by round (branches that are weighted once all of them are known). Layouts are only compared, never unified, to find
-depth; axes that do not move (see `moving`) are as good as numbers.
+A span (the calls of a block, or of one round of a loop) can be left out if everything that it passes on has a stand-in:
+a value that was there before, with exactly the same layouts. Take three residual blocks, of which the last is to go:
+
+    number  call                    module
+    4       %5 = layer_norm(%4)     blocks.1
+    5       %6 = linear(%5)         blocks.1
+    6       %7 = add(%4, %6)        blocks.1
+    7       %8 = layer_norm(%7)     blocks.2      <- the span is 7 to 9
+    8       %9 = linear(%8)         blocks.2
+    9       %10 = add(%7, %9)       blocks.2
+    10      %11 = linear(%10)       head
+
+Only %10 is used after the span. Going back from it, the addition (call 9) leads to %7, which was made before the span.
+If %7 and %10 have the same layouts, the head can be given %7 instead: `Skip(7, 10, instead=((10, 7),))`. Stand-ins are
+found in two ways:
+
+- The span is a *residual branch*: additions, and what normally stands around them (norms, activations, reshapes), lead
+  from a tensor that it was given to the one that it passes on, as above. An addition that involves weights alone (a
+  bias) is none.
+- The span is a *repetition*: it does the same as the span before it, operation by operation, and is given one of its
+  results. Then each result of the span before stands in for its twin here: in `x = relu(conv(x))`, over and over.
+
+Some networks run all blocks in one loop and weight their results in a second one (`y = y + w[i] * results[i]`). What
+the second loop does with the results of the span is then left out too, up to the sum that adds them to the others.
+
+Layouts are only compared, never unified, to gain depth: a skip that needs two axes to be one does not exist. Axes that
+do not move (the user froze them) count as plain numbers, see `moving`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
-from itertools import accumulate, chain
+from collections import deque
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
 
 from elastify._analysis import Analysis, Term, operation
-from elastify._ir import Call, Graph, Layout, Skip, Value, axes_of, settled
+from elastify._ir import Call, Layout, Skip, Value, axes_of, settled
+from elastify._plan.flow import Flow, Span
 
 _LONGEST_SECOND = 24  # calls of a second loop, per round
 
 
-class Links:
-    """Who makes and who uses every value of a graph, by numbers of calls."""
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """A span that may be left out. `twins` are the stand-ins that it has as a repetition, by the ids of its values;
+    any stand-in must be made by call number `earliest` or a later one."""
 
-    def __init__(self, graph: Graph) -> None:
-        self.made: dict[int, int] = {}
-        self.first: dict[int, int] = {}  # of every value, the first call that uses it
-        self.last: dict[int, int] = {}  # and the last
-        self.uses: dict[int, list[int]] = {}  # and all of them
-        self.ins = [call.inputs() for call in graph.calls]
-        self.outs = [call.outputs() for call in graph.calls]
-        for number, (given, results) in enumerate(zip(self.ins, self.outs, strict=True)):
-            for value in results:
-                self.made.setdefault(value.id, number)
-            for value in given:
-                self.first.setdefault(value.id, number)
-                self.last[value.id] = number
-                self.uses.setdefault(value.id, []).append(number)
-        summing = (operation(call.op).sums for call in graph.calls)
-        self.sums = [0, *accumulate(summing)]  # how many there are before each call
-        self.owned: dict[int, list[str]] = {}
-        for name, value in graph.tensors.items():
-            self.owned.setdefault(value.id, []).append(name)
-        self.returned = {value.id for value in graph.outputs}
-        self.fed = {value.id for value in graph.inputs}  # what depends on the input, not on weights alone
-        for given, results in zip(self.ins, self.outs, strict=True):
-            if any(value.id in self.fed for value in given):
-                self.fed.update(value.id for value in results)
+    span: Span
+    twins: Mapping[int, Value]
+    earliest: int
+
+    @property
+    def calls(self) -> range:
+        """Numbers of the calls of the span."""
+        return range(*self.span)
 
 
-class Branches:
-    """The stretches of one graph of an analysis; `moving` are the ids of the axes that may get smaller (None: all).
+class SkipFinder:
+    """Finds what leaving out spans of one graph of an analysis would mean.
 
-    `parted` tells whether some stretch stays only because units of axes that may get smaller would be mixed up.
+    `moving` are the ids of the axes that may get smaller (None: all that nothing froze). `width_prevented` is True once
+    some stand-in was refused only because its layout has other axes that move.
     """
 
     def __init__(
-        self, analysis: Analysis, index: int, moving: Collection[int] | None = None, links: Links | None = None
+        self, analysis: Analysis, index: int, moving: Collection[int] | None = None, flow: Flow | None = None
     ) -> None:
         self.analysis, self.index, self.moving = analysis, index, moving
-        self.settled: dict[int, Layout] = {}
-        self.parted = False
-        self.graph: Graph = analysis.graphs[index]
-        self.links = links or Links(self.graph)
+        self.graph = analysis.graphs[index]
+        self.flow = flow or Flow(self.graph)
+        self.width_prevented = False
+        self._settled: dict[int, Layout] = {}
 
-    def handed_on(self, start: int, stop: int) -> tuple[list[Value], bool]:
-        """Values made in the stretch and used after it, and whether others are part of the model's result."""
-        used, returned = [], False
-        for results in self.links.outs[start:stop]:
-            for value in results:
-                if start <= self.links.made[value.id]:
-                    if self.links.last.get(value.id, -1) >= stop:
-                        used.append(value)
-                    else:
-                        returned |= value.id in self.links.returned
-        return used, returned
-
-    def without(
+    def skip(
         self,
         path: str,
-        start: int,
-        stop: int,
-        before: tuple[int, int] | None = None,
+        span: Span,
+        before: Span | None = None,
         *,
-        twice: bool = False,
+        second_loop: bool = False,
         shared: bool = False,
     ) -> Skip | None:
-        """The stretch of the block at `path` left out, if that is possible, `twice` with its part of a second loop.
+        """What leaving out the span of the block at `path` means; None where that is not possible.
 
-        `before` is the stretch before it where there is one: then all that takes over must have been made in that.
-        Other stretches may need the block's weights if they are `shared`.
+        `before` is the span before it, where there is one: stand-ins must be made in that or later. `second_loop` says
+        that what a second loop does with its results may go too, `shared` that other spans may use its weights.
         """
-        if not (before or self.links.sums[start] < self.links.sums[stop]):
+        if before is None and not self.flow.has_sum(span):
             return None  # neither a repetition nor a branch
-        if not shared and self.needed_outside(path, start, stop):
+        if not self.flow.weights_in(span):
+            return None  # nothing would be saved
+        if not shared and self.weights_used_elsewhere(path, span):
             return None
-        since = before[0] if before else -1
-        twins = self._twins(start, stop, before) if before else {}
+        if before is None:
+            candidate = _Candidate(span, {}, -1)
+        else:
+            candidate = _Candidate(span, self._twins(span, before), before.start)
+        used, others_returned = self._passed_on(span)
+        if not used and others_returned:
+            return self._skip_of_the_last(candidate)
+        instead, left = self._replace(candidate, used)
+        if not instead:
+            return None
+        if not left:
+            return Skip(span.start, span.stop, tuple(instead))
+        return self._skip_in_two_loops(candidate, instead, left) if second_loop else None
 
-        def source(value: Value, gone: Collection[int] = range(start, stop)) -> Value | None:
-            found = chain([twins[value.id]] if value.id in twins else [], self._sources(gone, value))
-            return next((v for v in found if self.links.made.get(v.id, -1) >= since and self._alike(v, value)), None)
+    def weights_used_elsewhere(self, path: str, span: Span) -> bool:
+        """Whether calls outside the span use weights that the block at `path` alone holds."""
+        for ident in self.flow.weights_in(span):
+            uses = self.flow.uses[ident]
+            outside = uses[0] < span.start or uses[-1] >= span.stop
+            if outside and all(name.startswith(f"{path}.") for name in self.flow.weights[ident]):
+                return True
+        return False
 
-        return self._skip(start, stop, source, twice)
+    def _passed_on(self, span: Span) -> tuple[list[Value], bool]:
+        """Values that are made in the span and used after it, and whether the model returns others that are made."""
+        used: list[Value] = []
+        others_returned = False
+        for results in self.flow.results[span.start : span.stop]:
+            for value in results:
+                if self.flow.made[value.id] < span.start:
+                    continue  # an operation returned what it was given
+                if self.flow.uses.get(value.id, [-1])[-1] >= span.stop:
+                    used.append(value)
+                elif value.id in self.flow.returned:
+                    others_returned = True
+        return used, others_returned
 
-    def _twins(self, start: int, stop: int, before: tuple[int, int]) -> dict[int, Value]:
-        """For every result of a stretch that repeats the one before it, and feeds on that, the one there."""
-        inside, other = self.graph.calls[start:stop], self.graph.calls[slice(*before)]
-        if len(inside) != len(other) or not all(_same_call(a, b) for a, b in zip(inside, other, strict=True)):
-            return {}
-        twins = {
-            a.id: b
-            for one, two in zip(inside, other, strict=True)
-            for a, b in zip(one.outputs(), two.outputs(), strict=False)
-        }
-        given = {value.id for values in self.links.ins[start:stop] for value in values}
-        return twins if any(b.id in given for b in twins.values()) else {}
+    def _replace(self, candidate: _Candidate, values: list[Value]) -> tuple[list[tuple[int, int]], list[Value]]:
+        """(value, stand-in) by id for those values that have a stand-in, and the others."""
+        instead: list[tuple[int, int]] = []
+        left: list[Value] = []
+        for value in values:
+            stand_in = self._stand_in(candidate, value, candidate.calls)
+            if stand_in is None:
+                left.append(value)
+            else:
+                instead.append((value.id, stand_in.id))
+        return instead, left
 
-    def needed_outside(self, path: str, start: int, stop: int) -> bool:
-        """Whether calls outside the stretch use weights of the block."""
-        owned = {value.id for given in self.links.ins[start:stop] for value in given} & self.links.owned.keys()
-        elsewhere = [ident for ident in owned if self.links.first[ident] < start or self.links.last[ident] >= stop]
-        return any(all(name.startswith(f"{path}.") for name in self.links.owned[ident]) for ident in elsewhere)
+    def _skip_of_the_last(self, candidate: _Candidate) -> Skip | None:
+        """Of a span whose results only the model returns, those that have a stand-in are replaced."""
+        span, returned = candidate.span, []
+        for results in self.flow.results[span.start : span.stop]:
+            returned += [value for value in results if value.id in self.flow.returned]
+        instead, _ = self._replace(candidate, returned)
+        return Skip(span.start, span.stop, tuple(instead)) if instead else None
 
-    def _skip(self, start: int, stop: int, source: Callable[..., Value | None], twice: bool) -> Skip | None:
-        owned = {value.id for given in self.links.ins[start:stop] for value in given} & self.links.owned.keys()
-        if not owned:
-            return None  # no weights: nothing would be saved
-        used, returned = self.handed_on(start, stop)
-        if not used and returned:
-            return self._last(start, stop, source)
-        instead = [(value.id, found.id) for value in used if (found := source(value)) is not None]
-        if len(instead) < len(used):
-            left = [value for value in used if value.id not in dict(instead)]
-            return self._twice(start, stop, instead, left, source) if twice and instead else None
-        return Skip(start, stop, tuple(instead)) if instead else None
-
-    def _twice(
-        self,
-        start: int,
-        stop: int,
-        instead: list[tuple[int, int]],
-        left: list[Value],
-        source: Callable[..., Value | None],
+    def _skip_in_two_loops(
+        self, candidate: _Candidate, instead: list[tuple[int, int]], left: list[Value]
     ) -> Skip | None:
-        """The stretch with what a second loop does to those of its results that nothing replaces, up to a sum of them
-        with those of other rounds (parallel branches, weighted by what is known of all)."""
-        gone, begun = set(range(start, stop)), len(instead)
-        while left:
-            value = left.pop()
-            for number in self.links.uses.get(value.id, ()):
-                if number in gone:
-                    continue
-                gone.add(number)
-                if len(gone) > stop - start + _LONGEST_SECOND or self.graph.calls[number].inplace:
-                    return None
-                for made in self.links.outs[number]:
-                    found = source(made, gone)
-                    if found is not None:
-                        instead.append((made.id, found.id))
-                    else:
-                        left.append(made)
-                        if made.id in self.links.returned:
-                            return None
-        later = sorted(gone.difference(range(start, stop)))
-        if len(instead) == begun or later[0] < stop or later[-1] - later[0] + 1 != len(later):
-            return None
-        return Skip(start, stop, tuple(instead), (later[0], later[-1] + 1))
+        """A skip with the round of a second loop that uses the values which have no stand-in (`left`).
 
-    def _last(self, start: int, stop: int, source: Callable[[Value], Value | None]) -> Skip | None:
-        """A stretch whose result is the model's: all results that can be replaced are."""
-        own = [value for results in self.links.outs[start:stop] for value in results if value.id in self.links.returned]
-        pairs = [(value.id, found.id) for value in own if (found := source(value)) is not None]
-        return Skip(start, stop, tuple(pairs)) if pairs else None
-
-    def _sources(self, gone: Collection[int], target: Value) -> Iterator[Value]:
-        """Values from outside that lead to `target` through at least one addition, the nearest first."""
-        seen: set[tuple[int, bool]] = set()
-        waiting = [(target, False)]
+        Every call that uses one of these goes too, and what uses its results in turn, until all results have stand-ins:
+        the sum of the rounds before stands in for the sum with this one. These calls must be one round, that is
+        consecutive, behind the span, and not many.
+        """
+        span, calls = candidate.span, set(candidate.calls)
+        pairs, waiting = list(instead), list(left)
         while waiting:
-            value, added = waiting.pop(0)
+            for number in self.flow.uses.get(waiting.pop().id, ()):
+                if number in calls:
+                    continue
+                calls.add(number)
+                if len(calls) > len(candidate.calls) + _LONGEST_SECOND or self.graph.calls[number].inplace:
+                    return None
+                for result in self.flow.results[number]:
+                    stand_in = self._stand_in(candidate, result, calls)
+                    if stand_in is not None:
+                        pairs.append((result.id, stand_in.id))
+                    elif result.id in self.flow.returned:
+                        return None
+                    else:
+                        waiting.append(result)
+        second = sorted(calls.difference(candidate.calls))
+        consecutive = second[-1] - second[0] + 1 == len(second)
+        if len(pairs) == len(instead) or second[0] < span.stop or not consecutive:
+            return None
+        return Skip(span.start, span.stop, tuple(pairs), (second[0], second[-1] + 1))
+
+    # -- stand-ins ---------------------------------------------------------------------------------------------
+
+    def _stand_in(self, candidate: _Candidate, value: Value, left_out: Collection[int]) -> Value | None:
+        """What takes the place of a value when the calls `left_out` are not made: its twin, or else the nearest."""
+        if value.id in candidate.twins and self._may_replace(candidate, candidate.twins[value.id], value):
+            return candidate.twins[value.id]
+        for found in self._before_additions(left_out, value):
+            if self._may_replace(candidate, found, value):
+                return found
+        return None
+
+    def _may_replace(self, candidate: _Candidate, stand_in: Value, value: Value) -> bool:
+        return self.flow.made.get(stand_in.id, -1) >= candidate.earliest and self._same_layouts(stand_in, value)
+
+    def _twins(self, span: Span, before: Span) -> dict[int, Value]:
+        """By each result of a span that repeats the one before it and is given one of its results, the result there."""
+        here, there = self.graph.calls[span.start : span.stop], self.graph.calls[before.start : before.stop]
+        if len(here) != len(there) or not all(map(_same_call, here, there)):
+            return {}
+        twins: dict[int, Value] = {}
+        for call, other in zip(here, there, strict=True):
+            for result, its_twin in zip(call.outputs(), other.outputs(), strict=False):
+                twins[result.id] = its_twin
+        given = self.flow.given_in(span)
+        return twins if any(twin.id in given for twin in twins.values()) else {}
+
+    def _before_additions(self, left_out: Collection[int], target: Value) -> Iterator[Value]:
+        """Values not made by the calls `left_out` that lead to `target` through at least one addition, nearest first.
+
+        A search backwards, breadth first; it visits a value once with and once without an addition on the way.
+        """
+        seen: set[tuple[int, bool]] = set()
+        waiting = deque([(target, False)])
+        while waiting:
+            value, added = waiting.popleft()
             if (value.id, added) in seen:
                 continue
             seen.add((value.id, added))
-            number = self.links.made.get(value.id, -1)
-            if number not in gone:
-                if added and value.id not in self.links.owned:
-                    yield value
-                continue
-            call = self.graph.calls[number]
-            given = self.links.ins[number]
-            op = operation(call.op)
-            if op.elementwise or op.joins:
-                large = [v for v in given if _count(v) * 2 >= _count(value) or op.joins]
-                joined = op.sums and sum(v.id in self.links.fed for v in given) > 1
-                waiting += [(v, added or joined) for v in large]
-            elif op.follows:
-                waiting += [(v, added) for v in given[:1]]
+            number = self.flow.made.get(value.id, -1)
+            if number in left_out:
+                previous, is_sum = self._leads_back(number, value)
+                waiting.extend((one, added or is_sum) for one in previous)
+            elif added and value.id not in self.flow.weights:
+                yield value
 
-    def _alike(self, a: Value, b: Value) -> bool:
+    def _leads_back(self, number: int, result: Value) -> tuple[list[Value], bool]:
+        """Which inputs of a call may be the main path to its result, and whether the call is an addition on it: one of
+        at least two tensors that depend on the model's input."""
+        op, given = operation(self.graph.calls[number].op), self.flow.given[number]
+        if op.elementwise or op.joins:
+            large = [one for one in given if op.joins or prod(one.shape) * 2 >= prod(result.shape)]
+            return large, op.sums and sum(one.id in self.flow.from_input for one in given) > 1
+        return (given[:1] if op.follows else []), False
+
+    # -- layouts -----------------------------------------------------------------------------------------------
+
+    def _same_layouts(self, a: Value, b: Value) -> bool:
         if a.shape != b.shape:
             return False
-        apart = self.apart(a, b)
-        self.parted |= bool(apart)
+        apart = self.axes_apart(a, b)
+        self.width_prevented |= bool(apart)
         return apart == set()
 
-    def apart(self, a: Value, b: Value) -> set[int] | None:
-        """Ids of the axes for which two values of one shape are not of one layout; None where layouts are unknown."""
-        dims, found = self.analysis.dims[self.index], set[int]()
+    def axes_apart(self, a: Value, b: Value) -> set[int] | None:
+        """Ids of the axes in which the layouts of two values of one shape differ; None where layouts are unknown."""
+        dims, apart = self.analysis.dims[self.index], set[int]()
         if a.id not in dims or b.id not in dims:
             return None
         for x, y in zip(dims[a.id], dims[b.id], strict=True):
-            one, other = self._settled(x), self._settled(y)
+            one, other = self._layout(x), self._layout(y)
             if one != other:
-                found.update(axis.id for layout in (one, other) for axis in axes_of(layout) if axis.id >= 0)
-        return found
+                apart.update(axis.id for layout in (one, other) for axis in axes_of(layout) if axis.id >= 0)
+        return apart
 
-    def _settled(self, term: Term) -> Layout:
+    def _layout(self, term: Term) -> Layout:
+        """The layout of a dimension, with axes that do not move as numbers."""
         terms = self.analysis.terms
         term = terms.find(term)
-        if term.id not in self.settled:
-            self.settled[term.id] = settled(terms.resolve(term), self._moves)
-        return self.settled[term.id]
+        if term.id not in self._settled:
+            self._settled[term.id] = settled(terms.resolve(term), self._moves)
+        return self._settled[term.id]
 
     def _moves(self, ident: int) -> bool:
         leaf = self.analysis.terms.by_id(ident)
@@ -229,11 +271,4 @@ class Branches:
 
 
 def _same_call(a: Call, b: Call) -> bool:
-    return a.op == b.op and [v.shape for v in a.inputs()] == [v.shape for v in b.inputs()]
-
-
-def _count(value: Value) -> int:
-    count = 1
-    for size in value.shape:
-        count *= size
-    return count
+    return a.op == b.op and [value.shape for value in a.inputs()] == [value.shape for value in b.inputs()]

@@ -1,9 +1,12 @@
 """Which rows of blocks become stages, and why others stay whole.
 
-Width comes before depth. Where a shorter row would hand on units in another order, or other units, than what follows
+Width comes before depth. Where a shorter row would pass on units in another order, or other units, than what follows
 takes (a channel shuffle in each block, blocks with widths of their own), the axes stay and the row is whole: an axis
 makes every block of the row cheaper, and by more than its share. Axes that stay anyway, because the user
 froze them or nothing smaller is legal, stand in nobody's way; `rigid_blocks` names those to freeze for the depth.
+
+So rows depend on which axes move. Names do not, or `freeze` would rename what it does not touch: they are those of the
+rows that would be found if all axes moved that nothing in the model froze (`moving=None`).
 """
 
 from __future__ import annotations
@@ -17,18 +20,22 @@ from torch import nn
 from elastify._analysis import Analysis
 from elastify._capture import resolve
 from elastify._ir import RigidBlocks, Stage
-from elastify._plan.depth import Run, all_branches, find_runs
+from elastify._plan.blocks import BlockRow
+from elastify._plan.depth import find_rows, skip_finders
 from elastify._plan.naming import name_runs
 from elastify._plan.numbers import Described
 from elastify._plan.options import Options
-from elastify._plan.skips import Branches
+from elastify._plan.skips import SkipFinder
+
+_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+_NAMED = 4  # axes in the reason of a row
 
 
 def children(model: nn.Module, *, contained: bool) -> dict[str, list[str]]:
     """Paths of the containers of a model that hold any, or of its other modules, and of their children in order."""
     found = {}
     for path, module in model.named_modules():
-        if isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict)) is contained:
+        if isinstance(module, _CONTAINERS) is contained:
             parts = [f"{path}.{name}" if path else name for name, _ in module.named_children()]
             if parts:
                 found[path] = parts
@@ -36,127 +43,153 @@ def children(model: nn.Module, *, contained: bool) -> dict[str, list[str]]:
 
 
 class Stages:
-    """The rows of blocks of one model. `moving` are always the ids of the axes that may get smaller (None: all)."""
+    """The rows of blocks of one model. `moving` are always the ids of the axes that may get smaller (None: all).
+
+    What the proofs find is told by `give_up` and `limit`, and remembered for the next plan.
+    """
 
     def __init__(self, described: Described, analysis: Analysis, options: Options) -> None:
         self.described, self.analysis, self.options = described, analysis, options
         self.model = described.model
-        self.rigid: dict[tuple[str, ...], str] = {}
-        self.limits: dict[tuple[str, ...], tuple[frozenset[int], str]] = {}
-        self._found: dict[frozenset[int] | None, list[Run]] = {}
+        self._reasons: dict[tuple[str, ...], str] = {}  # why rows stay whole, by their blocks
+        self._limits: dict[tuple[str, ...], tuple[frozenset[int], str]] = {}
+        self._rows: dict[frozenset[int] | None, list[BlockRow]] = {}
 
     def give_up(self, blocks: tuple[str, ...], reason: str) -> None:
         """Verification found that a row is needed: it is cut at its gaps, or stays whole."""
-        self.rigid[blocks] = reason
+        self._reasons[blocks] = reason
 
     def may_be_limited(self, blocks: tuple[str, ...]) -> bool:
         """Whether it is worth a try to keep the first blocks of a row only: not again, and not where it can be cut."""
-        gaps = (run.gaps for runs in self._found.values() for run in runs if run.blocks == blocks)
-        return blocks not in self.limits and not any(gaps)
+        if blocks in self._limits:
+            return False
+        return not any(row.gaps for rows in self._rows.values() for row in rows if row.blocks == blocks)
 
     def limit(self, blocks: tuple[str, ...], counts: Collection[int], reason: str) -> None:
         """Only these numbers of first blocks are offered; the row stays whole where there are none."""
-        self.limits[blocks] = frozenset(counts), reason
+        self._limits[blocks] = frozenset(counts), reason
         if not counts:
             self.give_up(blocks, reason)
 
-    def runs(self, moving: frozenset[int] | None) -> list[Run]:
+    def rows(self, moving: frozenset[int] | None) -> list[BlockRow]:
         """The rows that can be shortened; names of axes depend on them, whether depth is asked for or not."""
-        names, left = self._names(moving), []
-        for run in self._candidates(moving):
-            asked = self.options.frozen_by(names.get(run.blocks, ""), run.container, *run.blocks)
-            if asked is not None:
-                self.rigid[run.blocks] = f"frozen as asked by {asked!r}"
-            elif run.blocks not in self.rigid:
-                left.append(run)
-        return left
+        names, rows = self._names(moving), []
+        for row in self._candidates(moving):
+            pattern = self.options.frozen_by(names.get(row.blocks, ""), row.container, *row.blocks)
+            if pattern is not None:
+                self._reasons[row.blocks] = f"frozen as asked by {pattern!r}"
+            elif row.blocks not in self._reasons:
+                rows.append(row)
+        return rows
 
     def stages(self, moving: frozenset[int]) -> tuple[Stage, ...]:
         """The stages of a plan."""
+        if not self.options.depth:
+            return ()
         stages, names = [], self._names(moving)
-        for run in self.runs(moving) if self.options.depth else ():
-            name = names[run.blocks]
-            choices = self.options.sizes(name, len(run.blocks), "depth")
-            counts, reason = self.limits.get(run.blocks, (frozenset(choices), ""))
-            choices = tuple(n for n in choices if n in counts or n == len(run.blocks))
-            skips = {path: skips[0] for path, skips in run.skips.items()}
-            stages.append(Stage(name, run.container, run.blocks, choices, run.aside, skips, reason))
+        for row in self.rows(moving):
+            name, full = names[row.blocks], len(row.blocks)
+            choices, reason = self.options.sizes(name, full, "depth"), ""
+            if row.blocks in self._limits:
+                counts, reason = self._limits[row.blocks]
+                choices = tuple(n for n in choices if n in counts or n == full)
+            skips = {path: skips[0] for path, skips in row.skips.items()}
+            stages.append(Stage(name, row.container, row.blocks, choices, row.bypassed, skips, reason))
         return tuple(stages)
 
     def rigid_blocks(self, moving: frozenset[int], names: Mapping[int, str]) -> tuple[RigidBlocks, ...]:
         """Rows that stay whole, with the reasons; `names` are those of the axes."""
         if not self.options.depth:
             return ()
-        refused = [
-            RigidBlocks(run.container, run.blocks, self.rigid[run.blocks])
-            for run in self._candidates(moving)
-            if run.blocks in self.rigid and not run.gaps
+        given_up = [
+            RigidBlocks(row.container, row.blocks, self._reasons[row.blocks])
+            for row in self._candidates(moving)
+            if row.blocks in self._reasons and not row.gaps  # of one with gaps the pieces are listed
         ]
-        held = [RigidBlocks(run.container, run.blocks, run.refusal) for run in self._find(moving) if run.refusal]
-        return (*refused, *self._in_conflict(moving, names), *held)
+        refused = [RigidBlocks(row.container, row.blocks, row.refusal) for row in self._find(moving) if row.refusal]
+        return (*given_up, *self._held_by_width(moving, names), *refused)
 
-    def _in_conflict(self, moving: frozenset[int], names: Mapping[int, str]) -> list[RigidBlocks]:
+    def _held_by_width(self, moving: frozenset[int], names: Mapping[int, str]) -> list[RigidBlocks]:
         """Rows that would be stages if no axis moved."""
-        taken = {block for run in self._find(moving) for block in run.blocks[1:]}
-        rows = [run for run in self._find(frozenset()) if not run.refusal and taken.isdisjoint(run.blocks[1:])]
+        taken = {block for row in self._find(moving) for block in row.blocks[1:]}
+        rows = [row for row in self._find(frozenset()) if not row.refusal and taken.isdisjoint(row.blocks[1:])]
         if not rows:
             return []
-        branches = Branches(self.analysis, 0, moving, self._strict[0].links)
-        values = branches.graph.values
-        found = []
-        for run in rows:
-            pairs = [pair for skips in run.skips.values() for pair in skips[0].instead]
-            apart = set[int]().union(*(branches.apart(values[a], values[b]) or () for a, b in pairs))
-            axes = sorted(names[ident] for ident in apart if ident in names)
-            shown = ", ".join(axes[:4]) + (f" and {len(axes) - 4} more" if len(axes) > 4 else "")
+        finder = SkipFinder(self.analysis, 0, moving, self._strict[0].flow)
+        rigid = []
+        for row in rows:
+            axes = _axes_apart(finder, row)
+            labels = sorted(names[ident] for ident in axes if ident in names)
+            more = f" and {len(labels) - _NAMED} more" if len(labels) > _NAMED else ""
+            shown = ", ".join(labels[:_NAMED]) + more
             text = f"width comes first: shorter, it would mix up units of {shown}; freeze them for depth instead"
-            found.append(RigidBlocks(run.container, run.blocks, text))
-        return found
+            rigid.append(RigidBlocks(row.container, row.blocks, text))
+        return rigid
 
-    def _candidates(self, moving: frozenset[int] | None) -> list[Run]:
-        """All rows; those that turned out to be rigid are cut at their gaps."""
-        found = [run for run in self._find(moving) if not run.refusal]
-        cut = [[run, *(run.pieces() if run.blocks in self.rigid and run.gaps else ())] for run in found]
-        return [run for runs in cut for run in runs]
+    def _candidates(self, moving: frozenset[int] | None) -> list[BlockRow]:
+        """All rows without a refusal; those that turned out to be rigid are followed by their pieces."""
+        rows = []
+        for row in self._find(moving):
+            if not row.refusal:
+                rows.append(row)
+                if row.blocks in self._reasons and row.gaps:
+                    rows += row.pieces()
+        return rows
 
     def names(self, moving: frozenset[int] | None) -> list[str]:
         """The names of all rows."""
         return list(self._names(moving).values())
 
     def _names(self, moving: frozenset[int] | None) -> dict[tuple[str, ...], str]:
-        shown = [run for run in self._candidates(moving) if run.blocks not in self.rigid or not run.gaps]
-        return name_runs([(run.container, run.blocks) for run in shown])
+        shown = [row for row in self._candidates(moving) if row.blocks not in self._reasons or not row.gaps]
+        return name_runs([(row.container, row.blocks) for row in shown])
 
-    def _find(self, moving: frozenset[int] | None) -> list[Run]:
-        if None not in self._found:
-            self._found[None] = self._search(self._strict)
-        if not any(one.parted for one in self._strict):
-            return self._found[None]  # what moves makes no difference
-        if moving not in self._found:
-            self._found[moving] = self._search(
-                [Branches(self.analysis, one.index, moving, one.links) for one in self._strict]
-            )
-        return self._found[moving]
+    def _find(self, moving: frozenset[int] | None) -> list[BlockRow]:
+        """All rows, looked for once for each set of moving axes that makes a difference."""
+        if None not in self._rows:
+            self._rows[None] = self._search(self._strict)
+        if not any(finder.width_prevented for finder in self._strict):
+            return self._rows[None]
+        if moving not in self._rows:
+            finders = [SkipFinder(self.analysis, one.index, moving, one.flow) for one in self._strict]
+            self._rows[moving] = self._search(finders)
+        return self._rows[moving]
 
-    def _search(self, branches: Sequence[Branches]) -> list[Run]:
-        leaving, others = self._children
-        return find_runs(self.analysis, leaving, self._kind, others, branches)
+    def _search(self, finders: Sequence[SkipFinder]) -> list[BlockRow]:
+        containers, others = self._children
+        return find_rows(self.analysis, containers, self._kind, others, finders)
 
     @cached_property
-    def _strict(self) -> list[Branches]:
-        return all_branches(self.analysis)
+    def _strict(self) -> list[SkipFinder]:
+        """Finders for which all axes move."""
+        return skip_finders(self.analysis)
 
     @cached_property
     def _children(self) -> tuple[dict[str, Sequence[str]], dict[str, Sequence[str]]]:
-        """Blocks that leave their containers, and those that step aside."""
-        contained, others = (children(self.model, contained=flag) for flag in (True, False))
-        named = self.described.named_modules
-        numbered = {path for path, parts in contained.items() if 0 < len(named.intersection(parts)) < len(parts)}
-        others |= {path: contained[path] for path in numbered}  # their blocks step aside: the others keep their names
-        return {path: parts for path, parts in contained.items() if path not in numbered}, {**others}
+        """Blocks that are removed from their containers, and those that are bypassed, by what holds them.
+
+        Where numbers of the model name some blocks of a container (`feature_info`), all are bypassed: the others keep
+        their names.
+        """
+        containers: dict[str, Sequence[str]] = {}
+        others: dict[str, Sequence[str]] = {**children(self.model, contained=False)}
+        for path, parts in children(self.model, contained=True).items():
+            named = self.described.named_modules.intersection(parts)
+            (others if 0 < len(named) < len(parts) else containers)[path] = parts
+        return containers, others
 
     def _kind(self, path: str) -> Any:
+        """What must be equal of blocks in a row: the class, and of containers the classes of what they hold."""
         module = resolve(self.model, path)
-        inside = isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict))
-        parts = [f"{path}.{name}" if path else name for name, _ in module.named_children()] if inside else ()
-        return (type(module), tuple(map(self._kind, parts))) if parts else type(module)
+        names = [name for name, _ in module.named_children()] if isinstance(module, _CONTAINERS) else []
+        parts = tuple(self._kind(f"{path}.{name}" if path else name) for name in names)
+        return (type(module), parts) if parts else type(module)
+
+
+def _axes_apart(finder: SkipFinder, row: BlockRow) -> set[int]:
+    """Ids of the axes in which values and their stand-ins in a row differ."""
+    values, axes = finder.graph.values, set[int]()
+    for skips in row.skips.values():
+        for value, stand_in in skips[0].instead:
+            axes |= finder.axes_apart(values[value], values[stand_in]) or set()
+    return axes

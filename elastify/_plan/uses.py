@@ -8,8 +8,8 @@ What lies between the two is inside the branch. *Does it attend?* Where one comp
 (`q @ k.T`, `weights @ v`), heads are in the batch and units of heads in the matrices. *Does it go through a
 convolution over places?* Then its units are channels.
 
->>> # x = stem(x);  x = x + fc2(relu(fc1(x)));  return head(x)
->>> # the sum leads back to `x` of the stem, and to fc2: the axis of both is a stream, that of fc1 lies in the branch
+In `x = stem(x); x = x + fc2(relu(fc1(x))); return head(x)` the sum leads back to what the stem made: its axis is a
+stream, which fc2 makes again; the axis between fc1 and fc2 lies in the branch.
 """
 
 from __future__ import annotations
@@ -20,17 +20,11 @@ from functools import reduce
 from itertools import combinations
 from operator import or_
 
-from elastify._analysis import Analysis, Term
-from elastify._analysis.macs import RULES
+from elastify._analysis import Analysis, Term, operation
 from elastify._ir import Axis, Call, Concat, Layout, Product, Value, axes_of
 from elastify._plan.naming import Draft
 
-_LINEAR_MAPS = frozenset("linear conv1d conv2d conv3d".split())
-_CONVOLUTIONS = frozenset(op for op in RULES if op.startswith("conv"))
-_MAPS = frozenset(RULES) | {"embedding"}  # what multiplies
-_MATRIX_PRODUCTS = frozenset("matmul bmm baddbmm".split())
-
-_CUTS = frozenset("getitem split chunk narrow unbind transpose".split())  # a rank may be a part of what a map makes
+_LONG = 2000  # values of a branch
 
 Ids = set[int]
 
@@ -96,6 +90,7 @@ class _Uses:
         self.past: dict[int, int] = {}  # of every value, the axes of all that it was computed from, as bits
         self.bit = {ident: 1 << number for number, ident in enumerate(drafts)}
         self.fed = {value.id for value in self.graph.inputs}
+        self.patience = 50 * len(self.graph.calls)  # with long branches: a loop over steps may have one at each
         self.tied, self.tables = set[frozenset[int]](), set[tuple[str, int]]()
         self.learned = {value.id for value in self.graph.tensors.values()}  # and what no linear map makes of these
         self.weights = {self.graph.tensors[name].id for name in parameters}  # no buffers: those only hold tables
@@ -106,7 +101,7 @@ class _Uses:
                 self.maker.setdefault(value.id, number)
                 if given & self.fed:
                     self.fed.add(value.id)
-                elif given and given <= self.learned and call.op not in _MAPS:
+                elif given and given <= self.learned and not operation(call.op).maps:
                     self.learned.add(value.id)
                     if given & self.weights:
                         self.weights.add(value.id)
@@ -123,7 +118,7 @@ class _Uses:
             for product in self._matrices(call):
                 self._attention(*product)
         for number, call in enumerate(self.graph.calls):
-            if call.op == "add":
+            if operation(call.op).sums:
                 self._sum(number, call)
         self._between()
 
@@ -132,7 +127,7 @@ class _Uses:
 
     def _note_weights(self) -> None:
         """Pairs of factors of one dimension, fixed ones too, and dimensions of tables that nothing multiplies by."""
-        operands = {value.id for call in self.graph.calls if call.op in _MAPS for value in call.inputs()}
+        operands = {value.id for call in self.graph.calls if operation(call.op).maps for value in call.inputs()}
         for name, value in self.graph.tensors.items():
             if value.id not in operands and len(value.shape) == 2:
                 self.tables.update((name, dim) for dim in range(2))
@@ -143,16 +138,15 @@ class _Uses:
     # -- who makes the units -----------------------------------------------------------------------------
 
     def _makers(self, call: Call) -> None:
-        if call.op == "cat":
+        if operation(call.op).joins:
             self._joins(call)
         if self.weights.isdisjoint(value.id for value in call.inputs()):
             return
         if all(value.id in self.learned for value in call.outputs()):
             return
         before = reduce(or_, (self.past.get(value.id, 0) for value in call.inputs()), 0)
-        for ident in (
-            self.leaves(term for value in call.outputs() for term in self.dims.get(value.id, ())) & self.drafts.keys()
-        ):
+        made = set[int]().union(*(self.within.get(value.id, ()) for value in call.outputs()))
+        for ident in made & self.drafts.keys():
             draft = self.drafts[ident]
             if not before & self.bit[ident]:
                 draft.makers.add(call.op)
@@ -160,7 +154,7 @@ class _Uses:
                     draft.made.append(call.where)
 
     def _joins(self, call: Call) -> None:
-        for term in self.dims.get(call.outputs()[0].id, ()):
+        for term in (term for value in call.outputs() for term in self.dims.get(value.id, ())):
             if isinstance(self.terms.resolve(term), Concat):
                 for ident in self.leaves([term]) & self.drafts.keys():
                     self.drafts[ident].joined = True
@@ -168,20 +162,21 @@ class _Uses:
     def _between(self) -> None:
         others = set[int]()
         for call in self.graph.calls:
-            if call.op not in _LINEAR_MAPS | _CUTS:
+            op = operation(call.op)
+            if not op.linear and not op.view:  # a rank may be a part of what a map makes
                 others.update(*(self.within.get(value.id, ()) for value in (*call.inputs(), *call.outputs())))
         for draft in self.drafts.values():
             owners = {tensor.rpartition(".")[0] for tensor, _ in draft.members}
             draft.between = draft.id not in others and len(draft.members) == len(owners) == 2 and len(draft.made) == 1
 
     def _convolution(self, call: Call) -> None:
-        if call.op not in _CONVOLUTIONS or len(call.inputs()) < 2:
+        if not operation(call.op).convolves or len(call.inputs()) < 2:
             return
-        weight = call.inputs()[1]
-        groups = call.kwargs.get("groups", call.args[6] if len(call.args) > 6 else 1)
-        depthwise = int(groups) > 1 and 1 in weight.shape[:2]
+        (given, weight), (made,) = call.inputs()[:2], call.outputs()
+        channels = 1 - len(weight.shape)  # from the end: a single picture has no batch
+        depthwise = weight.shape[1] == 1 and min(given.shape[channels], made.shape[channels]) > 1
         if max(weight.shape[2:]) > 1 and not depthwise:
-            for ident in self.leaves(self.dims[weight.id][:2]) & self.drafts.keys():
+            for ident in self.leaves(self.dims.get(weight.id, ())[:2]) & self.drafts.keys():
                 self.drafts[ident].places = True
 
     # -- attention ---------------------------------------------------------------------------------------
@@ -190,12 +185,12 @@ class _Uses:
         """Axes of the batch, summed axes and others of products of two computed tensors, whether one head is a head."""
         given = call.inputs()
         dims = [self.dims.get(value.id, []) for value in given]
-        if any(value.id in self.learned for value in given[:3]):
+        if any(value.id in self.learned for value in (given[-2:] if operation(call.op).matrices else given[:3])):
             return
         if call.op == "scaled_dot_product_attention" and len(given) > 2:
             batch = self.leaves(term for many in dims[:3] for term in many[:-2])
             yield batch, self.leaves([dims[0][-1], dims[1][-1]]), self.leaves(dims[2][-1:]), True
-        elif call.op in _MATRIX_PRODUCTS and len(given) > 1 and min(map(len, dims[-2:])) > 2:
+        elif operation(call.op).matrices and len(given) > 1 and min(map(len, dims[-2:])) > 2:
             a, b = dims[-2:]
             yield self.leaves([*a[:-2], *b[:-2]]), self.leaves(a[-1:]), self.leaves([a[-2], b[-1]]), len(a) > 3
         elif call.op == "einsum" and len(given) == 2 and isinstance(call.args[0], str):
@@ -246,7 +241,7 @@ class _Uses:
                 self.drafts[ident].times += 1
                 if call.where not in self.drafts[ident].sums:
                     self.drafts[ident].sums.append(call.where)
-            size = max((term.size for term in self.dims[one.id] if shared & self.leaves([term])), default=0)
+            size = max((term.size for term in self.dims.get(one.id, ()) if shared & self.leaves([term])), default=0)
             length = number - self.maker.get(root, -1)
             for ident in inner:  # the closest sum counts
                 draft = self.drafts[ident]
@@ -261,9 +256,9 @@ class _Uses:
             yield value.id, projected
             call = self.graph.calls[self.maker[value.id]] if value.id in self.maker else None
             given = [v for v in call.inputs() if v.id in self.fed] if call else []
-            if call is None or len(given) != 1 or (projected and call.op in _MAPS):
+            if call is None or len(given) != 1 or (projected and operation(call.op).maps):
                 return
-            projected |= call.op in _MAPS
+            projected |= operation(call.op).maps
             value = given[0]
 
     def _branch(self, end: Value, roots: Collection[int]) -> _Branch | None:
@@ -271,6 +266,9 @@ class _Uses:
         branch, start = _Branch(), min(self.maker.get(ident, -1) for ident in roots)
         stack, seen = [end], {end.id}
         while stack:
+            self.patience -= len(seen) > _LONG
+            if self.patience < 0 and len(seen) > _LONG:
+                return None
             value = stack.pop()
             number = self.maker.get(value.id, -1)
             if value.id in roots:
@@ -281,9 +279,9 @@ class _Uses:
             for term in self.dims.get(value.id, ()):
                 for ident in self.leaves([term]) & self.drafts.keys():
                     branch.sizes[ident] = min(term.size, branch.sizes.get(ident, term.size))
-            branch.weights |= call.op in _MAPS and any(given.id in self.learned for given in call.inputs())
+            branch.weights |= operation(call.op).maps and any(given.id in self.learned for given in call.inputs())
             fed = [given for given in call.inputs() if given.id in self.fed]
-            branch.sums |= call.op == "add" and len(fed) > 1
+            branch.sums |= operation(call.op).sums and len(fed) > 1
             stack += [given for given in fed if given.id not in seen]
             seen.update(given.id for given in fed)
         return branch if branch.roots - {end.id} else None

@@ -23,7 +23,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from elastify._capture import Example, generators
+from elastify._analysis import operation
+from elastify._capture import Example, generators, op_name
 from elastify._deploy import copied
 from elastify._errors import ElastifyError
 from elastify._ir import ElasticAxis, Layout, Plan, axes_of, indices
@@ -333,22 +334,19 @@ class _Exact(TorchFunctionMode):
         self.wide = wide
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name, kwargs = getattr(func, "__name__", "").rstrip("_"), kwargs or {}
+        name, kwargs = op_name(func).op, kwargs or {}
         if self.wide:
             func = Tensor.double if func is Tensor.float else func
             args = tuple(_WIDER.get(x, x) if isinstance(x, torch.dtype) else x for x in args)
             if "dtype" in kwargs:
                 kwargs = {**kwargs, "dtype": _WIDER.get(kwargs["dtype"], kwargs["dtype"])}
-        if name in _DROPOUT:
+        if operation(name).drops:
             return args[0] if args else kwargs["input"]
         off = {"dropout_p": 0.0, **({"training": False} if "norm" not in name else {})}
         return func(*args, **{key: off.get(key, value) for key, value in kwargs.items()})
 
 
 _WIDER = {torch.float32: torch.float64, torch.complex64: torch.complex128}
-_DROPOUT = frozenset(
-    "dropout dropout1d dropout2d dropout3d alpha_dropout feature_dropout feature_alpha_dropout".split()
-)
 
 
 @contextmanager

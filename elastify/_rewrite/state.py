@@ -175,6 +175,9 @@ class Active:
         self.slices: dict[tuple[Ruler, ...], Slice] = {}
         self.scratch: dict[str, Tensor] = {}
 
+    def __setstate__(self, kept: dict[str, Any]) -> None:
+        self.__dict__.update(kept, thread=threading.get_ident())  # it was pickled in another process, perhaps
+
     @property
     def left_out(self) -> frozenset[str]:
         """Paths of all blocks that are not kept."""

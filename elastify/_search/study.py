@@ -52,7 +52,7 @@ class Study:
         self.space, self.budget, self.score_fn, self.options = space, budget, score_fn, options
         self._trials: dict[int, Trial] = {}
         choices = space.rows.choices
-        self.free = [c for c in range(len(choices)) if c not in space.rows.relations.derived and len(choices[c]) > 1]
+        self.free = [column for column, sizes in enumerate(choices) if len(sizes) > 1]
         self.study = self._open()
         if not self.study.get_trials(deepcopy=False):
             for row in starting_rows(space, budget):

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from elastify._analysis import Dims, MacTerm, from_inputs, products
+from elastify._analysis import MacTerm, from_inputs, products
 from elastify._errors import ElastifyError
 from elastify._ir import Axis, Call, Graph, Layout, Plan, Product, Value, enclosing
 from elastify._space.metrics import METRICS
@@ -49,7 +49,7 @@ class ClosedForm:
         mixed, counted = (from_inputs(graph), counted) if samples > 1 else (set(), frozenset())
         around = plan.blocks_around()
         for number, call in enumerate(graph.calls):
-            terms = products(call, Dims(dims))
+            terms = products(call, dims)
             if terms:
                 switches = self.variables.switches(call.where, blocks, around.get(number, ()))
                 output = _output_size(call, dims)
@@ -65,7 +65,7 @@ class ClosedForm:
         is_parameter = None if parameters is None else frozenset(parameters)
         for value, names in _tensors(graph, plan):
             present = self.variables.any_of([self.variables.switches(name, blocks) for name in names])
-            size = self.variables.poly([MacTerm(1, dims(value))], present)
+            size = self.variables.poly([MacTerm(dims(value))], present)
             counts = is_parameter is None or not is_parameter.isdisjoint(names)
             for name, metric in METRICS.items():
                 times = metric.of_element(value.dtype, counts)
@@ -115,7 +115,7 @@ class _Variables:
         """Sum of terms times a product of variables, each layout reduced to one monomial."""
         poly: Poly = Counter()
         for term in terms:
-            count, monomial = term.count, list(factors)
+            count, monomial = 1, list(factors)
             for layout in term.layouts:
                 scale, part = self._monomial(layout)
                 count, monomial = count * scale, monomial + list(part)
@@ -205,7 +205,7 @@ def _tensors(graph: Graph, plan: Plan) -> Iterator[tuple[Value, list[str]]]:
 
 
 def _output_size(call: Call, dims: Any) -> MacTerm:
-    return MacTerm(1, dims(call.outputs()[0]))
+    return MacTerm(dims(call.outputs()[0]))
 
 
 def _share(poly: Poly, samples: int) -> Poly:

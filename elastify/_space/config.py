@@ -20,7 +20,7 @@ from types import MappingProxyType
 
 from elastify._errors import ElastifyError
 from elastify._ir import Plan
-from elastify._plan import _is_int
+from elastify._plan import is_int
 
 _FORMAT = 1
 _NUMBER = re.compile(r"(?<![\w:])\d+(?=\.)|(?<=\.)\d+(?!\w)")
@@ -86,8 +86,8 @@ class SubnetConfig:
             isinstance(sizes, dict)
             and isinstance(depths, dict)
             and isinstance(space, str)
-            and all(_is_int(size) for size in sizes.values())
-            and all(isinstance(kept, list) and all(map(_is_int, kept)) for kept in depths.values())
+            and all(is_int(size) for size in sizes.values())
+            and all(isinstance(kept, list) and all(map(is_int, kept)) for kept in depths.values())
         )
         if not well_formed:
             raise ElastifyError("this is not a configuration", why="sizes must be integers, depths lists of them")

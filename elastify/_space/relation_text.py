@@ -5,29 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from elastify._ir import Axis, Constraint, Op, Product, SizeRatio
+from elastify._ir import Axis, Constraint, Op, Product
 
 _SIGNS = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
 _SIGNS |= {"add": "+", "sub": "-", "mul": "*", "floordiv": "//", "mod": "%"}
 
 
 def describe(what: Any, names: Mapping[int, str]) -> str:
-    """A ratio, constraint, expression or layout; `names` by axis id, other axes show as their size.
+    """A constraint, expression or layout; `names` by axis id, other axes show as their size.
 
     >>> describe(Constraint("eq", (Op("mod", (Axis(0, 96), Axis(1, 3))), 0), True), {0: "width", 1: "heads"})
     '(width % heads) == 0'
-    >>> describe(SizeRatio((Axis(0, 96),), (Axis(1, 3),)), {0: "width"})
-    'width / 3'
     """
     if isinstance(what, int):
         return str(what)
     if isinstance(what, Axis):
         return names.get(what.id, str(what.size))
-    if isinstance(what, SizeRatio):
-        above, below = (" * ".join(describe(part, names) for part in p) for p in (what.numerator, what.denominator))
-        if len(what.denominator) > 1:
-            below = f"({below})"
-        return f"{above or 1} / {below}" if below else above
     if isinstance(what, (Op, Constraint)):
         sign = _SIGNS.get(what.fn)
         args = [describe(arg, names) for arg in what.args]

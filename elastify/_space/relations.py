@@ -1,6 +1,6 @@
 """Which sizes go together, as a small exact constraint solver.
 
-Derived axes and the comparisons that the full network made become relations over the few axes they mention.
+The comparisons that the full network made become relations over the few axes they mention.
 A relation over one axis shortens its list of choices; over more, it becomes a table of allowed combinations.
 Axes linked by tables form components, and everything asked of a component (a legal assignment nearest to wishes,
 a random one, how many there are) is answered by eliminating one axis after another: join the tables that
@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from elastify._errors import ElastifyError
-from elastify._ir import Constraint, Op, Plan, SizeRatio, active_size, axes_of, evaluate, leaves
+from elastify._ir import Constraint, Op, Plan, active_size, axes_of, evaluate, leaves
 from elastify._space.relation_text import describe
 
 _TABLE_LIMIT = 1 << 18
@@ -104,16 +104,10 @@ class Relations:
         self.plan = plan
         self.column = {axis.id: column for column, axis in enumerate(plan.axes)}
         self.domains = [np.array(axis.choices, np.int64) for axis in plan.axes]
-        self.derived = {c: axis.derived for c, axis in enumerate(plan.axes) if axis.derived is not None}
         self.relations = self._collect()
         tabled = self._tables()
         self.components = self._components(tabled)
         self.lone = tuple(sorted(set(range(len(plan.axes))) - {c for part in self.components for c in part.columns}))
-        self.derived_from = {
-            column: sorted({self.column[a.id] for part in _parts(ratio) for a in axes_of(part) if a.id in self.column})
-            for column, ratio in self.derived.items()
-        }
-        self.derive_order = self._derive_order()
         untabled = set(map(id, self.untabled))
         tight = [relation for relation in self.relations if len(relation.scope) > 1 and id(relation) not in untabled]
         self._inside = {
@@ -124,14 +118,6 @@ class Relations:
     def _collect(self) -> list[Relation]:
         found: dict[Any, Relation] = {}
         names = {axis.id: axis.name for axis in self.plan.axes}
-        for column, ratio in self.derived.items():
-            axis = self.plan.axes[column]
-            scope = {column} | {
-                self.column[a.id] for part in _parts(ratio) for a in axes_of(part) if a.id in self.column
-            }
-            found[axis.name] = Relation(
-                tuple(sorted(scope)), _ratio_holds(axis.id, ratio), f"{axis.name} = {describe(ratio, names)}"
-            )
         for constraint in self.plan.constraints:
             key = (constraint.fn, constraint.args, constraint.result)
             columns = {self.column[i] for i in _ids(constraint) if i in self.column}
@@ -202,24 +188,12 @@ class Relations:
         while left:
             joint = {c: set().union({c}, *(scope for scope in scopes if c in scope)) for c in left}
             size = {c: math.prod(len(self.domains[v]) for v in joint[c]) for c in left}
-            chosen = min(left, key=lambda c: (size[c] > _TABLE_LIMIT, c not in self.derived, size[c], c))
+            chosen = min(left, key=lambda c: (size[c] > _TABLE_LIMIT, size[c], c))
             largest = max(largest, size[chosen])
             scopes = [scope for scope in scopes if chosen not in scope] + [joint[chosen] - {chosen}]
             order.append(chosen)
             left.remove(chosen)
         return tuple(order), largest
-
-    def _derive_order(self) -> tuple[int, ...]:
-        order: list[int] = []
-        waiting = dict.fromkeys(self.derived)
-        while waiting:
-            ready = [column for column in waiting if not waiting.keys() & self.derived_from[column]]
-            if not ready:
-                raise ElastifyError("derived axes of the plan depend on each other in a circle")
-            order += sorted(ready)
-            for column in ready:
-                del waiting[column]
-        return tuple(order)
 
     def satisfied_columns(self, relation: Relation, columns: Mapping[int, np.ndarray]) -> np.ndarray:
         """Where a relation holds; `columns` are arrays of sizes."""
@@ -254,17 +228,6 @@ class Relations:
         for relation in self.relations:
             good &= self.satisfied(relation, rows)
         return good
-
-    def derive(self, rows: np.ndarray) -> np.ndarray:
-        """Rows with the derived columns computed from the others (0 where the division leaves a rest)."""
-        rows = rows.copy()
-        for column in self.derive_order:
-            ratio = self.derived[column]
-            sizes = {self.plan.axes[c].id: rows[:, c] for c in self.derived_from[column]}
-            above, below = (_product(parts, sizes) for parts in (ratio.numerator, ratio.denominator))
-            with np.errstate(divide="ignore", invalid="ignore"):
-                rows[:, column] = np.where(np.mod(above, below) == 0, np.floor_divide(above, below), 0)
-        return rows
 
     def solve(
         self, component: Component, unary: Mapping[int, np.ndarray], choose: Callable[[np.ndarray], Any] = np.argmin
@@ -342,21 +305,6 @@ def _holds(constraint: Constraint) -> Callable[[Mapping[int, Any]], Any]:
         return evaluate(Op(constraint.fn, constraint.args), leaf) == constraint.result  # type: ignore[arg-type]
 
     return holds
-
-
-def _ratio_holds(axis: int, ratio: SizeRatio) -> Callable[[Mapping[int, Any]], Any]:
-    def holds(sizes: Mapping[int, Any]) -> Any:
-        return sizes[axis] * _product(ratio.denominator, sizes) == _product(ratio.numerator, sizes)
-
-    return holds
-
-
-def _product(parts: Iterable[Any], sizes: Mapping[int, Any]) -> Any:
-    return reduce(lambda total, part: total * active_size(part, sizes), parts, np.int64(1))
-
-
-def _parts(ratio: SizeRatio) -> tuple[Any, ...]:
-    return ratio.numerator + ratio.denominator
 
 
 def _ids(constraint: Constraint) -> set[int]:

@@ -1,7 +1,7 @@
 """Legal configurations as rows of integers: a size per axis, then the number of kept blocks per stage.
 
-A request is a row of targets. Sizes are first snapped down to their choices, derived axes computed, and relations
-checked for all rows at once; only components of related axes that fail go to the exact solver of `_relations`.
+A request is a row of targets. Sizes are first snapped down to their choices and relations checked for all rows at once;
+only components of related axes that fail go to the exact solver of `relations`.
 Relations without a table are met by trying. Sizes that only skipped blocks use are set to a canonical value
 (the full size where legal), so that equal subnetworks are equal rows.
 """
@@ -17,7 +17,6 @@ from elastify._ir import Plan
 from elastify._space.relations import Relations, Step
 
 _ABOVE = 1e4
-_FOLLOWS = 1e-3
 _NEVER = np.iinfo(np.int64).max
 _TRIES = 512
 
@@ -49,11 +48,6 @@ class Rows:
         for column, choices in enumerate(self.choices):
             rungs[column, : len(choices)] = choices
         return rungs
-
-    @cached_property
-    def weights(self) -> np.ndarray:
-        """How much a target matters per axis: derived axes follow, where nobody asks for them."""
-        return np.where([axis.derived is not None for axis in self.plan.axes], _FOLLOWS, 1.0)
 
     @cached_property
     def least(self) -> np.ndarray:
@@ -109,9 +103,8 @@ class Rows:
         rows = np.repeat(row[None], _TRIES, axis=0)
         for column in sorted({column for relation in relations.untabled for column in relation.scope}):
             below = relations.domains[column][relations.domains[column] <= upper[column]]
-            if len(below) and column not in relations.derived:
+            if len(below):
                 rows[:, column] = rng.choice(below, _TRIES)
-        rows[:, : self.n_axes] = relations.derive(rows[:, : self.n_axes])
         return rows[relations.legal(rows[:, : self.n_axes])]
 
     @cached_property
@@ -144,15 +137,14 @@ class Rows:
         return rows
 
     def grow(self, row: np.ndarray) -> np.ndarray:
-        """Legal rows with one free size that is in use, or one depth, enlarged by one choice; derived sizes follow."""
+        """Legal rows with one size that is in use, or one depth, enlarged by one choice."""
         grown, dead = [], self._dead(row[None])[0]
         for column, choices in enumerate(self.choices):
             larger = choices[choices > row[column]]
-            if len(larger) and column not in self.relations.derived and not (column < self.n_axes and dead[column]):
+            if len(larger) and not (column < self.n_axes and dead[column]):
                 grown.append(np.where(np.arange(len(row)) == column, larger[0], row))
         rows = np.array(grown, np.int64).reshape(-1, len(row))
-        rows[:, : self.n_axes] = self.relations.derive(rows[:, : self.n_axes])
-        return rows[(rows >= row).all(axis=1) & self.relations.legal(rows[:, : self.n_axes])]
+        return rows[self.relations.legal(rows[:, : self.n_axes])]
 
     def fit_wishes(
         self,
@@ -164,15 +156,15 @@ class Rows:
         solve: bool = False,
     ) -> np.ndarray | None:
         """As `fit`, with weights and pins (sizes that must be met exactly) per axis; None where pins contradict.
-        `solve` goes to the solver at once: for wishes about derived axes."""
+        `solve` goes to the solver at once, without a try of what is nearest axis by axis."""
         relations, n_axes = self.relations, self.n_axes
-        weights = self.weights if weights is None else weights
+        weights = np.ones(n_axes) if weights is None else weights
         pins = np.zeros(n_axes, bool) if pins is None else pins
         at = (self.ladder <= targets[:, :, None] * (1 + 1e-12)).sum(axis=2) - 1
         rows = self.ladder[np.arange(len(self.choices)), np.maximum(at, 0)]
         if lower is not None:
             rows = np.maximum(rows, lower)
-        sizes = relations.derive(rows[:, :n_axes])
+        sizes = rows[:, :n_axes].copy()
         for component in relations.components:
             columns = list(component.columns)
             good = relations.legal_part(sizes, component)
@@ -200,8 +192,7 @@ class Rows:
         domain = self.relations.domains[column]
         apart = np.log(max(target, 1e-9)) - self._logs[column]
         cost = weight * np.abs(apart)
-        if weight > _FOLLOWS:
-            cost[apart < -1e-12] += weight * _ABOVE
+        cost[apart < -1e-12] += weight * _ABOVE
         if pin:
             cost[domain != target] = np.inf
         if lower is not None:
@@ -245,9 +236,9 @@ class Rows:
             rows[:, : self.n_axes] = np.where(dead, self.full[: self.n_axes], rows[:, : self.n_axes])
             return rows
         before = rows[:, : self.n_axes]
-        after = self.relations.derive(np.where(dead, self.full[: self.n_axes], before))
+        after = np.where(dead, self.full[: self.n_axes], before)
         changed = dead.any(axis=1)
-        good = self.relations.legal(after) & ((after == before) | dead).all(axis=1)
+        good = self.relations.legal(after)
         rows[changed & good, : self.n_axes] = after[changed & good]
         for number in np.flatnonzero(changed & ~good):
             targets = np.where(dead[number], self.full[: self.n_axes], before[number])

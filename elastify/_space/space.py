@@ -142,7 +142,7 @@ class SearchSpace:
         if isinstance(wishes, SubnetConfig):
             return self.check(wishes)
         read = read_wishes(self.rows, wishes)
-        row = self.rows.fit_wishes(read.targets[None], weights=read.weights, pins=read.pins, solve=read.solve)
+        row = self.rows.fit_wishes(read.targets[None], weights=read.weights, pins=read.pins)
         if row is None:
             raise conflict(self.rows, read)
         return self._decode(self.rows.normalise(row, read.kept), read.kept)[0]
@@ -154,19 +154,14 @@ class SearchSpace:
 
     def repair(self, wishes: Mapping[str, Any]) -> SubnetConfig:
         """The legal configuration nearest to any sizes and depths (by name), not above them where that is possible."""
-        target, weights, solve = self.rows.full.astype(float), self.rows.weights.copy(), False
+        target = self.rows.full.astype(float)
         for name, value in wishes.items():
             if name not in self._column:
                 raise ElastifyError(f"no axis or stage is called {name!r}", fix="print(space(model))")
             if not isinstance(value, (int, float, np.integer, np.floating)) or isinstance(value, bool):
                 raise ElastifyError(f"{value!r} is not a size", where=name)
-            column = self._column[name]
-            target[column] = value
-            if column in self.rows.relations.derived:
-                weights[column], solve = 1.0, True
-        row = self.rows.fit_wishes(target[None], weights=weights, solve=solve)
-        assert row is not None  # nothing is pinned
-        return self._decode(self.rows.normalise(row))[0]
+            target[self._column[name]] = value
+        return self._decode(self.rows.normalise(self.rows.fit(target[None])))[0]
 
     def normalise(self, config: SubnetConfig) -> SubnetConfig:
         """The same subnetwork with canonical sizes for what its skipped blocks alone use."""

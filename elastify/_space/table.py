@@ -16,7 +16,6 @@ import numpy as np
 
 from elastify._space.config import pattern
 from elastify._space.metrics import METRICS, human
-from elastify._space.relation_text import describe
 from elastify._space.wishes import ladder, match
 
 if TYPE_CHECKING:
@@ -83,20 +82,18 @@ def _asked(space: SearchSpace) -> list[str]:
 def _axes(space: SearchSpace) -> list[str]:
     if not space.axes:
         return ["", "no elastic axes"]
-    derived, names = space.rows.relations.derived, {axis.id: axis.name for axis in space.axes}
 
     def key(column: int) -> Any:
         axis = space.axes[column]
-        ratio = pattern(describe(axis.derived, names)) if column in derived else ""
-        return _shape(axis.name), axis.role, axis.size, tuple(space.rows.choices[column].tolist()), ratio
+        return _shape(axis.name), axis.role, axis.size, tuple(space.rows.choices[column].tolist())
 
     groups = _grouped(range(len(space.axes)), key)
     rows = [("axis", "role", "full", "", "choices")]
-    for (_, role, size, choices, ratio), columns in groups.items():
+    for (_, role, size, choices), columns in groups.items():
         own = [space.axes[column].name for column in columns]
         found = globs(own, sorted(set(space.columns).difference(own)))
         label = ", ".join(found[:_LISTED]) + (f", and {len(found) - _LISTED} more" if len(found) > _LISTED else "")
-        rows.append((label, role, str(size), _times(len(columns)), ladder(choices) + (f"  = {ratio}" if ratio else "")))
+        rows.append((label, role, str(size), _times(len(columns)), ladder(choices)))
     return ["", *_aligned(rows, right={2})]
 
 
@@ -139,12 +136,11 @@ def _frozen(space: SearchSpace) -> list[str]:
 
 
 def _relations(space: SearchSpace) -> list[str]:
-    derived = len(space.rows.relations.derived)
-    others = space.rows.relations.relations[derived:]
-    if not others:
+    relations = space.rows.relations.relations
+    if not relations:
         return []
-    groups = _grouped(others, lambda relation: pattern(relation.text))
-    lines = ["", f"relations ({len(others)})"]
+    groups = _grouped(relations, lambda relation: pattern(relation.text))
+    lines = ["", f"relations ({len(relations)})"]
     for text, same in groups.items():
         source = f"  ({same[0].source})" if same[0].source else ""
         lines += _wrapped([f"{same[0].text if len(same) == 1 else text}{source}  {_times(len(same))}"])

@@ -1,8 +1,7 @@
 """What a user asks of a configuration, read into targets per column.
 
 A wish is a glob over names of axes and stages with a ratio (rounded up to the next legal choice, and only a
-preference where relations forbid it), an exact int (a pin), or for a stage the block indices to keep. Wishes
-about derived axes alone are preferences too, stronger than the default of staying full.
+preference where relations forbid it), an exact int (a pin), or for a stage the block indices to keep.
 """
 
 from __future__ import annotations
@@ -12,14 +11,14 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from itertools import pairwise
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any
 
 import numpy as np
 
 from elastify._errors import ElastifyError
 from elastify._ir import Stage
-from elastify._plan import ceil_ratio
+from elastify._plan import ceil_ratio, is_int
 from elastify._space.rows import Rows
 
 _WISHED = 100.0
@@ -27,13 +26,12 @@ _WISHED = 100.0
 
 @dataclass(slots=True)
 class Wishes:
-    """Target row; weight and pin per axis; kept blocks per stage; whether the solver is needed from the start."""
+    """Target row; weight and pin per axis; kept blocks per stage."""
 
     targets: np.ndarray
     weights: np.ndarray
     pins: np.ndarray
     kept: list[frozenset[int]] = field(default_factory=list)
-    solve: bool = False
 
 
 def read_wishes(rows: Rows, wishes: Mapping[str, Any] | float | int) -> Wishes:
@@ -43,23 +41,19 @@ def read_wishes(rows: Rows, wishes: Mapping[str, Any] | float | int) -> Wishes:
         wishes = {"*": float(wishes)}
     plan, n_axes = rows.plan, rows.n_axes
     names = [*(axis.name for axis in plan.axes), *(stage.name for stage in plan.stages)]
-    read = Wishes(rows.full.astype(float), rows.weights.copy(), np.zeros(n_axes, bool))
+    read = Wishes(rows.full.astype(float), np.ones(n_axes), np.zeros(n_axes, bool))
     read.kept = [frozenset(range(int(n))) for n in rows.full[n_axes:]]
     former = [(*old, *names[n_axes:]) for old in zip(*(axis.former for axis in plan.axes), strict=True)]
     for pattern, value in wishes.items():
-        matched = match(pattern, names, former)
-        only_derived = all(column in rows.relations.derived for column in matched)
-        for column in matched:
+        for column in match(pattern, names, former):
             if column >= n_axes:
                 blocks = _blocks(rows, column, value, names[column])
                 read.kept[column - n_axes] = blocks
                 read.targets[column] = len(blocks)
             else:
                 read.targets[column] = _target(rows.choices[column], value, names[column], int(rows.full[column]))
-                follows = column in rows.relations.derived and not only_derived
-                read.pins[column] = _is_int(value) and not follows
-                read.weights[column] = rows.weights[column] if follows else _WISHED
-                read.solve |= only_derived
+                read.pins[column] = is_int(value)
+                read.weights[column] = _WISHED
     return read
 
 
@@ -152,7 +146,7 @@ def conflict(rows: Rows, read: Wishes) -> ElastifyError:
 
 
 def _target(choices: np.ndarray, value: Any, name: str, full: int) -> int:
-    if _is_int(value):
+    if is_int(value):
         if value not in choices:
             raise ElastifyError(f"{value} is not a legal size", where=name, fix=legal_choices(choices))
         return int(value)
@@ -163,7 +157,7 @@ def _target(choices: np.ndarray, value: Any, name: str, full: int) -> int:
 def _blocks(rows: Rows, column: int, value: Any, name: str) -> frozenset[int]:
     stage = rows.plan.stages[column - rows.n_axes]
     if isinstance(value, (tuple, list, range)):
-        kept = [int(block) for block in value if _is_int(block)]
+        kept = [int(block) for block in value if is_int(block)]
         if len(kept) < len(value) or not stage.allows(kept):
             raise cannot_keep(value, stage)
         return frozenset(kept)
@@ -179,7 +173,3 @@ def _ratio(value: Any, name: str) -> float:
             fix="a float above 0 and at most 1, or an int in a mapping of names to sizes",
         )
     return float(value)
-
-
-def _is_int(value: Any) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool)

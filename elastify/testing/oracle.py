@@ -83,6 +83,10 @@ def _addbmm(bias: Shape, left: Shape, right: Shape, *_: Any, **__: Any) -> int:
     return 2 * prod(left) * right[-1]
 
 
+def _grouped_mm(rows: Shape, matrices: Shape, *_: Any, **__: Any) -> int:
+    return 2 * prod(rows) * matrices[-1]
+
+
 def _trilinear(x1: Shape, weight: Shape, x2: Shape, *expands: Any, **__: Any) -> int:
     """What a bilinear layer runs: three operands, each given dimensions of size 1 at the positions in `expands`."""
     shapes = []
@@ -101,5 +105,6 @@ _UNCOUNTED = {
     _aten.vdot: _dot,
     _aten.addmv: _addmv,
     _aten.addbmm: _addbmm,
+    _aten._grouped_mm: _grouped_mm,
     _aten._trilinear: _trilinear,
 }

@@ -45,7 +45,7 @@ def elastic(request: pytest.FixtureRequest) -> tuple[str, nn.Module, dict[str, A
 
 FITS: dict[str, list[dict[str, float]]] = {
     "bert": [{"*.hidden": 0.5, "*.layer": 2}, {"bert.width": 12, "*.heads": 3}],
-    "llama": [{"*.hidden": 0.5, "*.groups": 2, "*layers": 2}, {"*.width": 0.5}],
+    "llama": [{"*.hidden": 0.5, "*.q_per_kv": 2, "*layers": 2}, {"*.width": 0.5}],
     "t5": [{"*.hidden": 0.5, "*.heads": 2, "*.head_dim": 3}, {"*width": 0.5}],
     "vit": [{"*.hidden": 0.5, "vit.layers": 2}, {"*width": 12, "*.heads": 3}],
 }

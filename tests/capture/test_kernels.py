@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
+from elastify._analysis.rules.ops import names
 from elastify._capture.kernels import _QUICK, fake_tensor, result
 from elastify._capture.op_names import op_name
 
@@ -114,9 +115,21 @@ def test_numbers_that_are_known_stay_known() -> None:
         assert result(op_name(torch.sigmoid), torch.sigmoid, (scale * 0,), {}).item() == 0.5
 
 
+def function(name: str) -> Callable[[Tensor], Tensor]:
+    homes = (torch.special, name.removeprefix("special_")), (torch, name), (F, name), (torch._C._nn, name)
+    found = (getattr(home, short, None) for home, short in homes)
+    return next(func for func in found if func is not None and op_name(func).op == name)
+
+
+@pytest.mark.parametrize("name", sorted(names(lambda op: op.unary)))
+def test_functions_of_one_tensor_are_as_torchs(name: str) -> None:
+    for data in (PICTURE, LAST, PICTURE.double(), PICTURE.permute(0, 2, 1, 3)):
+        test_as_torch(function(name), (data,), {})
+
+
 def test_every_short_way_is_taken() -> None:
-    taken = {name for name in _QUICK if any(op_name(func).op == name for func, _, _ in CASES)}
-    assert set(_QUICK) - taken <= {"mish", "batch_norm"}  # compared in test_capture_memo.py, or as the others
+    taken = {op_name(func).op for func, _, _ in CASES} | names(lambda op: op.unary)
+    assert set(_QUICK) - taken <= {"batch_norm"}  # compared in test_memo.py
 
 
 def test_fake_tensors_are_like_torchs_own() -> None:

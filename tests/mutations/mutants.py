@@ -16,12 +16,12 @@ from torch import nn
 from elastify._analysis import equations as _equations
 from elastify._analysis import rules
 from elastify._analysis.facts import Facts
-from elastify._analysis.rules import OPS, contractions, indexing, views
+from elastify._analysis.rules import OPS, indexing, recurrence, views
 from elastify._analysis.terms import Term
 from elastify._ir.plan import Plan
 from elastify._plan import nn_numbers
 from elastify._plan.planner import Planner
-from elastify._plan.skips import Branches
+from elastify._plan.skips import SkipFinder
 
 from .wrong_plans import (
     alike_always,
@@ -196,8 +196,8 @@ MUTANTS = [
         together(wrong_helper(indexing, "_stride", stride_reversed), wrong_rule("stack", stack_in_front)),
     ),
     # recurrence
-    Mutant("gates inside units (LSTM)", "lstm", wrong_helper(contractions, "_gates", gates_inside)),
-    Mutant("gates inside units (GRU)", "gru", wrong_helper(contractions, "_gates", gates_inside)),
+    Mutant("gates inside units (LSTM)", "lstm", wrong_helper(recurrence, "_gates", gates_inside)),
+    Mutant("gates inside units (GRU)", "gru", wrong_helper(recurrence, "_gates", gates_inside)),
     Mutant("LSTM forgets its biases", "lstm", wrong_rule("lstm", recurrent_without("biases"))),
     Mutant("LSTM forgets the recurrent columns", "lstm", wrong_rule("lstm", recurrent_without("columns"))),
     Mutant("LSTM forgets the way back", "both", wrong_rule("lstm", recurrent_without("direction"))),
@@ -235,7 +235,10 @@ MUTANTS = [
     Mutant(
         "a block that changes the width can be skipped",
         "deep",
-        together(wrong_helper(Branches, "_alike", alike_always), wrong_helper(Branches, "_sources", fed_by_anything)),
+        together(
+            wrong_helper(SkipFinder, "_same_layouts", alike_always),
+            wrong_helper(SkipFinder, "_before_additions", fed_by_anything),
+        ),
     ),
 ]
 

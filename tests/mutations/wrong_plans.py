@@ -9,7 +9,7 @@ from typing import Any
 from elastify._ir.graph import Value
 from elastify._ir.layout import Axis, Layout
 from elastify._ir.plan import Plan
-from elastify._plan.skips import Branches
+from elastify._plan.skips import SkipFinder
 
 
 def without_attribute(*names: str) -> Callable[[Plan], Plan]:
@@ -76,8 +76,10 @@ def alike_always(*_: Any) -> bool:
     return True
 
 
-def fed_by_anything(self: Branches, gone: Collection[int], target: Value) -> Iterator[Value]:
-    """Whatever a stretch is given may take the place of what it makes."""
-    links = self.links
-    for number in gone:
-        yield from (v for v in links.ins[number] if v.id not in links.owned and links.made.get(v.id, -1) not in gone)
+def fed_by_anything(self: SkipFinder, left_out: Collection[int], target: Value) -> Iterator[Value]:
+    """Whatever a span is given may take the place of what it makes."""
+    flow = self.flow
+    for number in left_out:
+        for value in flow.given[number]:
+            if value.id not in flow.weights and flow.made.get(value.id, -1) not in left_out:
+                yield value

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from elastify._analysis.facts import Facts
-from elastify._analysis.rules import contractions, elementwise, indexing, norms, views
+from elastify._analysis.rules import contractions, elementwise, indexing, norms, recurrence, views
 from elastify._analysis.terms import Term
 from elastify._ir.graph import values
 
@@ -245,12 +245,12 @@ def recurrent_without(part: str) -> Callable[..., None]:
                 f.same(wih[1], features)
                 if part == "direction" and direction == 1:
                     continue
-                contractions._gates(f, wih[0], hidden)
-                contractions._gates(f, whh[0], hidden)
+                recurrence._gates(f, wih[0], hidden)
+                recurrence._gates(f, whh[0], hidden)
                 if part != "columns":
                     f.same(whh[1], hidden)
                 for bias in biases if part != "biases" else ():
-                    contractions._gates(f, bias[0], hidden)
+                    recurrence._gates(f, bias[0], hidden)
             parts = [hidden] * (1 + both)
             features = f.product(hidden, f.fixed(2)) if part == "halves" and both else f.concat(parts)
         result, *finals = values(out)

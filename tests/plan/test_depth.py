@@ -18,7 +18,8 @@ from elastify._capture.examples import Example
 from elastify._capture.paths import attribute_value
 from elastify._capture.session import capture, capture_all
 from elastify._ir.ints import Attr
-from elastify._plan.depth import Run, find_runs
+from elastify._plan.blocks import BlockRow
+from elastify._plan.depth import find_rows
 from elastify._plan.stages import children
 from elastify._proofs import demote as _proofs
 from elastify.testing import check_model
@@ -80,14 +81,14 @@ def chain(*blocks: nn.Module, width: int = 8, out: int = 8) -> nn.Module:
     return nn.Sequential(nn.Linear(6, width), nn.Sequential(*blocks), nn.Linear(out, 3))
 
 
-def all_runs(model: nn.Module) -> list[Run]:
+def all_runs(model: nn.Module) -> list[BlockRow]:
     graphs = capture_all(model, Example((X,)))
     found = analyse(graphs, lambda attr: attribute_value(model, attr), [name for name, _ in model.named_parameters()])
     parts = children(model, contained=True), children(model, contained=False)
-    return find_runs(found, parts[0], lambda path: type(model.get_submodule(path)), parts[1])
+    return find_rows(found, parts[0], lambda path: type(model.get_submodule(path)), parts[1])
 
 
-def runs(model: nn.Module) -> list[Run]:
+def runs(model: nn.Module) -> list[BlockRow]:
     return [run for run in all_runs(model) if not run.refusal]
 
 
@@ -101,7 +102,7 @@ def blocks_of(model: nn.Module) -> list[tuple[str, ...]]:
 
 @pytest.mark.parametrize("make", [residual, post_norm, post_norm_by_hand, rigid])
 def test_repeated_blocks_are_a_stage(make: Callable[[], nn.Module]) -> None:
-    assert runs(chain(make(), make(), make())) == [Run("1", ("1.0", "1.1", "1.2"))]
+    assert runs(chain(make(), make(), make())) == [BlockRow("1", ("1.0", "1.1", "1.2"))]
 
 
 def test_blocks_with_widths_of_their_own_are_no_stage() -> None:

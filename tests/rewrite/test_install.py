@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import io
 import os
+import subprocess
+import sys
 import threading
 import warnings
 
@@ -16,6 +18,7 @@ from torch.func import functional_call, grad
 from torch.nn.utils import parametrizations, prune
 from torch.utils.checkpoint import checkpoint
 
+from elastify import activate, elastify
 from elastify._deploy.extract import materialise
 from elastify._errors import ElastifyError
 from elastify._ir.choice import FULL, Choice
@@ -554,6 +557,22 @@ class TestWithTheRestOfTorch:
         assert torch.equal(again(*case.inputs), case.model(*case.inputs))
         set_active(again, FULL)
         assert len(again.layers) == 4
+
+    def test_a_pickle_is_read_in_a_new_process(self, tmp_path):
+        model = elastify(nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3)), torch.randn(2, 6))
+        activate(model, {"hidden": 5})
+        x = torch.randn(4, 6)
+        torch.save((model, x, model(x)), tmp_path / "model.pt")
+        code = """
+import sys, torch
+from torch import nn
+model, x, expected = torch.load(sys.argv[1], weights_only=False)
+from elastify import activate, space
+assert torch.equal(model(x), expected) and model[0].out_features == 5
+activate(model, None)
+assert model[0].weight.shape == (16, 6) and isinstance(model[0], nn.Linear) and "hidden" in str(space(model))
+"""
+        subprocess.run([sys.executable, "-c", code, str(tmp_path / "model.pt")], check=True)
 
     @pytest.mark.parametrize("name", ["mlp", "language"])
     def test_compile_makes_one_graph_per_configuration(self, name):

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from elastify._errors import ElastifyError
-from elastify._ir.layout import Axis
-from elastify._ir.plan import ElasticAxis, Plan, SizeRatio, Stage
+from elastify._ir.layout import Axis, Product
+from elastify._ir.plan import Constraint, ElasticAxis, Plan, Stage
 from elastify._search import search
 from elastify._search.budget import Budget, Trial, grow, largest_nested, shrink, starting_rows
 from elastify._search.options import SearchOptions
@@ -25,25 +25,24 @@ from elastify._space.space import SearchSpace
 
 
 def space() -> SearchSpace:
-    """A width, its heads, a head_dim that follows from both, and three blocks with own hidden sizes."""
+    """A width, its heads (at most twelve units for each), and three blocks with own hidden sizes."""
     axes = (
         ElasticAxis(0, "width", 48, (12, 24, 36, 48), "width", (("norm.weight", 0),)),
         ElasticAxis(1, "heads", 4, (1, 2, 3, 4), "heads", (("qkv.weight", 0),)),
-        ElasticAxis(
-            2, "head_dim", 12, (6, 8, 9, 12), "head_dim", (("qkv.weight", 0),), SizeRatio((Axis(0, 48),), (Axis(1, 4),))
-        ),
         *(
-            ElasticAxis(3 + b, f"blocks.{b}.hidden", 64, tuple(range(16, 65, 4)), members=((f"blocks.{b}.w", 0),))
+            ElasticAxis(2 + b, f"blocks.{b}.hidden", 64, tuple(range(16, 65, 4)), members=((f"blocks.{b}.w", 0),))
             for b in range(3)
         ),
     )
-    return SearchSpace(Plan(axes, (Stage("blocks", "blocks", ("blocks.0", "blocks.1", "blocks.2"), (1, 2, 3)),)))
+    stages = (Stage("blocks", "blocks", ("blocks.0", "blocks.1", "blocks.2"), (1, 2, 3)),)
+    constraint = Constraint("le", (Axis(0, 48), Product((Axis(1, 4), Axis(99, 12)))), True)
+    return SearchSpace(Plan(axes, stages, constraints=(constraint,)))
 
 
 def cost(rows: np.ndarray) -> Cost:
-    """MACs: attention of width x heads x head_dim, and width x hidden per kept block."""
-    width, inner, depth = rows[:, 0], rows[:, 1] * rows[:, 2], rows[:, 6]
-    hidden = sum(rows[:, 3 + b] * (depth > b) for b in range(3))
+    """MACs: attention of width x heads of twelve units, and width x hidden per kept block."""
+    width, inner, depth = rows[:, 0], rows[:, 1] * 12, rows[:, 5]
+    hidden = sum(rows[:, 2 + b] * (depth > b) for b in range(3))
     macs = 10 * (4 * width * inner + 2 * width * hidden)
     return Cost(macs, macs // 10, macs // 5 * 2, width * 10)
 
@@ -84,10 +83,9 @@ def test_shrinking_fits_and_keeps_what_already_fits(limit, seed):
     row = where.rows.sample(np.random.default_rng(seed))
     small = shrink(where, budget, row)
     assert budget.fits(small[None])[0]
-    assert where.rows.relations.legal(small[None, :6])[0]
+    assert where.rows.relations.legal(small[None, :5])[0]
     assert (small == row).all() == bool(budget.fits(row[None])[0])
-    free = [0, 1, 3, 4, 5, 6]
-    assert (small[free] <= np.maximum(row, where.rows.least)[free]).all()
+    assert (small <= np.maximum(row, where.rows.least)).all()
 
 
 @settings(max_examples=40, deadline=None)
@@ -183,7 +181,7 @@ def test_growing_leaves_what_skipped_blocks_use():
     assert cost(row[None]).macs[0] <= FULL // 3
     assert (row >= where.rows.least).all()
     row[-1] = 1
-    assert set(np.flatnonzero((where.rows.grow(row) > row).any(axis=0))).isdisjoint({4, 5})
+    assert set(np.flatnonzero((where.rows.grow(row) > row).any(axis=0))).isdisjoint({3, 4})
 
 
 def test_a_study_in_a_database_is_continued(tmp_path):

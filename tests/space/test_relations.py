@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from elastify._errors import ElastifyError
 from elastify._ir.ints import Op
 from elastify._ir.layout import Axis, Concat, Product
-from elastify._ir.plan import Constraint, ElasticAxis, Plan, SizeRatio, Stage
+from elastify._ir.plan import Constraint, ElasticAxis, Plan, Stage
 from elastify._space.relations import _TABLE_LIMIT
 from elastify._space.space import SearchSpace
 
@@ -48,12 +48,6 @@ def holds(plan: Plan, row: tuple[int, ...]) -> bool:
             expr.fn
         ]
 
-    for axis in plan.axes:
-        if axis.derived is not None:
-            above = int(np.prod([size(part) for part in axis.derived.numerator]))
-            below = int(np.prod([size(part) for part in axis.derived.denominator] or [1]))
-            if above != below * sizes[axis.id]:
-                return False
     for constraint in plan.constraints:
         args = [value(arg) for arg in constraint.args]
         results = {
@@ -69,7 +63,7 @@ def holds(plan: Plan, row: tuple[int, ...]) -> bool:
 
 @st.composite
 def plans(draw) -> Plan:
-    """Up to five axes with a derived one, constraints that the full network meets, and perhaps a stage."""
+    """Up to five axes, perhaps two with their product; constraints that the full network meets; perhaps a stage."""
     n = draw(st.integers(1, 4))
     sizes = [draw(st.sampled_from([2, 4, 6, 12])) for _ in range(n)]
     inside = [draw(st.sampled_from(["head", "layers.0", "layers.1", "layers.2"])) for _ in range(n)]
@@ -80,11 +74,11 @@ def plans(draw) -> Plan:
             ElasticAxis(i, f"{inside[i]}.a{i}", full, tuple(sorted(smaller | {full})), members=((f"{inside[i]}.w", 0),))
         )
     layouts = [Axis(i, full) for i, full in enumerate(sizes)]
+    constraints = []
     if n >= 2 and draw(st.booleans()) and sizes[0] % sizes[1] == 0:
         full = sizes[0] // sizes[1]
-        ratio = SizeRatio((layouts[0],), (layouts[1],))
-        axes.append(ElasticAxis(n, "derived", full, tuple(range(1, full + 1)), derived=ratio))
-    constraints = []
+        axes.append(ElasticAxis(n, "factor", full, tuple(range(1, full + 1))))
+        constraints.append(Constraint("eq", (layouts[0], Product((layouts[1], Axis(n, full)))), True))
     for _ in range(draw(st.integers(0, 2))):
         a, b = (draw(st.sampled_from(layouts)) for _ in range(2))
         kind = draw(st.sampled_from(["divides", "equal", "less", "sum", "even"]))
@@ -125,8 +119,7 @@ def test_everything_is_legal_and_counted_on_random_plans(plan, seed):
 @given(plans(), st.data())
 def test_repair_is_nearest_and_below_where_possible(plan, data):
     plan = Plan(plan.axes, (), constraints=plan.constraints)
-    free = [axis for axis in plan.axes if axis.derived is None]
-    target = {axis.name: data.draw(st.integers(1, axis.size), label=axis.name) for axis in free}
+    target = {axis.name: data.draw(st.integers(1, axis.size), label=axis.name) for axis in plan.axes}
     space = SearchSpace(plan)
     found = space.repair(target).sizes
     rows = [row for row in product(*(axis.choices for axis in plan.axes)) if holds(plan, row)]

@@ -9,8 +9,8 @@ import pytest
 
 from elastify._errors import ElastifyError
 from elastify._ir.ints import Op
-from elastify._ir.layout import Axis
-from elastify._ir.plan import Constraint, ElasticAxis, FrozenDim, Plan, SizeRatio, Stage
+from elastify._ir.layout import Axis, Product
+from elastify._ir.plan import Constraint, ElasticAxis, FrozenDim, Plan, Stage
 from elastify._plan.choices import build_choices
 from elastify._space.config import SubnetConfig, fingerprint
 from elastify._space.metrics import Cost
@@ -22,7 +22,7 @@ WIDTHS = "48, 56, 64, 72, 80, 96, 112, 120, 128, 144, 168, 192"
 
 
 def vit(blocks: int = 4, *, wide: int = 192, constraints: tuple[Constraint, ...] = ()) -> Plan:
-    """Residual width shared; heads, derived head_dim and MLP per block."""
+    """Residual width shared; heads, head_dim (the width is their product) and MLP per block."""
     width, mlp = Axis(0, wide), build_choices(768)
     axes = [ElasticAxis(0, "width", wide, build_choices(wide), "width", (("norm.weight", 0),))]
     for b in range(blocks):
@@ -36,10 +36,11 @@ def vit(blocks: int = 4, *, wide: int = 192, constraints: tuple[Constraint, ...]
                 build_choices(wide // 3, "head_dim", 0.2),
                 "head_dim",
                 ((at, 0),),
-                SizeRatio((width,), (heads,)),
             ),
             ElasticAxis(3 * b + 3, f"blocks.{b}.mlp.hidden", 768, mlp, members=((f"blocks.{b}.mlp.w", 0),)),
         ]
+        whole = Product((heads, Axis(3 * b + 2, wide // 3)))
+        constraints += (Constraint("eq", (width, whole), True, f"blocks.{b}.attn at vit.py:9"),)
     stage = Stage("blocks", "blocks", tuple(f"blocks.{b}" for b in range(blocks)), tuple(range(1, blocks + 1)))
     frozen = tuple(
         FrozenDim(f"blocks.{b}.attn.rel", 1, 49, f"a table by position: getitem in blocks.{b}.attn")
@@ -87,16 +88,17 @@ def test_a_tied_tensor_outside_keeps_an_axis_alive():
 def test_wishes():
     space = SearchSpace(vit())
     config = space.config({"*": 0.5, "*.mlp.*": 0.26, "blocks.1.mlp.hidden": 768, "blocks": 3})
-    assert config.sizes["width"] == 96
+    assert config.sizes["width"] == 64  # of two heads and half a head_dim each: nothing is above its half
+    assert space.config({"width": 0.5}).sizes["width"] == 96
     assert [config.sizes[f"blocks.{b}.mlp.hidden"] for b in range(4)] == [200, 768, 200, 768]
-    assert config.sizes["blocks.0.attn.head_dim"] * config.sizes["blocks.0.attn.heads"] == 96
+    assert config.sizes["blocks.0.attn.head_dim"] * config.sizes["blocks.0.attn.heads"] == 64
     assert config.depths == {"blocks": (0, 1, 2)}
     assert space.config(0.5).depths == {"blocks": (0, 1)}
     assert space.config({"*.mlp.hidden": np.float32(0.5)}).sizes["blocks.0.mlp.hidden"] == 384
     assert space.config({"width": np.int64(48)}).sizes["width"] == 48
 
 
-def test_a_derived_axis_can_be_asked_for():
+def test_a_factor_can_be_asked_for():
     space = SearchSpace(vit())
     sizes = space.config({"blocks.0.attn.head_dim": 32}).sizes
     assert sizes["blocks.0.attn.head_dim"] == 32
@@ -124,7 +126,7 @@ def test_a_derived_axis_can_be_asked_for():
         ({"blocks": ()}, ["blocks [] cannot be kept"]),
         (
             {"width": 48, "blocks.1.attn.heads": 2, "blocks.1.attn.head_dim": 16},
-            ["head_dim = 16 does not go with the other sizes", "blocks.1.attn.head_dim = width /", "legal: 24"],
+            ["head_dim = 16 does not go with the other sizes", "where: blocks.1.attn at vit.py:9", "legal: 24"],
         ),
     ],
 )
@@ -211,7 +213,7 @@ def test_the_table():
         "  axis                    role      full       choices",
         f"  width                   width      192       {WIDTHS}",
         "  blocks.*.attn.heads     heads        3  x12  1, 2, 3",
-        "  blocks.*.attn.head_dim  head_dim    64  x12  16..64 step 8  = width / blocks.*.attn.heads",
+        "  blocks.*.attn.head_dim  head_dim    64  x12  16..64 step 8",
         "  blocks.*.mlp.hidden     hidden     768  x12  192..768 step 8",
         "",
         "  stage   blocks  keep",
@@ -221,13 +223,14 @@ def test_the_table():
         "  a table by position, first: getitem in blocks.0.attn  x12",
         "      blocks.*.attn.rel[1] x12",
         "",
-        "relations (1)",
+        "relations (13)",
         "  (width % 8) == 0  (vit.py:30)",
+        "  width == (blocks.*.attn.heads * blocks.*.attn.head_dim)  (blocks.0.attn at vit.py:9)  x12",
         "",
-        *str(space).splitlines()[18:22],
+        *str(space).splitlines()[19:23],
         "  one sample: x 3x224x224",
     ]
-    assert str(space).splitlines()[18].split() == [
+    assert str(space).splitlines()[19].split() == [
         "cost",
         "per",
         "sample",
@@ -236,7 +239,7 @@ def test_the_table():
         "bytes",
         "activations",
     ]
-    assert str(space).splitlines()[20].split()[0] == "max"
+    assert str(space).splitlines()[21].split()[0] == "max"
     assert max(map(len, str(space).splitlines())) <= 120
     assert str(space) == str(SearchSpace(plan, verified=True, title="vit", example={"x": (3, 224, 224)}, cost=cost))
 
@@ -281,7 +284,7 @@ def test_why():
     text = space.why("width")
     assert f"width: width, 192 units, choices {WIDTHS}" in text
     assert "runs through norm.weight[0]" in text
-    assert "blocks.3.attn.head_dim = width / blocks.3.attn.heads" in text
+    assert "width == (blocks.3.attn.heads * blocks.3.attn.head_dim)  (blocks.3.attn at vit.py:9)" in text
     assert "add at vit.py:12" in text
     assert space.why("blocks") == "blocks: keeps 1..4 of the 4 blocks of blocks"
     with pytest.raises(ElastifyError, match="matches no axis"):

@@ -9,13 +9,38 @@ from __future__ import annotations
 from dataclasses import replace
 
 from elastify._analysis.facts import Equation, Facts, Why
-from elastify._analysis.rules import contractions, creation, elementwise, indexing, matrices, norms, signals, views
-from elastify._analysis.rules.ops import OPS, operation, without_out
+from elastify._analysis.rules import (
+    contractions,
+    creation,
+    elementwise,
+    indexing,
+    matrices,
+    norms,
+    recurrence,
+    signals,
+    views,
+)
+from elastify._analysis.rules.contractions import contraction
+from elastify._analysis.rules.ops import OPS, Contraction, Dims, labelled, names, operation, rule, without_out
 from elastify._ir import Call, values
 
-__all__ = ["OPS", "Equation", "Facts", "Why", "apply"]
+__all__ = [
+    "OPS",
+    "Contraction",
+    "Dims",
+    "Equation",
+    "Facts",
+    "Why",
+    "apply",
+    "contraction",
+    "labelled",
+    "names",
+    "operation",
+    "rule",
+    "without_out",
+]
 
-_FAMILIES = (contractions, creation, elementwise, indexing, matrices, norms, signals, views)
+_FAMILIES = (contractions, creation, elementwise, indexing, matrices, norms, recurrence, signals, views)
 
 
 def apply(facts: Facts, call: Call) -> None:

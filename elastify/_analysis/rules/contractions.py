@@ -1,174 +1,201 @@
 """Rules of operations that multiply and add: linear, convolution, matmul, einsum, attention, recurrence.
 
-The simple ones are written in an axis notation: one word per operand, a letter per dimension, `...` for any
-number of dimensions. Equal letters are the same units.
+Most are written in the axis notation of `ops`, from which their multiplications follow too. The others say with `macs`
+how many there are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from elastify._analysis.facts import Facts
-from elastify._analysis.rules.ops import rule
+from elastify._analysis.facts import Facts, flat_sizes
+from elastify._analysis.rules.ops import Contraction, Dims, Layouts, Rule, labelled, rule
 from elastify._analysis.terms import Term
 from elastify._ir import Value, values
+
+Notation = Callable[..., Contraction]
+
+
+def contraction(text: str, **facts: Any) -> Callable[[Notation], Rule]:
+    """Enter operations that are a product, which a function of their arguments writes in axis notation."""
+
+    def register(notation: Notation) -> Rule:
+        @rule(text, notation=notation, **facts)
+        def state(f: Facts, out: Value, *args: Any, **kwargs: Any) -> None:
+            product = notation(*args, **kwargs)
+            contract(f, product.spec, product.operands, out)
+            if product.added is not None:
+                f.broadcast([f.dims(out), f.dims(product.added)])
+
+        return state
+
+    return register
 
 
 def contract(f: Facts, spec: str, operands: Sequence[Value | None], out: Value) -> None:
     """State `spec` ("... i, o i, o -> ... o"); an operand that is None is skipped."""
-    inputs, result = spec.split("->")
-    bound: dict[str, Term] = {}
-    lead: list[list[Term]] = []
-    for words, value in zip(inputs.split(","), operands, strict=True):
-        if value is None:
-            continue
-        letters, dims = words.split(), list(f.dims(value))
-        if "..." in letters:
-            at, count = letters.index("..."), len(dims) - len(letters) + 1
-            letters.remove("...")
-            lead.append(dims[at : at + count])
-            del dims[at : at + count]
-        if len(letters) != len(dims):
-            raise ValueError(f"{words.strip()!r} does not fit a tensor of shape {list(value.shape)}")
-        for letter in set(letters) - set(result.split()):
-            f.sums(value, _place(words.split(), letter, len(value.shape)))
-        for letter, term in zip(letters, dims, strict=True):
-            seen = bound.setdefault(letter, term)
+    inputs, result = labelled(Contraction(spec, operands))
+    bound: dict[Any, Term] = {}
+    for labels, value in inputs:
+        for dim, (label, term) in enumerate(zip(labels, f.dims(value), strict=True)):
+            if label not in result:
+                f.sums(value, dim)
+            seen = bound.setdefault(label, term)
             if seen.size == 1 != term.size:
-                bound[letter] = term
+                bound[label] = term
             elif term.size != 1:
                 f.same(seen, term)
-    shared = f.broadcast(lead)
-    terms: list[Term] = []
-    for letter in result.split():
-        terms += shared if letter == "..." else [bound[letter]]
-    f.give(out, terms)
+    f.give(out, [bound[label] for label in result])
 
 
-def _place(words: list[str], letter: str, rank: int) -> int:
-    """The dimension of a letter in `... i` or `o i`."""
-    at = words.index(letter)
-    return at + rank - len(words) if "..." in words[:at] else at
+@contraction("linear", linear=True)
+def linear(input: Value, weight: Value, bias: Value | None = None) -> Contraction:
+    if len(weight.shape) == 1:
+        return Contraction("... i, i -> ...", (input, weight), bias)
+    return Contraction("... i, o i, o -> ... o", (input, weight, bias))
 
 
-@rule("linear", linear=True)
-def linear(f: Facts, out: Value, input: Value, weight: Value, bias: Value | None = None) -> None:
-    contract(f, "... i, o i, o -> ... o", (input, weight, bias), out)
+@contraction("bilinear")
+def bilinear(input1: Value, input2: Value, weight: Value, bias: Value | None = None) -> Contraction:
+    return Contraction("... i, ... j, o i j, o -> ... o", (input1, input2, weight, bias))
 
 
-@rule("bilinear")
-def bilinear(f: Facts, out: Value, x: Value, y: Value, weight: Value, bias: Value | None = None) -> None:
-    contract(f, "... i, ... j, o i j, o -> ... o", (x, y, weight, bias), out)
+@contraction("bmm", matrices=True)
+def bmm(input: Value, mat2: Value, **_: Any) -> Contraction:
+    return Contraction("b n k, b k m -> b n m", (input, mat2))
 
 
-@rule("bmm")
-def bmm(f: Facts, out: Value, input: Value, mat2: Value, **_: Any) -> None:
-    contract(f, "b n k, b k m -> b n m", (input, mat2), out)
+@contraction("mm")
+def mm(input: Value, mat2: Value, **_: Any) -> Contraction:
+    return Contraction("n k, k m -> n m", (input, mat2))
 
 
-@rule("mm")
-def mm(f: Facts, out: Value, input: Value, mat2: Value, **_: Any) -> None:
-    contract(f, "n k, k m -> n m", (input, mat2), out)
+@contraction("mv")
+def mv(input: Value, vec: Value) -> Contraction:
+    return Contraction("n k, k -> n", (input, vec))
 
 
-@rule("addbmm", scales=True)
-def addbmm(f: Facts, out: Value, input: Value, batch1: Value, batch2: Value, **_: Any) -> None:
-    contract(f, "b n k, b k m -> n m", (batch1, batch2), out)
-    f.broadcast([f.dims(out), f.dims(input)])
+@contraction("dot")
+def dot(input: Value, tensor: Value) -> Contraction:
+    return Contraction("k, k -> ", (input, tensor))
 
 
-@rule("addmv", scales=True)
-def addmv(f: Facts, out: Value, input: Value, mat: Value, vec: Value, **_: Any) -> None:
-    contract(f, "n k, k -> n", (mat, vec), out)
-    f.broadcast([f.dims(out), f.dims(input)])
+@contraction("vdot")
+def vdot(input: Value, other: Value) -> Contraction:
+    return Contraction("k, k -> ", (input, other))
 
 
-@rule("addr")
-def addr(f: Facts, out: Value, input: Value, vec1: Value, vec2: Value, **_: Any) -> None:
-    contract(f, "n, m -> n m", (vec1, vec2), out)
-    f.broadcast([f.dims(out), f.dims(input)])
+@contraction("outer ger")
+def outer(input: Value, vec2: Value) -> Contraction:
+    return Contraction("n, m -> n m", (input, vec2))
 
 
-@rule("dot vdot")
-def dot(f: Facts, out: Value, input: Value, other: Value) -> None:
-    contract(f, "k, k -> ", (input, other), out)
+@contraction("addmm", scales=True)
+def addmm(input: Value, mat1: Value, mat2: Value, **_: Any) -> Contraction:
+    return Contraction("n k, k m -> n m", (mat1, mat2), input)
 
 
-@rule("inner")
-def inner(f: Facts, out: Value, input: Value, other: Value) -> None:
-    left, right = f.dims(input), f.dims(other)
-    if left and right:
-        f.same(left[-1], right[-1])
-        f.give(out, [*left[:-1], *right[:-1]])
-    else:
-        f.give(out, [*left, *right])
+@contraction("baddbmm", scales=True, matrices=True)
+def baddbmm(input: Value, batch1: Value, batch2: Value, **_: Any) -> Contraction:
+    return Contraction("b n k, b k m -> b n m", (batch1, batch2), input)
 
 
-_IN_16_BYTES = {"float32": 4, "bfloat16": 8, "float16": 8}
+@contraction("addbmm", scales=True)
+def addbmm(input: Value, batch1: Value, batch2: Value, **_: Any) -> Contraction:
+    return Contraction("b n k, b k m -> n m", (batch1, batch2), input)
 
 
-@rule("_grouped_mm")
-def grouped_mm(f: Facts, out: Value, mat_a: Value, mat_b: Value, *_: Any, **__: Any) -> None:
-    """Rows of `a`, sorted by group, times the matrix of their group; the kernel wants rows of whole 16 bytes."""
-    contract(f, "t k, e k n -> t n", (mat_a, mat_b), out)
-    for value, dim in ((mat_a, -1), (mat_b, -1), (mat_b, -2)):
-        f.multiple(value, dim, _IN_16_BYTES.get(value.dtype, 1))
-    for term in (f.dims(mat_a)[0], f.dims(mat_b)[0]):
-        f.freeze(term, "rows lie in groups")
+@contraction("addmv", scales=True)
+def addmv(input: Value, mat: Value, vec: Value, **_: Any) -> Contraction:
+    return Contraction("n k, k -> n", (mat, vec), input)
 
 
-@rule("mv")
-def mv(f: Facts, out: Value, input: Value, vec: Value) -> None:
-    contract(f, "n k, k -> n", (input, vec), out)
+@contraction("addr")
+def addr(input: Value, vec1: Value, vec2: Value, **_: Any) -> Contraction:
+    return Contraction("n, m -> n m", (vec1, vec2), input)
 
 
-@rule("outer ger")
-def outer(f: Facts, out: Value, input: Value, vec2: Value) -> None:
-    contract(f, "n, m -> n m", (input, vec2), out)
+@contraction("inner")
+def inner(input: Value, other: Value) -> Contraction:
+    if not input.shape or not other.shape:
+        return Contraction("... , ... -> ...", (input, other))
+    left, right = ([f"{name}{i}" for i in range(len(v.shape) - 1)] for name, v in (("a", input), ("b", other)))
+    return Contraction(f"{' '.join(left)} k, {' '.join(right)} k -> {' '.join(left + right)}", (input, other))
 
 
-@rule("addmm", scales=True)
-def addmm(f: Facts, out: Value, input: Value, mat1: Value, mat2: Value, **_: Any) -> None:
-    contract(f, "n k, k m -> n m", (mat1, mat2), out)
-    f.broadcast([f.dims(out), f.dims(input)])
-
-
-@rule("baddbmm", scales=True)
-def baddbmm(f: Facts, out: Value, input: Value, batch1: Value, batch2: Value, **_: Any) -> None:
-    contract(f, "b n k, b k m -> b n m", (batch1, batch2), out)
-    f.broadcast([f.dims(out), f.dims(input)])
-
-
-@rule("matmul linalg_matmul")
-def matmul(f: Facts, out: Value, input: Value, other: Value) -> None:
+@contraction("matmul linalg_matmul", matrices=True)
+def matmul(input: Value, other: Value) -> Contraction:
     left = "k" if len(input.shape) == 1 else "... n k"
     right = "k" if len(other.shape) == 1 else "... k m"
     result = " ".join(w for w in ("...", "n", "m") if w in f"{left} {right}".split())
-    contract(f, f"{left}, {right} -> {result}", (input, other), out)
+    return Contraction(f"{left}, {right} -> {result}", (input, other))
 
 
-@rule("einsum")
-def einsum(f: Facts, out: Value, equation: str, *operands: Any) -> None:
-    tensors = list(values(operands))
+@contraction("tensordot")
+def tensordot(a: Value, b: Value, dims: Any = 2, *rest: Any, **_: Any) -> Contraction:
+    if isinstance(dims, int):
+        pairs = ([*range(-dims, 0)], [*range(dims)])
+    else:
+        pairs = (dims, rest[0]) if rest else tuple(dims)
+    left, right = ([f"{name}{i}" for i in range(len(v.shape))] for name, v in (("a", a), ("b", b)))
+    for i, j in zip(*(flat_sizes([p]) for p in pairs), strict=True):
+        left[int(i)] = right[int(j)] = f"k{int(i) % len(left)}"
+    result = [letter for letter in left + right if not letter.startswith("k")]
+    return Contraction(f"{' '.join(left)}, {' '.join(right)} -> {' '.join(result)}", (a, b))
+
+
+def _einsum(equation: str, *operands: Any) -> Contraction:
+    if not isinstance(equation, str):
+        raise TypeError("lists of labels; write the equation as a string")
     inputs, arrow, result = equation.replace(" ", "").partition("->")
     if not arrow:
         letters = inputs.replace(",", "").replace(".", "")
         result = ("..." if "..." in inputs else "") + "".join(sorted(c for c in set(letters) if letters.count(c) == 1))
-    for words, value in zip(inputs.split(","), tensors, strict=True):
-        plain = words.replace("...", "")
-        if len(set(plain)) != len(plain):
-            for term in f.dims(value):
-                f.freeze(term, "a diagonal is taken")
-    spec = ", ".join(_spaced(words) for words in inputs.split(",")) + " -> " + _spaced(result)
-    contract(f, spec, tensors, out)
+    spec = ", ".join(map(_spaced, inputs.split(","))) + " -> " + _spaced(result)
+    return Contraction(spec, tuple(values(operands)), free_ones=True)
 
 
 def _spaced(words: str) -> str:
     return " ".join(words.replace("...", ".")).replace(".", "...")
 
 
-@rule("conv1d conv2d conv3d", linear=True)
+@rule("einsum", notation=_einsum)
+def einsum(f: Facts, out: Value, equation: str, *operands: Any) -> None:
+    product = _einsum(equation, *operands)
+    for labels, value in labelled(product)[0]:
+        if len(set(labels)) != len(labels):
+            for term in f.dims(value):
+                f.freeze(term, "a diagonal is taken")
+    contract(f, product.spec, product.operands, out)
+
+
+def _grouped(mat_a: Value, mat_b: Value, *_: Any, **__: Any) -> Contraction:
+    return Contraction("t k, e k n -> t n", (mat_a, mat_b))
+
+
+_IN_16_BYTES = {"float32": 4, "bfloat16": 8, "float16": 8}
+
+
+@rule("_grouped_mm", notation=_grouped)
+def grouped_mm(f: Facts, out: Value, mat_a: Value, mat_b: Value, *_: Any, **__: Any) -> None:
+    """Rows of `a`, sorted by group, times the matrix of their group; the kernel wants rows of whole 16 bytes."""
+    contract(f, _grouped(mat_a, mat_b).spec, (mat_a, mat_b), out)
+    for value, dim in ((mat_a, -1), (mat_b, -1), (mat_b, -2)):
+        f.multiple(value, dim, _IN_16_BYTES.get(value.dtype, 1))
+    for term in (f.dims(mat_a)[0], f.dims(mat_b)[0]):
+        f.freeze(term, "rows lie in groups")
+
+
+def _conv_macs(dims: Dims, out: Value, input: Value, weight: Value, *_: Any, **__: Any) -> Layouts:
+    return [dims(out) + dims(weight)[1:]]
+
+
+def _conv_transpose_macs(dims: Dims, out: Value, input: Value, weight: Value, *_: Any, **__: Any) -> Layouts:
+    return [dims(input) + dims(weight)[1:]]
+
+
+@rule("conv1d conv2d conv3d", linear=True, convolves=True, macs=_conv_macs)
 def conv(f: Facts, out: Value, input: Value, weight: Value, bias: Value | None = None, *args: Any, **kw: Any) -> None:
     """x [b, groups * i, space], weight [groups * o, i, taps] -> [b, groups * o, space]."""
     number = kw.get("groups", args[3] if len(args) > 3 else 1)
@@ -183,7 +210,7 @@ def conv(f: Facts, out: Value, input: Value, weight: Value, bias: Value | None =
     _conv_out(f, out, input, weight, bias, rows, _pointwise(weight, args, kw))
 
 
-@rule("conv_transpose1d conv_transpose2d conv_transpose3d", linear=True)
+@rule("conv_transpose1d conv_transpose2d conv_transpose3d", linear=True, convolves=True, macs=_conv_transpose_macs)
 def conv_transpose(
     f: Facts, out: Value, input: Value, weight: Value, bias: Value | None = None, *args: Any, **kw: Any
 ) -> None:
@@ -198,6 +225,17 @@ def conv_transpose(
     else:
         f.same(columns, f.product(groups, f.leaf(columns.size // int(number))))
     _conv_out(f, out, input, weight, bias, f.product(groups, f.dims(weight)[1]), _pointwise(weight, args, kw))
+
+
+def _convolution_macs(dims: Dims, out: Value, *args: Any) -> Layouts:
+    return (_conv_transpose_macs if args[6] else _conv_macs)(dims, out, *args)
+
+
+@rule("convolution", linear=True, convolves=True, macs=_convolution_macs)
+def convolution(f: Facts, out: Value, input: Value, weight: Value, bias: Value | None, *args: Any) -> None:
+    """Both kinds, told apart by a flag."""
+    stride, padding, _, transposed, _, groups = args
+    (conv_transpose if transposed else conv)(f, out, input, weight, bias, stride, padding, groups=groups)
 
 
 def _pointwise(weight: Value, args: Sequence[Any], kwargs: dict[str, Any]) -> list[bool]:
@@ -230,13 +268,13 @@ def _conv_out(
     f.give(out, [*lead, channels, *(place if free else f.fixed(n, along) for place, n, free in after)])
 
 
-@rule("embedding")
+@rule("embedding", looks_up=True)
 def embedding(f: Facts, out: Value, weight: Value, input: Value, *_: Any, **__: Any) -> None:
     f.freeze(f.dims(weight)[0], "looked up by index")
     f.give(out, [*f.dims(input), f.dims(weight)[1]])
 
 
-@rule("embedding_bag")
+@rule("embedding_bag", looks_up=True)
 def embedding_bag(f: Facts, out: Any, weight: Value, indices: Value, *args: Any, **kwargs: Any) -> None:
     """The first result is what was asked for; the others are counts that the kernel keeps."""
     f.freeze(f.dims(weight)[0], "looked up by index")
@@ -250,7 +288,11 @@ def embedding_bag(f: Facts, out: Any, weight: Value, indices: Value, *args: Any,
             f.freeze(term, "counts of bags")
 
 
-@rule("scaled_dot_product_attention", scales=True, mode=float)
+def _attention(query: Value, key: Value, value: Value, *_: Any, **__: Any) -> Contraction:
+    return Contraction("... q d, ... k d, ... k v -> ... q v", (query, key, value))
+
+
+@rule("scaled_dot_product_attention", scales=True, mode=float, notation=_attention)
 def attention(
     f: Facts,
     out: Value,
@@ -277,101 +319,3 @@ def attention(
     if attn_mask is not None:
         f.broadcast([[*shared, q[-2], k[-2]], f.dims(attn_mask)])
     f.give(out, [*shared, q[-2], v[-1]])
-
-
-def _gates(f: Facts, rows: Term, hidden: Term) -> None:
-    f.same(rows, f.product(f.fixed(rows.size // hidden.size, "the gates"), hidden))
-
-
-@rule("lstm gru rnn_tanh rnn_relu")
-def recurrent(f: Facts, out: Sequence[Value], *args: Any) -> None:
-    """All layers and directions share one hidden axis: `hidden_size` is one number (see decisions/0002)."""
-    packed = isinstance(args[3], (tuple, list))  # the weights, after data, counts and states
-    if packed:
-        data, state, weights, has_biases, layers, _, _, bidirectional = (args[0], *args[2:9])
-        batch_first = False
-    else:
-        data, state, weights, has_biases, layers, _, _, bidirectional, batch_first = args[:9]
-    layers, directions = int(layers), 2 if bidirectional else 1
-    states = list(values(state))
-    cells = list(weights)
-    per = len(cells) // (layers * directions)
-    projected = per == (5 if has_biases else 3)
-    hidden = f.leaf(states[-1].shape[-1])  # c_0 of an LSTM, h_0 otherwise
-    seen = f.leaf(states[0].shape[-1]) if projected else hidden
-    if projected:  # which is how the kernel tells
-        f.above((states[-1], -1), (states[0], -1))
-    features = f.dims(data)[-1]
-    for layer in range(layers):
-        for direction in range(directions):
-            at = (layer * directions + direction) * per
-            wih, whh, *others = (f.dims(w) for w in cells[at : at + per])
-            _gates(f, wih[0], hidden)
-            _gates(f, whh[0], hidden)
-            f.same(wih[1], features)
-            f.same(whh[1], seen)
-            for weight in (*cells[at : at + 2], *(cells[at + per - 1 : at + per] if projected else ())):
-                f.sums(weight, 1)
-            if projected:
-                f.same(others[-1][0], seen)
-                f.same(others.pop()[1], hidden)
-            for bias in others:
-                _gates(f, bias[0], hidden)
-        features = f.concat([seen] * directions)
-    if projected:  # a kernel that finds both sizes equal takes it that nothing is projected
-        f.larger(states[1], states[0])
-    for s, term in zip(states, (seen, hidden), strict=False):
-        f.same(f.dims(s)[-1], term)
-    dims = f.dims(data)
-    result, *finals = values(out)
-    f.give(result, [*dims[:-1], features])
-    f.freeze(dims[1 if batch_first and len(dims) == 3 else 0], "recurrence runs along it")
-    if not packed and len(result.shape) == 3:
-        for s in states:
-            f.same(f.dims(s)[-2], dims[0 if batch_first else 1])
-    for s in states:
-        f.freeze(f.dims(s)[0], "one entry per layer and direction")
-    for final, s in zip(finals, states, strict=True):
-        f.give(final, f.dims(s))
-
-
-@rule("_pack_padded_sequence")
-def pack(f: Facts, out: Any, input: Value, lengths: Value, *_: Any, **__: Any) -> None:
-    """x [time, batch, ...] (or batch first) -> the steps that exist, one after the other, and how many per step."""
-    *places, features = f.dims(input)
-    for term in (*places, *f.dims(lengths)):
-        f.freeze(term, "sequences are packed")
-    data, counts = values(out)
-    f.give(data, [f.fixed(data.shape[0]), features])
-    f.give(counts, [f.fixed(counts.shape[0])])
-
-
-@rule("_pad_packed_sequence")
-def unpack(f: Facts, out: Any, data: Value, batch_sizes: Value, *_: Any, **__: Any) -> None:
-    rows, features = f.dims(data)
-    for term in (rows, *f.dims(batch_sizes)):
-        f.freeze(term, "sequences are packed")
-    padded, lengths = values(out)
-    f.give(padded, [*(f.fixed(n) for n in padded.shape[:-1]), features])
-    f.give(lengths, [f.fixed(n) for n in lengths.shape])
-
-
-@rule("lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell")
-def recurrent_cell(
-    f: Facts, out: Any, input: Value, state: Any, w_ih: Value, w_hh: Value, b_ih: Any = None, b_hh: Any = None
-) -> None:
-    states = list(values(state))
-    hidden = f.dims(states[0])[-1]
-    f.all_same(f.dims(states[0])[:-1], f.dims(input)[:-1])
-    _gates(f, f.dims(w_ih)[0], hidden)
-    _gates(f, f.dims(w_hh)[0], hidden)
-    f.same(f.dims(w_ih)[1], f.dims(input)[-1])
-    f.same(f.dims(w_hh)[1], hidden)
-    for weight in (w_ih, w_hh):
-        f.sums(weight, 1)
-    for bias in values((b_ih, b_hh)):
-        _gates(f, f.dims(bias)[0], hidden)
-    for s in states[1:]:
-        f.all_same(f.dims(s), f.dims(states[0]))
-    for result in values(out):
-        f.give(result, f.dims(states[0]))

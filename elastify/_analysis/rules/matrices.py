@@ -9,7 +9,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
-from elastify._analysis.facts import Facts, flat_sizes
+from elastify._analysis.facts import Facts
 from elastify._analysis.rules.contractions import contract
 from elastify._analysis.rules.ops import rule
 from elastify._ir import Value, values
@@ -94,19 +94,6 @@ def chain(f: Facts, out: Value, *matrices: Any, **_: Any) -> None:
     for left, right in pairwise(operands):
         f.same(f.dims(left)[-1], f.dims(right)[0])
     f.give(out, [*f.dims(operands[0])[:-1], *f.dims(operands[-1])[1:]])
-
-
-@rule("tensordot")
-def tensordot(f: Facts, out: Value, a: Value, b: Value, dims: Any = 2, *rest: Any, **_: Any) -> None:
-    if isinstance(dims, int):
-        pairs = ([*range(-dims, 0)], [*range(dims)])
-    else:
-        pairs = (dims, rest[0]) if rest else tuple(dims)
-    left, right = ([int(i) % len(v.shape) for i in flat_sizes([p])] for v, p in zip((a, b), pairs, strict=True))
-    for i, j in zip(left, right, strict=True):
-        f.same(f.dims(a)[i], f.dims(b)[j])
-    kept = [t for i, t in enumerate(f.dims(a)) if i not in left]
-    f.give(out, [*kept, *(t for i, t in enumerate(f.dims(b)) if i not in right)])
 
 
 @rule("kron")

@@ -21,9 +21,10 @@ from elastify._ir import Call, Layout, Value
 
 Rule = Callable[..., None]
 """`rule(facts, out, *args, **kwargs)`: states facts about a call (`facts.py`)."""
-Macs = Callable[..., "list[tuple[Layout, ...]]"]
-"""`macs(dims, out, *args, **kwargs)`: layouts whose sizes, multiplied and summed, are the MACs of a call; `dims(x)` are
-those of a tensor's dimensions, `dims(x, 1)` those from the second on."""
+Dims = Callable[[Value], tuple[Layout, ...]]
+"""The layouts of a tensor's dimensions."""
+Layouts = list[tuple[Layout, ...]]
+"""Groups of layouts: the sizes of each, multiplied, and the products added up, are a number of MACs."""
 
 
 class Contraction(NamedTuple):
@@ -53,11 +54,14 @@ class Op:
     joins: bool = False  # the result has all its tensors side by side
     scales: bool = False  # a float among its arguments is a factor
     linear: bool = False  # the result is linear in the first tensor, with the second as the weight
+    convolves: bool = False  # so it is, along places
+    matrices: bool = False  # the product of matrices, one or a batch
+    looks_up: bool = False  # the rows of a table that whole numbers name
     drops: bool = False  # in training some numbers of the first tensor become 0, otherwise it stays as it is
     reads: bool = False  # what comes out are Python's numbers
     mode: type | None = None  # of the argument that tells training from evaluation
     notation: Callable[..., Contraction] | None = None  # the product that it is, from the arguments
-    macs: Macs | None = None  # its multiplications, where no notation has them
+    macs: Callable[..., Layouts] | None = None  # (dims, out, *args, **kwargs): its MACs, where no notation has them
 
     @property
     def follows(self) -> bool:
@@ -66,6 +70,15 @@ class Op:
         Such operations may come after a residual sum: `act(x + branch(x))` is still `x`, changed by a branch.
         """
         return self.elementwise or self.keeps or self.view in ("all", "part")
+
+    @property
+    def multiplies(self) -> bool:
+        return self.notation is not None or self.macs is not None
+
+    @property
+    def maps(self) -> bool:
+        """Whether it makes units: those of the result are of a weight or a table."""
+        return self.multiplies or self.looks_up
 
 
 OPS: dict[str, Op] = {}

@@ -47,6 +47,15 @@ def packed(m: object, x: torch.Tensor, *weights: torch.Tensor) -> torch.Tensor:
     return nn.utils.rnn.pad_packed_sequence(unpacked, batch_first=True)[0].sum(1) + state[0]
 
 
+def convolution(transposed: bool) -> Sample:
+    """Two groups of three channels in and five out."""
+
+    def call(m: object, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        return torch.convolution(x, w, None, [2], [1], [1], transposed, [0], 2)
+
+    return Sample("convolution", call, (T((2, 6, 7)), T((6, 5, 3)) if transposed else T((10, 3, 3))), (2, 3, 5))
+
+
 def conv(name: str, space: tuple[int, ...], groups: int = 1, *, attribute: bool = False) -> Sample:
     taps = (3,) * len(space)
     function = getattr(F, name)
@@ -65,6 +74,10 @@ def conv(name: str, space: tuple[int, ...], groups: int = 1, *, attribute: bool 
 SAMPLES = [
     Sample("linear", lambda m, x, w, b: F.linear(x, w, b), (T((2, 3, 5)), T((7, 5)), T((7,))), (2, 3, 5, 7)),
     Sample("linear", lambda m, x, w: F.linear(x, w), (T((5,)), T((7, 5))), (5, 7)),
+    Sample("linear", lambda m, x, w: F.linear(x, w), (T((3, 5)), T((5,))), (3, 5)),
+    Sample(
+        "linear", lambda m, x, w, b: F.linear(bias=b, weight=w, input=x), (T((3, 7)), T((7, 7)), T((7,))), (3, 7, 7)
+    ),
     Sample(
         "bilinear",
         lambda m, x, y, w, b: F.bilinear(x, y, w, b),
@@ -106,6 +119,7 @@ SAMPLES = [
         (32, 64),
     ),
     conv("conv1d", (7,)),
+    *(convolution(transposed) for transposed in (False, True)),
     conv("conv1d", (7,), 3, attribute=True),
     conv("conv2d", (7, 7), 3, attribute=True),
     conv("conv2d", (7, 7), 2),

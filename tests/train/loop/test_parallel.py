@@ -85,7 +85,7 @@ def test_nothing_is_chosen_inside_layers_that_are_left_out() -> None:
     different = {tuple(sorted(kept.items())) for kept in depths}
     assert len(different) == 3 + 9
     assert all(len(kept["1.1.branches"]) == 3 for kept in depths if len(kept["1"]) == 1)
-    few = elastify(layered("none"), X, freeze=["*width"])
+    few = elastify(layered("none"), X, freeze=["*width", "*.hidden"])
     assert space(few).size == 3 + 9
 
 

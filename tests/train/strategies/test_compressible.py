@@ -231,7 +231,7 @@ def test_an_error_leaves_the_full_network() -> None:
         strategy.step(lambda: 1 / 0, cross_entropy)
     assert torch.equal(model(X), expected)
     with activate(model, 0.5):
-        assert model[0].weight.shape[0] == space(model).config(0.5).sizes["0.hidden"]
+        assert model[0].weight.shape[0] == space(model).config(0.5).sizes["0.channels"]
 
 
 def test_activations_are_rounded_as_the_weights_are() -> None:

@@ -42,7 +42,7 @@ def residual_net() -> nn.Module:
     "make",
     [
         lambda model: GumbelMask(model, weights="kaiming"),
-        lambda model: GumbelMask(model, "unit", select=("*hidden",), start=0.5),
+        lambda model: GumbelMask(model, "unit", select=("*channels",), start=0.5),
         lambda model: Supermask(model, weights="signed"),
         lambda model: EdgePopup(model, freeze=False),
     ],
@@ -174,7 +174,7 @@ class TestUnits:
                 strategy.step(lambda: model(X), cross_entropy)
                 if look:
                     small = strategy.extract()
-                    assert small[3].out_channels == strategy.config().sizes["3.hidden"]
+                    assert small[3].out_channels == strategy.config().sizes["3.channels"]
                     torch.testing.assert_close(small(X), model(X))
                 optimizer.step()
             return model.state_dict()
@@ -191,7 +191,7 @@ class TestUnits:
             model[8]._parameters[next(n for n in model[8]._parameters if n.endswith("_elastic"))][2:] = -1
         expected = model(X)
         small = strategy.extract()
-        assert small[3].out_channels == space(model).min.sizes["3.hidden"] > 2
+        assert small[3].out_channels == space(model).min.sizes["3.channels"] > 2
         torch.testing.assert_close(small(X), expected)
 
     def test_the_first_step_proves_the_gates(self) -> None:
@@ -269,7 +269,7 @@ class TestUnits:
         macs.backward()
         half = space(model).config(0.5)
         assert macs.item() == cost(model, half).macs
-        larger = half.sizes | {"3.hidden": 17}
+        larger = half.sizes | {"3.channels": 17}
         logits = next(g for g in gates_of(model) if g.logits.numel() == 32).logits
         slope = cost(model, space(model).config(larger)).macs - cost(model, half).macs
         torch.testing.assert_close(logits.grad, torch.full((32,), slope / 4.0))
@@ -340,15 +340,15 @@ class TestBeforeAnythingChanges:
             make(model, select="3.*").prepare()
             assert {name.split(".")[0] for name in extras(model)} == {"3"}
         model = elastic_net()
-        GumbelMask(model, "unit", select="3.hidden").prepare()
+        GumbelMask(model, "unit", select="3.channels").prepare()
         assert [gate.logits.numel() for gate in gates_of(model)] == [32]
         with pytest.raises(ElastifyError, match="matches no name") as caught:
-            GumbelMask(elastic_net(), "unit", select="3.hiden").prepare()
-        assert "3.hidden" in str(caught.value)
+            GumbelMask(elastic_net(), "unit", select="3.chanels").prepare()
+        assert "3.channels" in str(caught.value)
 
     def test_one_strategy_per_model(self) -> None:
         model = elastic_net()
-        GumbelMask(model, "unit", select="*hidden", weights="signed").prepare()
+        GumbelMask(model, "unit", select="*channels", weights="signed").prepare()
         names = extras(model)
         before = model[0]._parameters["weight"].clone()
         for other in (EdgePopup(model, weights="kaiming"), GumbelMask(model, weights="kaiming")):
@@ -357,9 +357,9 @@ class TestBeforeAnythingChanges:
             with pytest.raises(ElastifyError, match="another strategy has prepared this model"):
                 other.step(lambda: model(X), cross_entropy)
         with pytest.raises(ElastifyError, match="another strategy") as caught:
-            GumbelMask(copy.deepcopy(model), "unit", select="*hidden", weights="signed", tau=0.5).prepare()
+            GumbelMask(copy.deepcopy(model), "unit", select="*channels", weights="signed", tau=0.5).prepare()
         assert "a GumbelMask with tau=1.0" in str(caught.value)
-        again = GumbelMask(model, "unit", select="*hidden", weights="signed", seed=4, budget_macs="50%")
+        again = GumbelMask(model, "unit", select="*channels", weights="signed", seed=4, budget_macs="50%")
         again.step(lambda: model(X), cross_entropy)
         assert extras(model) == names
         assert torch.equal(model[0]._parameters["weight"], before)

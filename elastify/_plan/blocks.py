@@ -1,0 +1,148 @@
+"""What is known of the modules of a model as blocks: when they ran, of what kind they are, and how one alone would go.
+
+`Blocks` answers the questions that `loops` and `depth` ask while they put blocks in rows. Where a model has several
+records (training mode, a filled cache), a block can only go if it can go in each of them; so spans and skips come as
+tuples, one per record. `BlockRow` is what comes out: blocks that may become a stage, or the reason why they stay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+from elastify._ir import Skip, Value
+from elastify._plan.flow import Span
+from elastify._plan.skips import SkipFinder
+
+Spans = tuple[Span, ...]  # of one module, per record
+Skips = tuple[Skip, ...]  # of one block, per record
+
+
+@dataclass(frozen=True, slots=True)
+class BlockRow:
+    """Consecutive blocks of a container; the first always stays, and those that are `bypassed` keep their places.
+
+    `gaps` are the indices of blocks before which something runs that does not go with them. `skips` says of all blocks
+    but the first what leaving them out means, per record. With a `refusal` (why they stay all the same) the row is for
+    the report only.
+    """
+
+    container: str
+    blocks: tuple[str, ...]
+    bypassed: bool = False
+    gaps: tuple[int, ...] = ()
+    skips: Mapping[str, Skips] = field(default_factory=dict, compare=False)
+    refusal: str = ""
+
+    def pieces(self) -> list[BlockRow]:
+        """The row cut where it has gaps."""
+        pieces = []
+        for start, stop in pairwise((0, *self.gaps, len(self.blocks))):
+            if stop - start > 1:
+                pieces.append(BlockRow(self.container, self.blocks[start:stop], self.bypassed, (), self.skips))
+        return pieces
+
+
+@dataclass(slots=True)
+class GrowingRow:
+    """Blocks that follow each other, while they are put together; `after_gap` are those before which there is a gap."""
+
+    blocks: list[str] = field(default_factory=list)
+    skips: dict[str, Skips] = field(default_factory=dict)
+    after_gap: set[str] = field(default_factory=set)
+
+    def add(self, path: str, skips: Skips, *, gap: bool = False) -> None:
+        """One more block that can go."""
+        self.blocks.append(path)
+        self.skips[path] = skips
+        if gap:
+            self.after_gap.add(path)
+
+
+def finished(
+    rows: Sequence[GrowingRow], container: str, kind: Callable[[str], Any], *, bypassed: bool
+) -> list[BlockRow]:
+    """The rows that have two blocks at least; one of another kind than the next cannot be the one that stays."""
+    found = []
+    for row in rows:
+        blocks = tuple(row.blocks)
+        if len(blocks) > 1 and kind(blocks[0]) != kind(blocks[1]):
+            blocks = blocks[1:]
+        if len(blocks) > 1:
+            gaps = tuple(index for index, path in enumerate(blocks) if index and path in row.after_gap)
+            found.append(BlockRow(container, blocks, bypassed, gaps, row.skips))
+    return found
+
+
+class Blocks:
+    """The modules of a model in its records, of which `finders` has one each.
+
+    `containers` maps each container's path to the paths of its children in order; `kind` gives what must be equal of
+    blocks of one row (the class).
+    """
+
+    def __init__(
+        self, finders: Sequence[SkipFinder], containers: Mapping[str, Sequence[str]], kind: Callable[[str], Any]
+    ) -> None:
+        self.finders, self.containers, self.kind = finders, containers, kind
+        self.first = finders[0]  # finds the order in which blocks ran
+        self._alone: dict[str, Skips | None] = {}
+
+    def spans(self, path: str) -> Spans | None:
+        """Where a module ran, if it ran once in each record; a container that is not called runs with its parts."""
+        spans = []
+        for finder in self.finders:
+            calls = finder.flow.modules.get(path, [])
+            if not calls and path in self.containers:
+                parts = [finder.flow.modules.get(part, []) for part in self.containers[path]]
+                if not parts or any(len(part) != 1 for part in parts):
+                    return None
+                calls = sorted((part[0] for part in parts), key=lambda call: call.start)
+            elif len(calls) != 1:
+                return None
+            spans.append(Span(calls[0].start, calls[-1].stop))
+        return tuple(spans)
+
+    def parallel(self, paths: Sequence[str]) -> bool:
+        """Whether blocks all run once, on the same tensor."""
+        given: set[int] = set()
+        for path in paths:
+            calls = self.first.flow.modules.get(path, [])
+            if len(calls) != 1:
+                return False
+            given.update(value.id for value in calls[0].args[:1] if isinstance(value, Value))
+        return len(given) == 1
+
+    def is_row(self, path: str) -> bool:
+        """Whether a container is itself a row of blocks, that can go one by one."""
+        parts = self.containers.get(path, ())
+        if len(parts) < 2 or len({self.kind(part) for part in parts}) > 1 or path not in self.first.flow.modules:
+            return False
+        return all(self.alone(part) is not None for part in parts)
+
+    def alone(self, path: str) -> Skips | None:
+        """How a block goes without anything around it, if it is a residual branch."""
+        if path not in self._alone:
+            self._alone[path] = self._residual(path)
+        return self._alone[path]
+
+    def _residual(self, path: str) -> Skips | None:
+        skips: list[Skip | None] = []
+        for finder, span in zip(self.finders, self.spans(path) or (), strict=False):
+            skips.append(finder.skip(path, span))
+        found = tuple(skip for skip in skips if skip is not None)
+        return found if skips and len(found) == len(skips) else None
+
+    def bypass(self, path: str) -> Skips | None:
+        """How a residual branch with one tensor in and one out goes, so that in its place its input is returned."""
+        skips = self.alone(path)
+        for finder, skip in zip(self.finders, skips or (), strict=False):
+            calls = finder.flow.modules.get(path, [])
+            if not calls or calls[0].kwargs or len(calls[0].args) != 1:
+                return None
+            given, made = calls[0].args[0], calls[0].out
+            if not (isinstance(given, Value) and isinstance(made, Value)) or skip.instead != ((made.id, given.id),):
+                return None
+        return skips

@@ -1,0 +1,110 @@
+"""Rows of blocks in a container: what a loop over the container does around each block goes with the block.
+
+Take a loop that normalises before each block and adds after it:
+
+    for norm, block in zip(self.norms, self.blocks):
+        x = x + block(norm(x))
+
+In the record, the calls between one block and the next are `add` (still of this round) and `layer_norm` (already of the
+next). If block 2 is removed from the container, its whole round is not run, so all of it is one span. The record does
+not say where a round ends, so each possible `tail` is tried: how many of the calls between two blocks belong to the
+round of the first. Here it is 1, and the round of block 2 begins one call after the end of block 1 and ends one call
+after the end of block 2. All rounds of a loop are cut alike.
+
+If nothing is found with a tail, the calls of the block alone are tried, and what runs before it is a *gap*: it stays
+when the block goes. A row with gaps is cut there if it turns out that it cannot be shortened as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from elastify._plan.blocks import BlockRow, Blocks, GrowingRow, Skips, Spans, finished
+from elastify._plan.flow import Span
+
+_LONGEST_ROUND = 24  # calls of a loop outside its blocks
+
+
+@dataclass(frozen=True, slots=True)
+class _Round:
+    """How a block goes; `tail` is None where its own calls are all that goes with it."""
+
+    skips: Skips
+    tail: int | None
+
+
+def rows_of_container(blocks: Blocks, path: str) -> list[BlockRow]:
+    """The children of a container in rows: one that stays, and those after it that may be left out."""
+    loop = _Loop(blocks, blocks.containers[path])
+    rows, tail = [GrowingRow()], None
+    for index, child in enumerate(loop.children):
+        ran = loop.spans[index] is not None
+        found = loop.next_round(index, tail) if ran and rows[-1].blocks else None
+        if found is not None:
+            tail = found.tail
+            rows[-1].add(child, found.skips, gap=tail is None and bool(loop.between(index)))
+        else:
+            tail = None
+            rows.append(GrowingRow([child] if ran else []))
+    return finished(rows, path, blocks.kind, bypassed=False)
+
+
+class _Loop:
+    """The children of one container, with the spans of those that may be part of a row."""
+
+    def __init__(self, blocks: Blocks, children: Sequence[str]) -> None:
+        self.blocks, self.children = blocks, children
+        self.spans: list[Spans | None] = []
+        for child in children:
+            self.spans.append(None if blocks.is_row(child) else blocks.spans(child))
+
+    def between(self, index: int) -> list[str]:
+        """Operations between a child and the one before it."""
+        here = self.spans[index] if index < len(self.spans) else None
+        before = self.spans[index - 1]
+        if here is None or before is None:
+            return []
+        return [call.op for call in self.blocks.first.graph.calls[before[0].stop : here[0].start]]
+
+    def next_round(self, index: int, tail: int | None) -> _Round | None:
+        """How child `index` goes, given the `tail` of the round before; parallel blocks may have a second loop."""
+        tails = self._tails(index, tail)
+        parallel = self.blocks.parallel([self.children[index - 1], self.children[index]])
+        for second_loop in (False, True) if parallel else (False,):
+            for choice in tails:
+                skips = self._skips(index, choice, second_loop)
+                if skips is not None:
+                    return _Round(skips, choice)
+        return None
+
+    def _tails(self, index: int, known: int | None) -> Sequence[int | None]:
+        """The tails that are worth a try: the known one, or all. Where the same runs before the next child, too, it
+        belongs to a loop, and is no gap."""
+        between = self.between(index)
+        if not between:
+            return [None]
+        if known is not None:
+            return [known]
+        tails = range(min(len(between), _LONGEST_ROUND) + 1)
+        return tails if self.between(index + 1) == between else [None, *tails]
+
+    def _skips(self, index: int, tail: int | None, second_loop: bool) -> Skips | None:
+        """What leaving out child `index` with its round means, in each record."""
+        here, before = self.spans[index], self.spans[index - 1]
+        after = self.spans[index + 1] if index + 1 < len(self.spans) else None
+        assert here is not None
+        assert before is not None
+        skips = []
+        for number, finder in enumerate(self.blocks.finders):
+            span, last = here[number], before[number]
+            if tail is not None:
+                start, stop = last.stop + tail, span.stop + tail
+                if start > span.start or (after is not None and span.stop <= after[number].start < stop):
+                    return None  # the round would begin inside the block, or end inside the next one
+                span, last = Span(start, stop), Span(last.start + tail, start)
+            skip = finder.skip(self.children[index], span, last, second_loop=second_loop)
+            if skip is None:
+                return None
+            skips.append(skip)
+        return tuple(skips)
