@@ -11,7 +11,7 @@ A fused qkv weight has `Product((Axis(3), heads, head_dim))` rows, a GLU input `
 all that slicing, permuting, counting and printing need to know.
 
 Normal form: products and concats are flat and have at least two parts; factors of size 1 are dropped.
-The mutable terms from which layouts are inferred live in `_terms`. No torch here.
+The mutable terms from which layouts are inferred live in `elastify._analysis`. No torch here.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from elastify._ir.ints import Attr, Op
 from elastify._ir.layout import Layout
 
 SizeExpr = Layout | Op | int
-"""An expression whose leaves are sizes of layouts (an `_ints.Op` tree)."""
+"""An expression whose leaves are sizes of layouts (a tree of `Op`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class ElasticAxis:
 
     `choices` are legal sizes in ascending order, the last is the full size. `members` lists the (tensor name,
     dimension) pairs that the axis runs through. `role` is one of heads, head_dim, groups, hidden, rank, width.
-    `former` are the names that earlier versions gave (see `_naming.FORMER`).
+    `former` are the names that earlier versions gave (see `naming.FORMER`).
     """
 
     id: int

@@ -1,8 +1,11 @@
 """From an analysis to a plan: which axes and stages a model offers, what they are called, and what follows them.
 
-`Planner` turns layouts into axes (`naming`, `choices`) and looks for repeated blocks that can be left out (`depth`,
-`skips`, `stages`). `numbers` finds attributes that forward never reads but people and other libraries do.
-`constraints` keeps the comparisons that some sizes would answer differently.
+`Planner` tells the story. Axes get names (`uses`, `naming`) and sizes (`options`, `choices`). Repeated blocks that
+can be left out are put in rows and become stages: `flow` and `skips` say what leaving out one span of a record means,
+`blocks`, `loops` and `depth` which blocks form a row, `stages` which rows are offered. Numbers that describe the model
+follow: those that forward never reads (`described`, `numbers`), those of torch.nn (`nn_numbers`), floats that are a
+root of a size (`scales`), and numbers of layers (`layers`). `constraints` keeps the comparisons that some sizes would
+answer differently.
 """
 
 from elastify._plan.choices import ceil_ratio, is_int

@@ -46,9 +46,7 @@ class Flow:
         self.weights: dict[int, list[str]] = {}
         for name, value in graph.tensors.items():
             self.weights.setdefault(value.id, []).append(name)
-        self.modules: dict[str, list[ModuleCall]] = {}
-        for call in graph.modules:
-            self.modules.setdefault(call.path, []).append(call)
+        self.modules = calls_by_module(graph)
         self._sums_before = [0, *accumulate(operation(call.op).sums for call in graph.calls)]
 
     def has_sum(self, span: Span) -> bool:
@@ -62,3 +60,11 @@ class Flow:
     def weights_in(self, span: Span) -> set[int]:
         """Ids of the weights that calls of a span are given."""
         return self.given_in(span) & self.weights.keys()
+
+
+def calls_by_module(graph: Graph) -> dict[str, list[ModuleCall]]:
+    """The calls of every module, by its path."""
+    found: dict[str, list[ModuleCall]] = {}
+    for call in graph.modules:
+        found.setdefault(call.path, []).append(call)
+    return found

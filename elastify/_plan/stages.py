@@ -4,9 +4,6 @@ Width comes before depth. Where a shorter row would pass on units in another ord
 takes (a channel shuffle in each block, blocks with widths of their own), the axes stay and the row is whole: an axis
 makes every block of the row cheaper, and by more than its share. Axes that stay anyway, because the user
 froze them or nothing smaller is legal, stand in nobody's way; `rigid_blocks` names those to freeze for the depth.
-
-So rows depend on which axes move. Names do not, or `freeze` would rename what it does not touch: they are those of the
-rows that would be found if all axes moved that nothing in the model froze (`moving=None`).
 """
 
 from __future__ import annotations
@@ -22,8 +19,8 @@ from elastify._capture import resolve
 from elastify._ir import RigidBlocks, Stage
 from elastify._plan.blocks import BlockRow
 from elastify._plan.depth import find_rows, skip_finders
+from elastify._plan.described import Described
 from elastify._plan.naming import name_runs
-from elastify._plan.numbers import Described
 from elastify._plan.options import Options
 from elastify._plan.skips import SkipFinder
 
@@ -43,7 +40,8 @@ def children(model: nn.Module, *, contained: bool) -> dict[str, list[str]]:
 
 
 class Stages:
-    """The rows of blocks of one model. `moving` are always the ids of the axes that may get smaller (None: all).
+    """The rows of blocks of one model. `moving` are always the ids of the axes that may get smaller (None: all that
+    nothing in the model froze).
 
     What the proofs find is told by `give_up` and `limit`, and remembered for the next plan.
     """
@@ -71,23 +69,12 @@ class Stages:
         if not counts:
             self.give_up(blocks, reason)
 
-    def rows(self, moving: frozenset[int] | None) -> list[BlockRow]:
-        """The rows that can be shortened; names of axes depend on them, whether depth is asked for or not."""
-        names, rows = self._names(moving), []
-        for row in self._candidates(moving):
-            pattern = self.options.frozen_by(names.get(row.blocks, ""), row.container, *row.blocks)
-            if pattern is not None:
-                self._reasons[row.blocks] = f"frozen as asked by {pattern!r}"
-            elif row.blocks not in self._reasons:
-                rows.append(row)
-        return rows
-
     def stages(self, moving: frozenset[int]) -> tuple[Stage, ...]:
         """The stages of a plan."""
         if not self.options.depth:
             return ()
         stages, names = [], self._names(moving)
-        for row in self.rows(moving):
+        for row in self._shortened(moving):
             name, full = names[row.blocks], len(row.blocks)
             choices, reason = self.options.sizes(name, full, "depth"), ""
             if row.blocks in self._limits:
@@ -108,6 +95,17 @@ class Stages:
         ]
         refused = [RigidBlocks(row.container, row.blocks, row.refusal) for row in self._find(moving) if row.refusal]
         return (*given_up, *self._held_by_width(moving, names), *refused)
+
+    def _shortened(self, moving: frozenset[int]) -> list[BlockRow]:
+        """The rows that can be shortened."""
+        names, rows = self._names(moving), []
+        for row in self._candidates(moving):
+            pattern = self.options.frozen_by(names.get(row.blocks, ""), row.container, *row.blocks)
+            if pattern is not None:
+                self._reasons[row.blocks] = f"frozen as asked by {pattern!r}"
+            elif row.blocks not in self._reasons:
+                rows.append(row)
+        return rows
 
     def _held_by_width(self, moving: frozenset[int], names: Mapping[int, str]) -> list[RigidBlocks]:
         """Rows that would be stages if no axis moved."""

@@ -55,7 +55,7 @@ def prove_units(planner: Planner, plan: Plan, example: Example, outputs: Outputs
         text = f"does not depend on {len(unproven)} axes ({_few(unproven, ', ')}): they are not proven and stay whole"
         fix = "give example inputs that use them"
         warnings.warn(f"what the model returns for the example {text}; {fix}", stacklevel=5)
-    planner.excluded = {**planner.excluded, **failed}
+    planner.exclude(failed)
     return planner.plan()
 
 
@@ -93,7 +93,7 @@ def prove_sizes(planner: Planner, plan: Plan, example: Example) -> Plan:
             if axes:
                 names = {axis.id: axis.name for axis in plan.axes}
                 _warn([f"{names[i]}: {text}" for i, text in axes.items()])
-            planner.excluded = {**planner.excluded, **axes}
+            planner.exclude(axes)
             for stage in (stage for stage in plan.stages if stage.name in stages):
                 _demote_stage(planner, tests, stage, stages[stage.name])
         plan = planner.plan()

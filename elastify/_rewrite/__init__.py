@@ -22,7 +22,7 @@ from elastify._rewrite.blocks import as_extracted, renumbered, shortened
 from elastify._rewrite.caches import emptied, remember, reset
 from elastify._rewrite.classes import SPEC, original_class
 from elastify._rewrite.install import install, remove, strip, trial
-from elastify._rewrite.slices import runs
+from elastify._rewrite.slices import kept_ranges
 from elastify._rewrite.state import Active, ElasticState, elastic_state, is_elastic, known_models
 from elastify._rewrite.transforms import Hook, InputHook, Transform, add_parameter, attach, drop_hooks, extra_name
 
@@ -44,6 +44,7 @@ __all__ = [
     "extra_name",
     "install",
     "is_elastic",
+    "kept_ranges",
     "known_models",
     "original_class",
     "remember",
@@ -51,7 +52,6 @@ __all__ = [
     "renumbered",
     "reset",
     "restore_statistics",
-    "runs",
     "set_active",
     "setters_of",
     "shortened",

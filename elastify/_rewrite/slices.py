@@ -1,11 +1,11 @@
 """From layouts to slices.
 
-Keeping a prefix of the units of each axis keeps a set of positions of a dimension: a list of runs `(start, length)`,
+Keeping a prefix of the units of each axis keeps a set of positions of a dimension: a list of ranges `(start, length)`,
 found by recursion over the layout and merged where they touch. The list becomes one `Cut`, the cheapest that its
-pattern allows: nothing (all is kept), a grid (the dimension viewed as several, one run kept of each: heads and head_dim
-of a fused qkv, gates of an LSTM; a single run is the grid of one), or an index. A `Slice` joins the cuts of a tensor's
-dimensions: the grids into one crop, a single differentiable operation whose backward writes the gradient once.
-Gradients of what was left out are exact zeros.
+pattern allows: nothing (all is kept), a grid (the dimension viewed as several, one range kept of each: heads and
+head_dim of a fused qkv, gates of an LSTM; a single range is the grid of one), or an index. A `Slice` joins the cuts of
+a tensor's dimensions: the grids into one crop, a single differentiable operation whose backward writes the gradient
+once. Gradients of what was left out are exact zeros.
 
 A `Ruler` is a layout ready to be measured.
 """
@@ -23,15 +23,16 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from elastify._ir import Axis, Concat, Layout, Product, axes_of
 
-Run = tuple[int, int]
+Range = tuple[int, int]
+"""Start and length."""
 
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """View the dimension as `shape`, keep one run of each part (None: all of it), flatten again."""
+    """View the dimension as `shape`, keep one range of each part (None: all of it), flatten again."""
 
     shape: tuple[int, ...]
-    keep: tuple[Run | None, ...]
+    keep: tuple[Range | None, ...]
 
 
 class Index:
@@ -54,36 +55,36 @@ class Index:
 Cut = Grid | Index
 
 
-def runs(layout: Layout, sizes: Mapping[int, int]) -> list[Run]:
-    """Kept positions as maximal runs, in order.
+def kept_ranges(layout: Layout, sizes: Mapping[int, int]) -> list[Range]:
+    """Kept positions, as few ranges as possible, in order.
 
-    >>> runs(Product((Axis(0, 3), Axis(1, 4))), {1: 2})
+    >>> kept_ranges(Product((Axis(0, 3), Axis(1, 4))), {1: 2})
     [(0, 2), (4, 2), (8, 2)]
-    >>> runs(Concat((Axis(0, 3), Axis(1, 4))), {1: 2})
+    >>> kept_ranges(Concat((Axis(0, 3), Axis(1, 4))), {1: 2})
     [(0, 5)]
     """
     if isinstance(layout, Axis):
         return [(0, sizes.get(layout.id, layout.size))]
-    found: list[Run] = []
+    found: list[Range] = []
     if isinstance(layout, Concat):
         offset = 0
         for part in layout.parts:
-            found.extend((offset + start, length) for start, length in runs(part, sizes))
+            found.extend((offset + start, length) for start, length in kept_ranges(part, sizes))
             offset += part.size
         return _merged(found)
     head, *rest = layout.parts
     tail = rest[0] if len(rest) == 1 else Product(tuple(rest))
-    inner = runs(tail, sizes)
+    inner = kept_ranges(tail, sizes)
     if inner == [(0, tail.size)]:
-        return [(start * tail.size, length * tail.size) for start, length in runs(head, sizes)]
-    for start, length in runs(head, sizes):
-        for row in range(start, start + length):
-            found.extend((row * tail.size + first, count) for first, count in inner)
+        return [(start * tail.size, length * tail.size) for start, length in kept_ranges(head, sizes)]
+    for start, length in kept_ranges(head, sizes):
+        for outer in range(start, start + length):
+            found.extend((outer * tail.size + first, count) for first, count in inner)
     return _merged(found)
 
 
-def _merged(found: Iterable[Run]) -> list[Run]:
-    merged: list[Run] = []
+def _merged(found: Iterable[Range]) -> list[Range]:
+    merged: list[Range] = []
     for start, length in found:
         if merged and merged[-1][0] + merged[-1][1] == start:
             merged[-1] = (merged[-1][0], merged[-1][1] + length)
@@ -94,7 +95,7 @@ def _merged(found: Iterable[Run]) -> list[Run]:
 
 def cut_of(layout: Layout, sizes: Mapping[int, int]) -> Cut | None:
     """The cheapest cut that keeps what `sizes` keeps; None keeps everything."""
-    size, found = layout.size, runs(layout, sizes)
+    size, found = layout.size, kept_ranges(layout, sizes)
     if found == [(0, size)]:
         return None
     if len(found) == 1:
@@ -107,32 +108,32 @@ def cut_of(layout: Layout, sizes: Mapping[int, int]) -> Cut | None:
 
 
 def _grid(layout: Layout, sizes: Mapping[int, int]) -> Grid | None:
-    """A product whose parts keep one run each; neighbours kept whole are one part."""
+    """A product whose parts keep one range each; neighbours kept whole are one part."""
     if not isinstance(layout, Product):
         return None
     shape: list[int] = []
-    keep: list[Run | None] = []
+    keep: list[Range | None] = []
     for part in layout.parts:
-        kept = runs(part, sizes)
+        kept = kept_ranges(part, sizes)
         if len(kept) != 1:
             return None
-        run = None if kept[0] == (0, part.size) else kept[0]
-        if run is None and keep:  # a whole part joins its left neighbour, which then keeps longer runs
+        some = None if kept[0] == (0, part.size) else kept[0]
+        if some is None and keep:  # a whole part joins its left neighbour, which then keeps longer ranges
             last = keep[-1]
             keep[-1] = last and (last[0] * part.size, last[1] * part.size)
             shape[-1] *= part.size
         else:
             shape.append(part.size)
-            keep.append(run)
+            keep.append(some)
     return Grid(tuple(shape), tuple(keep))
 
 
-def _periodic(size: int, found: list[Run]) -> Grid | None:
-    """Equal runs at equal distances: rows of a matrix of which the same columns are kept."""
+def _periodic(size: int, found: list[Range]) -> Grid | None:
+    """Equal ranges at equal distances: rows of a matrix of which the same columns are kept."""
     count = len(found)
     period, rest = divmod(size, count)
     start, length = found[0]
-    if rest or start + length > period or any(run != (start + i * period, length) for i, run in enumerate(found)):
+    if rest or start + length > period or any(other != (start + i * period, length) for i, other in enumerate(found)):
         return None
     return Grid((count, period), (None, (start, length)))
 
@@ -146,29 +147,29 @@ class Slice:
             [17, 18]])
     """
 
-    __slots__ = ("indices", "pads", "runs", "shape", "view")
+    __slots__ = ("indices", "pads", "ranges", "shape", "view")
 
     def __init__(self, full: Sequence[int], cuts: Sequence[Cut | None]) -> None:
         view: list[int] = []
         shape: list[int] = []
-        keep: list[Run | None] = []
+        keep: list[Range | None] = []
         for size, cut in zip(full, cuts, strict=True):
             grid = cut if isinstance(cut, Grid) else Grid((size,), (None,))
             view += grid.shape
             keep += grid.keep
             kept = 1
-            for part, run in zip(grid.shape, grid.keep, strict=True):
-                kept *= run[1] if run else part
+            for part, some in zip(grid.shape, grid.keep, strict=True):
+                kept *= some[1] if some else part
             shape.append(kept)
         self.indices = tuple((dim, cut) for dim, cut in enumerate(cuts) if isinstance(cut, Index))
-        self.runs = tuple((dim, *run) for dim, run in enumerate(keep) if run)
+        self.ranges = tuple((dim, *some) for dim, some in enumerate(keep) if some)
         self.view = tuple(view) if len(view) > len(shape) else None
         self.shape = tuple(shape)
         # a crop is padding by negative amounts, listed from the last dimension to the first
-        self.pads = [n for size, run in zip(view[::-1], keep[::-1], strict=True) for n in _padding(size, run)]
+        self.pads = [n for size, some in zip(view[::-1], keep[::-1], strict=True) for n in _padding(size, some)]
 
     def __call__(self, tensor: Tensor) -> Tensor:
-        if self.runs:
+        if self.ranges:
             tensor = self._crop(tensor)
         for dim, index in self.indices:
             tensor = index.select(tensor, dim)
@@ -176,11 +177,11 @@ class Slice:
 
     def _crop(self, tensor: Tensor) -> Tensor:
         parts = tensor.view(self.view) if self.view else tensor
-        if (self.view or len(self.runs) > 1) and tensor.requires_grad and torch.is_grad_enabled():
+        if (self.view or len(self.ranges) > 1) and tensor.requires_grad and torch.is_grad_enabled():
             # one operation: a narrow per dimension would write a gradient per dimension, and a grid is copied anyway
             parts = torch.constant_pad_nd(parts, self.pads)
         else:
-            for dim, start, length in self.runs:
+            for dim, start, length in self.ranges:
                 parts = parts.narrow(dim, start, length)
         if not self.view:
             return parts
@@ -189,8 +190,8 @@ class Slice:
         return parts.contiguous() if parts.dim() == 1 else parts
 
 
-def _padding(size: int, run: Run | None) -> Run:
-    return (-run[0], run[0] + run[1] - size) if run else (0, 0)
+def _padding(size: int, kept: Range | None) -> tuple[int, int]:
+    return (-kept[0], kept[0] + kept[1] - size) if kept else (0, 0)
 
 
 class Ruler:

@@ -1,11 +1,9 @@
-"""Configurations and the legal sizes they are made of.
+"""One subnetwork by names: the configuration that people write, read, print and store.
 
 A `SubnetConfig` names one subnetwork: a size for every elastic axis and the kept blocks of every stage. It is
 a value: frozen, hashable, printable, written to and read from JSON text. It carries the fingerprint of the
 search space it was made for, so that a configuration of another model is refused instead of misread.
-
-`build_choices` makes the ladder of legal sizes of one axis: from `min_ratio` of the full size upwards in steps of
-`multiple_of`, always with the full size on top, or exactly what the user listed.
+Below the public names, where a plan has ids, the same is a `Choice`.
 """
 
 from __future__ import annotations

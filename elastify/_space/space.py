@@ -1,7 +1,7 @@
 """The search space: every legal configuration of an elastic model, to sample, snap to, walk through and print.
 
 `SearchSpace` speaks in names, ratios and `SubnetConfig`s; it encodes them as rows of integers and leaves the work
-to `_rows` (nearest legal row, random rows, nested rows) and `_relations` (which sizes go together).
+to `rows` (nearest legal row, random rows, nested rows) and `relations` (which sizes go together).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from elastify._space.config import SubnetConfig, fingerprint
 from elastify._space.cost import Cost
 from elastify._space.count import SpaceSize, count_configurations
 from elastify._space.rows import Rows
+from elastify._space.table import explain, table
 from elastify._space.wishes import cannot_keep, conflict, legal_choices, read_wishes
 
 Rng = random.Random | np.random.Generator | int | None
@@ -226,13 +227,9 @@ class SearchSpace:
 
     def why(self, name: str) -> str:
         """What an axis runs through, what ties it to others, and the recorded reasons."""
-        from elastify._space.table import explain
-
         return explain(self, name)
 
     def __str__(self) -> str:
-        from elastify._space.table import table
-
         return table(self)
 
     def __repr__(self) -> str:

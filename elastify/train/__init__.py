@@ -7,47 +7,18 @@ imported when it is asked for, is the trainer of transformers.
 
 from typing import TYPE_CHECKING, Any
 
+from elastify.train import _strategies
 from elastify.train._loop import History, active_only, fit, one_reduction
-from elastify.train._strategies import (
-    AllExits,
-    AlternateCore,
-    Compressible,
-    EarlyExit,
-    EdgePopup,
-    FullPlusRandom,
-    GumbelMask,
-    Losses,
-    ProgressiveShrinking,
-    Sandwich,
-    Sorted,
-    Strategy,
-    Supermask,
-    exit_early,
-    soft_cross_entropy,
-)
+from elastify.train._strategies import *  # noqa: F403 - a new strategy needs no line here
 from elastify.train._surgery import align, factorize, fuse, grow, recalibrate, replace_norms, sort_channels, stitch
 
 if TYPE_CHECKING:
     from elastify.train._loop.trainer import ElasticTrainer as ElasticTrainer
 
 __all__ = [
-    "AllExits",
-    "AlternateCore",
-    "Compressible",
-    "EarlyExit",
-    "EdgePopup",
-    "FullPlusRandom",
-    "GumbelMask",
     "History",
-    "Losses",
-    "ProgressiveShrinking",
-    "Sandwich",
-    "Sorted",
-    "Strategy",
-    "Supermask",
     "active_only",
     "align",
-    "exit_early",
     "factorize",
     "fit",
     "fuse",
@@ -55,10 +26,10 @@ __all__ = [
     "one_reduction",
     "recalibrate",
     "replace_norms",
-    "soft_cross_entropy",
     "sort_channels",
     "stitch",
 ]
+__all__ += _strategies.__all__
 
 
 def __getattr__(name: str) -> Any:

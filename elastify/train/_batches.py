@@ -83,7 +83,7 @@ def epoch_batches(data: Iterable[Any], seed: int, epoch: int, skip: int = 0, ran
     return batches
 
 
-def batch_count(data: Iterable[Any]) -> int | None:
+def batch_count(data: Iterable[object]) -> int | None:
     """Batches of an epoch, where the data know it."""
     try:
         return len(data)  # type: ignore[arg-type]
@@ -91,7 +91,7 @@ def batch_count(data: Iterable[Any]) -> int | None:
         return None
 
 
-def _parts(data: Any) -> list[Any]:
+def _parts(data: object) -> list[Any]:
     """The loader with its samplers and dataset, each once."""
     sampler = getattr(data, "sampler", None)
     batch_sampler = getattr(data, "batch_sampler", None)

@@ -19,11 +19,11 @@ from torch import nn
 
 from elastify import SubnetConfig, activate, cost, elastify, extract, space
 from elastify.nn import ParallelResidual
-from elastify.train import FullPlusRandom, fit
+from elastify.train import FullPlusRandom
 
-from ..reporting import Measurements, curve, must_be_done, print_table, settings_of, spread, write_figure
+from ..reporting import Measurements, curve, print_table, settings_of, spread, write_figure
 from .model import BSRNN, ResRNN, small_settings
-from .train import Music, held_out_score, loss_for, make_loader, on_mixture, open_music
+from .train import Music, add_options, held_out_score, open_music, train_separator
 
 KINDS = {"branches, TAC": "tac", "branches, no gate": "none", "sliced channels": None}
 
@@ -69,24 +69,8 @@ class Kind:
     def train(
         self, name: str, model: nn.Module, strategy: FullPlusRandom | None = None, steps: int | None = None
     ) -> None:
-        args, music, steps = self.args, self.music, steps or self.args.steps
-        loader = make_loader(
-            music.train, music.target, steps=steps, batch=args.batch, seconds=args.seconds, seed=self.seed
-        )
-        history = fit(
-            model,
-            loader,
-            loss_for(model),
-            strategy=strategy,
-            steps=steps,
-            forward_fn=on_mixture,
-            clip=5.0,
-            scheduler="cosine",
-            optimizer=partial(torch.optim.Adam, lr=args.rate),
-            checkpoint=self.folder / name,
-            seed=self.seed,
-        )
-        must_be_done(history, steps)
+        folder, steps = self.folder / name, steps or self.args.steps
+        train_separator(model, self.music, self.args, folder, steps=steps, seed=self.seed, strategy=strategy)
 
     def run(self, configs: list[SubnetConfig]) -> dict[str, Any]:
         """SI-SDR improvements in dB on the held-out songs."""
@@ -112,21 +96,12 @@ def main(argv: list[str] | None = None) -> list[list[str]]:
     """Train, measure; print the table, write the plot, return the rows."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("--data", default="chorales", help="chorales, games, or a folder in MUSDB18's layout (default chorales)")
-    add("--target", help="the stem (default: the one that suits the data)")
+    add_options(parser, bands=16)
     add("--seeds", type=int, nargs="+", default=[0], help="one whole run each (default 0)")
-    add("--steps", type=int, default=800, help="steps of each training (default 800)")
-    add("--batch", type=int, default=4, help="chunks per step (default 4)")
-    add("--seconds", type=float, default=1.5, help="length of a chunk (default 1.5)")
-    add("--rate", type=float, default=3e-3, help="learning rate of Adam (default 3e-3)")
-    add("--bands", type=int, default=16, help="of the separator (default 16)")
-    add("--width", type=int, default=16, help="its N (default 16)")
-    add("--depth", type=int, default=2, help="its R (default 2)")
     add("--branches", type=int, default=4, help="LSTMs side by side (default 4)")
     add("--hidden", type=int, default=12, help="units of each per direction (default 12: 4 have the MACs of one of 32)")
     add("--alone", action="store_true", help="also train the narrowest and widest of each depth alone, as many steps")
     add("--equal-compute", action="store_true", help="and all these for the MACs of the elastic training together")
-    add("--quick", action="store_true", help="shows in a minute that everything works")
     add("--out", type=Path, default=Path("runs/parallel"), help="folder of checkpoints and results")
     args = parser.parse_args(argv)
     if args.quick:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from elastify import ElastifyError, cost, elastify, extract, space
-from elastify.train import Sandwich, fit
+from elastify.train import Sandwich, Strategy, fit
 
 from ..reporting import Measurements, curve, must_be_done, print_table, settings_of, write_figure
 from .data import Chunks, Song, read_songs
@@ -153,9 +153,8 @@ def real_time_factor(model: nn.Module, sample_rate: int, *, seconds: float = 6.0
     return statistics.median(times) / seconds
 
 
-def main(argv: list[str] | None = None) -> list[list[str]]:
-    """Train, measure, save; print the table, write the plot, return the rows."""
-    parser = argparse.ArgumentParser(description="Train a music separator at all its sizes, measure and save four.")
+def add_options(parser: argparse.ArgumentParser, *, bands: int) -> None:
+    """Options of all trainings here: music, lengths, learning rate and the size of the separator."""
     add = parser.add_argument
     add("--data", default="chorales", help="chorales, games, or a folder in MUSDB18's layout (default chorales)")
     add("--target", help="the stem (default: the one that suits the data)")
@@ -163,12 +162,49 @@ def main(argv: list[str] | None = None) -> list[list[str]]:
     add("--batch", type=int, default=4, help="chunks per step (default 4)")
     add("--seconds", type=float, default=1.5, help="length of a chunk (default 1.5)")
     add("--rate", type=float, default=3e-3, help="learning rate of Adam (default 3e-3)")
-    add("--bands", type=int, default=24, help="of the separator (default 24)")
+    add("--bands", type=int, default=bands, help=f"of the separator (default {bands})")
     add("--width", type=int, default=16, help="its N (default 16)")
     add("--depth", type=int, default=2, help="its R (default 2)")
+    add("--quick", action="store_true", help="shows in a minute that everything works")
+
+
+def train_separator(
+    net: nn.Module,
+    music: Music,
+    args: argparse.Namespace,
+    folder: Path,
+    *,
+    steps: int,
+    seed: int,
+    strategy: Strategy | None = None,
+    log_dir: Path | None = None,
+) -> None:
+    """Train a separator, elastic with a strategy, on the options' batches; goes on where it was."""
+    lengths = {"steps": steps, "batch": args.batch, "seconds": args.seconds}
+    history = fit(
+        net,
+        make_loader(music.train, music.target, **lengths, seed=seed),
+        loss_for(net),
+        strategy=strategy,
+        steps=steps,
+        forward_fn=on_mixture,
+        clip=5.0,
+        scheduler="cosine",
+        optimizer=partial(torch.optim.Adam, lr=args.rate),
+        checkpoint=folder,
+        log_dir=log_dir,
+        seed=seed,
+    )
+    must_be_done(history, steps)
+
+
+def main(argv: list[str] | None = None) -> list[list[str]]:
+    """Train, measure, save; print the table, write the plot, return the rows."""
+    parser = argparse.ArgumentParser(description="Train a music separator at all its sizes, measure and save four.")
+    add = parser.add_argument
+    add_options(parser, bands=24)
     add("--seed", type=int, default=0, help="of weights, examples and sizes (default 0)")
     add("--alone", action="store_true", help="also train each of the four sizes alone, as many steps")
-    add("--quick", action="store_true", help="shows in a minute that everything works")
     add("--out", type=Path, help="of checkpoints, networks and results (default runs/separation, or separation-quick)")
     args = parser.parse_args(argv)
     args.out = args.out or Path("runs") / ("separation-quick" if args.quick else "separation")
@@ -185,22 +221,8 @@ def main(argv: list[str] | None = None) -> list[list[str]]:
     new = copy.deepcopy(model)
 
     def train(name: str, net: nn.Module, strategy: Sandwich | None = None) -> nn.Module:
-        lengths = {"steps": args.steps, "batch": args.batch, "seconds": args.seconds}
-        history = fit(
-            net,
-            make_loader(music.train, music.target, **lengths, seed=args.seed),
-            loss_for(net),
-            strategy=strategy,
-            steps=args.steps,
-            forward_fn=on_mixture,
-            clip=5.0,
-            scheduler="cosine",
-            optimizer=partial(torch.optim.Adam, lr=args.rate),
-            checkpoint=args.out / name,
-            log_dir=args.out / name,
-            seed=args.seed,
-        )
-        must_be_done(history, args.steps)
+        folder = args.out / name
+        train_separator(net, music, args, folder, steps=args.steps, seed=args.seed, strategy=strategy, log_dir=folder)
         return net
 
     train("elastic", model, Sandwich(model, n_random=1, seed=args.seed))

@@ -572,7 +572,9 @@ assert torch.equal(model(x), expected) and model[0].out_features == 5
 activate(model, None)
 assert model[0].weight.shape == (16, 6) and isinstance(model[0], nn.Linear) and "hidden" in str(space(model))
 """
-        subprocess.run([sys.executable, "-c", code, str(tmp_path / "model.pt")], check=True)
+        command = [sys.executable, "-c", code, str(tmp_path / "model.pt")]
+        run = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert run.returncode == 0, run.stderr
 
     @pytest.mark.parametrize("name", ["mlp", "language"])
     def test_compile_makes_one_graph_per_configuration(self, name):

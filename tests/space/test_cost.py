@@ -1,4 +1,4 @@
-"""Costs: one row per counted op against the kernels, then the closed form and budgets."""
+"""Costs: forms of the counted ops against the kernels (the rules have a row for each), the closed form and budgets."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from elastify import cost, elastify, extract, space
-from elastify._analysis.rules import names
 from elastify._capture.examples import Example
 from elastify._capture.session import capture
 from elastify._errors import ElastifyError
@@ -168,11 +167,6 @@ SAMPLES = {
 }
 CASES = [pytest.param(op, make, id=f"{op}-{i}") for op, makes in SAMPLES.items() for i, make in enumerate(makes)]
 FREE = {"einsum": (4, 5, 7)}
-
-
-def test_every_counted_op_has_a_sample():
-    counted = names(lambda op: op.multiplies)
-    assert set(SAMPLES) | {"outer", "ger", "addr"} == counted  # which sum over nothing
 
 
 @pytest.mark.parametrize(("op", "make"), CASES)

@@ -20,7 +20,7 @@ from torch.optim import SGD, Adadelta, Adagrad, Adam, Adamax, NAdam, Optimizer, 
 
 from elastify._errors import ElastifyError
 from elastify._ir import Layout, axes_of
-from elastify._rewrite import ElasticState, elastic_state, known_models, runs
+from elastify._rewrite import ElasticState, elastic_state, kept_ranges, known_models
 
 _BEGIN_AT_ZERO = (SGD, Adam, Adamax, NAdam, RAdam, RMSprop, Adagrad, Adadelta)
 _O = TypeVar("_O", bound=Optimizer)
@@ -108,7 +108,7 @@ class _Watch:
                     self._places[id(own)] = elastic, elastic.plan.tensors.get(name, elastic.extras.get(name, ()))
         return self._places.get(id(parameter))
 
-    def before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    def before(self, optimizer: Optimizer, args: object, kwargs: object) -> None:
         """Withhold and save what the step shall not change."""
         self._withheld, self._saved, self._stepping = [], [], True
         for parameter in _parameters(optimizer):
@@ -127,7 +127,7 @@ class _Watch:
                 self._saved.append((parameter, mask, parameter.detach().clone(), saved))
 
     @torch.no_grad()
-    def after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    def after(self, optimizer: Optimizer, args: object, kwargs: object) -> None:
         """Put it back."""
         self._stepping = False
         for parameter, gradient in self._withheld:
@@ -145,7 +145,7 @@ def _parameters(optimizer: Optimizer) -> list[nn.Parameter]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
-def _entries(value: Any, parameter: nn.Parameter) -> bool:
+def _entries(value: object, parameter: nn.Parameter) -> bool:
     """Whether a value of an optimizer's state has one number per entry of the parameter."""
     return isinstance(value, Tensor) and value.shape == parameter.shape and value.dim() > 0
 
@@ -159,4 +159,4 @@ def _mask(layouts: tuple[Layout, ...], parts: Iterable[Part]) -> Tensor:
 
 
 def _kept(layout: Layout, sizes: Mapping[int, int]) -> np.ndarray:
-    return np.concatenate([np.arange(start, start + length) for start, length in runs(layout, sizes)])
+    return np.concatenate([np.arange(start, start + length) for start, length in kept_ranges(layout, sizes)])

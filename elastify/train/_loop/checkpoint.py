@@ -164,7 +164,7 @@ def unpack(value: Any, tensors: Mapping[str, Tensor]) -> Any:
     raise ValueError(f"unknown kind {kind!r}")
 
 
-def _atomic(path: Path, write: Callable[[Path], Any]) -> None:
+def _atomic(path: Path, write: Callable[[Path], object]) -> None:
     """Write beside `path`, then rename."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:
@@ -183,6 +183,6 @@ def _checksum(path: Path) -> int:
     return value
 
 
-def describe_tensors(state: Mapping[str, Any]) -> dict[str, list[int]]:
+def describe_tensors(state: Mapping[str, object]) -> dict[str, list[int]]:
     """Shapes of the tensors of a state dict, by name."""
     return {name: list(tensor.shape) for name, tensor in state.items() if isinstance(tensor, torch.Tensor)}

@@ -63,9 +63,8 @@ class Learner:
     def small_state(self) -> dict[str, Any]:
         """The state without what is as large as the model."""
         parts = {"schedule": self.schedule, "scaler": self.scaler, "strategy": self.strategy}
-        arguments = self.strategy.arguments if isinstance(self.strategy, Strategy) else {}
         state = {name: part.state_dict() for name, part in parts.items()}
-        return state | {"kinds": self._kinds(), "arguments": arguments}
+        return state | {"kinds": self._kinds(), "arguments": self.strategy.arguments}
 
     def state_dict(self) -> dict[str, Any]:
         """All that a checkpoint holds of it."""

@@ -16,6 +16,11 @@ class Plain:
 
     model: nn.Module
 
+    @property
+    def arguments(self) -> dict[str, str]:
+        """Nothing but the model."""
+        return {}
+
     def prepare(self) -> None:
         """Nothing to add."""
 

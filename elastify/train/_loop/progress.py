@@ -6,7 +6,6 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from tqdm import tqdm
 
@@ -27,7 +26,7 @@ class Bar:
     def __enter__(self) -> Bar:
         return self
 
-    def __exit__(self, *error: Any) -> None:
+    def __exit__(self, *error: object) -> None:
         self._bar.close()
 
     def move(self, steps: int, seconds: float) -> None:
@@ -53,7 +52,7 @@ def catch_interrupt(notice: Callable[[], None]) -> Iterator[None]:
         return
     before = signal.getsignal(signal.SIGINT)
 
-    def first(number: int, frame: Any) -> None:
+    def first(number: int, frame: object) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         notice()
 

@@ -16,7 +16,6 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -24,6 +23,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from elastify._errors import ElastifyError
+from elastify.train._loop.plain import Plain
+from elastify.train._strategies import Strategy
 
 _UNANSWERED = re.compile(r"gloo/transport|by peer|timed out|timeout|connection|socket|broken pipe", re.IGNORECASE)
 _BUCKET = 1 << 24  # entries that are sent at once
@@ -120,7 +121,7 @@ class Ranks:
 
 
 @contextmanager
-def one_reduction(model: nn.Module, strategy: Any, *, last: bool = True) -> Iterator[None]:
+def one_reduction(model: nn.Module, strategy: Strategy | Plain, *, last: bool = True) -> Iterator[None]:
     """Around `strategy.step` in a loop of your own on several ranks: gradients are averaged once, at the end.
 
     >>> from elastify import elastify
@@ -146,7 +147,7 @@ def one_reduction(model: nn.Module, strategy: Any, *, last: bool = True) -> Iter
         ranks.reduce(parameters)
 
 
-def fingerprint(strategy: Any) -> int:
+def fingerprint(strategy: Strategy | Plain) -> int:
     """A number that differs where a strategy differs in its arguments or in what it will sample."""
     said = [type(strategy).__name__, strategy.arguments, strategy.state_dict()]
     return zlib.crc32(json.dumps(said, default=lambda value: type(value).__name__).encode())

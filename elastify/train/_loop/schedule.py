@@ -124,12 +124,15 @@ class Cosine(Constant):
 class Torch:
     """A scheduler of torch."""
 
-    def __init__(self, scheduler: Any) -> None:
+    def __init__(self, scheduler: LRScheduler) -> None:
         self._scheduler = scheduler
 
     def step(self, progress: float, loss: float) -> None:
         """Step it; a plateau scheduler looks at the loss of the full network."""
-        self._scheduler.step(*([loss] if isinstance(self._scheduler, ReduceLROnPlateau) else []))
+        if isinstance(self._scheduler, ReduceLROnPlateau):
+            self._scheduler.step(loss)
+        else:
+            self._scheduler.step()
 
     def state_dict(self) -> dict[str, Any]:
         """Its state, without functions."""
@@ -140,7 +143,7 @@ class Torch:
         self._scheduler.load_state_dict(state)
 
 
-def make_schedule(given: Any, optimizer: Optimizer, limits: Limits) -> Schedule:
+def make_schedule(given: object, optimizer: Optimizer, limits: Limits) -> Schedule:
     """The schedule for what the user gave."""
     if given is None:
         return Constant()

@@ -21,7 +21,7 @@ from elastify.train._batches import ForwardFn
 from elastify.train._loop.log import Log
 from elastify.train._strategies import Distill, Losses
 
-Hook = Callable[[int, Losses], Any]
+Hook = Callable[[int, Losses], object]
 _AMP = {None: None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 

@@ -15,7 +15,7 @@ from elastify._errors import ElastifyError
 from elastify.train._strategies.strategy import Strategy
 
 
-def check_strategy(strategy: Any, model: nn.Module) -> None:
+def check_strategy(strategy: object, model: nn.Module) -> None:
     """Refuse what is no strategy of this model."""
     if not isinstance(strategy, Strategy):
         raise ElastifyError(f"{strategy!r} is not a strategy", fix="an object of one, as strategy=Sandwich(model)")

@@ -19,13 +19,14 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
 from elastify._errors import ElastifyError
+from elastify.train._strategies.losses import Distill, Loss
 
 _SIGNATURES: dict[Any, inspect.Signature] = {
     fn: inspect.signature(fn) for fn in (F.cross_entropy, F.binary_cross_entropy_with_logits)
 }
 
 
-def soft_cross_entropy(outputs: Any, teacher_outputs: Any) -> Tensor:
+def soft_cross_entropy(outputs: object, teacher_outputs: Any) -> Tensor:
     """Cross-entropy with the teacher's probabilities, averaged over all but the last dimension (the classes).
 
     >>> import torch
@@ -47,17 +48,17 @@ def soft_cross_entropy(outputs: Any, teacher_outputs: Any) -> Tensor:
 class TeacherOutputs:
     """A loss for the teacher, and for the students a distance to its outputs."""
 
-    def __init__(self, loss: Callable[[Any], Tensor], distance: Callable[[Any, Any], Tensor]) -> None:
+    def __init__(self, loss: Loss, distance: Distill) -> None:
         self._loss, self._distance = loss, distance
-        self._outputs: Any = None
+        self._outputs: object = None
         self.teaches = True
 
-    def teacher(self, outputs: Any) -> Tensor:
+    def teacher(self, outputs: object) -> Tensor:
         """The loss itself; the outputs are kept, without their graph."""
         self._outputs = detached(outputs)
         return self._loss(outputs)
 
-    def student(self, outputs: Any) -> Tensor:
+    def student(self, outputs: object) -> Tensor:
         """The distance to the teacher."""
         return self._distance(outputs, self._outputs)
 
@@ -65,7 +66,7 @@ class TeacherOutputs:
 class TeacherLabels:
     """A loss for the teacher, and the same loss with the teacher's probabilities as labels for the students."""
 
-    def __init__(self, loss: Callable[[Any], Tensor]) -> None:
+    def __init__(self, loss: Loss) -> None:
         self._loss = loss
         self._labels: list[Tensor] = []
 
@@ -74,13 +75,13 @@ class TeacherLabels:
         """Whether the loss of the teacher had cross-entropies to learn from."""
         return bool(self._labels)
 
-    def teacher(self, outputs: Any) -> Tensor:
+    def teacher(self, outputs: object) -> Tensor:
         """The loss itself; the probabilities in its cross-entropies are kept."""
         self._labels.clear()
         with _Cross(lambda number, call: self._keep(call)):
             return self._loss(outputs)
 
-    def student(self, outputs: Any) -> Tensor:
+    def student(self, outputs: object) -> Tensor:
         """The loss against the teacher."""
         with _Cross(self._against_teacher) as mode:
             value = self._loss(outputs)
@@ -140,7 +141,7 @@ class _Cross(TorchFunctionMode):
         super().__init__()
         self.calls, self._handle = 0, handle
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(self, func: Any, types: object, args: Any = (), kwargs: Any = None) -> Any:
         signature = _SIGNATURES.get(func) if callable(func) else None
         if signature is None:
             return func(*args, **(kwargs or {}))
@@ -150,12 +151,12 @@ class _Cross(TorchFunctionMode):
         return self._handle(self.calls - 1, call)
 
 
-def detached(outputs: Any) -> Any:
+def detached(outputs: object) -> object:
     """The same structure of outputs (tensors in tuples, dicts, dataclasses) without the graph."""
     return tree_map(_detached_leaf, outputs)
 
 
-def _detached_leaf(leaf: Any) -> Any:
+def _detached_leaf(leaf: object) -> object:
     if isinstance(leaf, Tensor):
         return leaf.detach()
     if is_dataclass(leaf) and not isinstance(leaf, type):

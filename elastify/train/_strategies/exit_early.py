@@ -79,7 +79,7 @@ def _run(model: nn.Module, inputs: Any) -> Any:
     return model(*inputs) if isinstance(inputs, (tuple, list)) else model(inputs)
 
 
-def _largest_probability(outputs: Any) -> Tensor:
+def _largest_probability(outputs: object) -> Tensor:
     logits = getattr(outputs, "logits", outputs)
     if not isinstance(logits, Tensor):
         raise ElastifyError(

@@ -10,10 +10,10 @@ gradient.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import Node
 from torch.utils._pytree import tree_leaves
 
 from elastify._errors import ElastifyError
@@ -78,9 +78,9 @@ def _uses_the_last_output_alone(trace: Trace, loss: Tensor) -> bool:
     return all(gradient is None or trace.was_handed(made) for gradient, made in zip(gradients, learning, strict=True))
 
 
-def _operations(last: set[Any], ends: Collection[Any] = ()) -> set[Any]:
+def _operations(last: set[Node | None], ends: Collection[Node | None] = ()) -> set[Node]:
     """The nodes of the graph that these, the last ones, need, up to `ends`; not those that collect gradients."""
-    needed, waiting = set(), [node for node in last if node is not None]
+    needed, waiting = set[Node](), [node for node in last if node is not None]
     while waiting:
         node = waiting.pop()
         if node not in needed and node.next_functions:

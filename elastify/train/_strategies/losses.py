@@ -20,7 +20,7 @@ from elastify._errors import ElastifyError
 Forward = Callable[[], Any]
 Loss = Callable[[Any], Tensor]
 Distill = Callable[[Any, Any], Tensor]
-Backward = Callable[[Tensor], Any]
+Backward = Callable[[Tensor], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class Losses:
         return sum(self.random) / len(self.random) if self.random else None
 
 
-def scalar(value: Any) -> Tensor:
+def scalar(value: object) -> Tensor:
     """A loss that can be differentiated, or an error that says what it is instead."""
     if isinstance(value, Tensor) and value.numel() == 1 and value.requires_grad:
         return value

@@ -8,7 +8,7 @@ model, that closing is leaving out; the first step proves it by running both.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -115,7 +115,9 @@ def _draw(weight: Tensor, generator: torch.Generator, *, signed: bool) -> None:
         weight.copy_(fresh.sign() * fresh.std() if signed else fresh)
 
 
-def gate_weights(model: nn.Module, names: Iterable[str], rescale: str | None, init: Any, **options: Any) -> None:
+def gate_weights(
+    model: nn.Module, names: Iterable[str], rescale: str | None, init: Callable[[Tensor], Tensor], **options: Any
+) -> None:
     """Gates for each entry of some tensors."""
     layouts, parameters = elastic_state(model).plan.tensors, dict(model.named_parameters())
     for name in names:

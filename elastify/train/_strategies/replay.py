@@ -86,14 +86,14 @@ class Trace:
         # of the full run
         self._running: nn.Module | None = None  # the outermost module that runs
         self._learning = False
-        self._calls: list[tuple[nn.Module, Any]] = []  # modules, with their outputs as stand-ins
+        self._calls: list[tuple[nn.Module, object]] = []  # modules, with their outputs as stand-ins
         self._ends: list[int] = []  # number of calls after each block
         self._made: dict[tuple[int, int, bool], StandIn] = {}  # by id and version of the original, and if copied
         self._of_leaf: dict[int, StandIn] = {}
         # of a replay
         self._last: nn.Module | None = None  # the last block that hands out
         self._handed: set[int] = set()  # ids of what it handed out
-        self._queues: dict[nn.Module, list[Any]] = {}
+        self._queues: dict[nn.Module, list[object]] = {}
         self._waiting: dict[nn.Module, int] = {}  # outputs that were not handed out yet
 
     # -- the full run ------------------------------------------------------------------------------------
@@ -154,7 +154,7 @@ class Trace:
                 fix=f"checkpoint(..., use_reentrant=False); {_ONE_BY_ONE}",
             )
 
-    def _stand_in(self, value: Any, copied: bool) -> Any:
+    def _stand_in(self, value: object, copied: bool) -> object:
         """The leaf for a tensor, made once; its numbers are `copied` where they may be used after they have changed."""
         if not isinstance(value, Tensor) or (value.is_leaf and value.requires_grad):
             return value
@@ -193,7 +193,7 @@ class Trace:
                 fix=_ONE_BY_ONE,
             )
 
-    def _hand_out(self, module: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    def _hand_out(self, module: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> object:
         """The next output of a module; once it has handed out all of them it runs, unless it is a block."""
         queue, waiting = self._queues[module], self._waiting[module]
         if not waiting and not any(module is block for block in self._blocks):  # a checkpoint asks blocks twice
@@ -202,15 +202,15 @@ class Trace:
         copy = self._copy if module is self._last else self._copy_if_changed
         return tree_map(copy, queue[len(queue) - max(1, waiting)])
 
-    def _copy(self, value: Any) -> Any:
+    def _copy(self, value: object) -> object:
         """What follows the last block may change it in place."""
         self._handed.add(id(value))
         return value.clone() if isinstance(value, Tensor) else value
 
-    def _copy_if_changed(self, value: Any) -> Any:
+    def _copy_if_changed(self, value: object) -> object:
         """Before the last block, only what the full run changed will be changed again."""
         made = self._of_leaf.get(id(value))
-        return value.clone() if made is not None and made.has_changed else value
+        return made.leaf.clone() if made is not None and made.has_changed else value
 
     # -- gradients ---------------------------------------------------------------------------------------
 
@@ -253,7 +253,7 @@ class Trace:
                 fix=_ONE_BY_ONE,
             )
 
-    def _returned(self, block: int) -> list[Any]:
+    def _returned(self, block: int) -> list[object]:
         return tree_leaves(self._calls[self._ends[block] - 1][1])
 
 

@@ -146,7 +146,7 @@ class Strategy(ABC):
             activate(self.model, None)
 
 
-def _as_json(value: Any) -> Any:
+def _as_json(value: object) -> object:
     """An argument as JSON has it; of what only this process knows, a module or a function, the kind."""
     if isinstance(value, SubnetConfig):
         return [dict(value.sizes), {name: list(blocks) for name, blocks in value.depths.items()}]

@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from elastify._errors import ElastifyError
-from elastify._ir import ElasticAxis
+from elastify._ir import ElasticAxis, Layout
 from elastify._rewrite import elastic_state, is_elastic
 from elastify._verbs import activate, space
 from elastify.train._surgery.sort import owners, permute_tensors, tensors_of
@@ -104,7 +103,7 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _match(
-    layouts: Mapping[str, tuple[Any, ...]],
+    layouts: Mapping[str, tuple[Layout, ...]],
     axis: ElasticAxis,
     places: list[tuple[str, int]],
     ours: Mapping[str, Tensor],

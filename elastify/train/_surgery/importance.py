@@ -23,6 +23,7 @@ from elastify.train._batches import run_batch, to_device
 from elastify.train._evaluate import evaluating
 
 Importance = Callable[[nn.Parameter], Tensor]
+Loss = Callable[[Any, Any], Tensor]
 Lines = dict[tuple[str, int], Tensor]
 _CHANNEL: dict[Any, int] = {F.linear: -1, F.conv1d: -2, F.conv2d: -3, F.conv3d: -4}
 MEASURES = "magnitude", "taylor", "activation", "scale", "random"
@@ -33,7 +34,7 @@ def measure(
     plan: Plan,
     importance: str | Importance,
     batches: Iterable[Any] | None,
-    loss: Callable[[Any, Any], Tensor] | None,
+    loss: Loss | None,
     seed: int,
 ) -> list[Lines]:
     """The lines of a measure, and those that serve axes of which it knows nothing."""
@@ -91,7 +92,7 @@ def _scales(model: nn.Module, weights: Mapping[str, nn.Parameter]) -> dict[str, 
     return scales
 
 
-def _on_data(model: nn.Module, weights: Mapping[str, nn.Parameter], batches: Iterable[Any], loss: Any) -> Lines:
+def _on_data(model: nn.Module, weights: Mapping[str, nn.Parameter], batches: Iterable[Any], loss: Loss | None) -> Lines:
     """Squares of weight times gradient (with a loss), or of activations, summed over batches in eval mode."""
     total: Lines = {}
     device = next(iter(weights.values())).device

@@ -8,7 +8,7 @@ network's buffers are never touched unless that is what was asked for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,7 +20,7 @@ from elastify._errors import ElastifyError
 from elastify._ir import FULL
 from elastify._rewrite import elastic_state, is_elastic, store_statistics, stored_statistics
 from elastify._verbs import activate, active_config, space
-from elastify.train._batches import run_batch, to_device
+from elastify.train._batches import ForwardFn, run_batch, to_device
 
 _FRESH = {"running_mean": 0.0, "running_var": 1.0, "num_batches_tracked": 0}
 
@@ -29,7 +29,7 @@ def recalibrate(
     model: nn.Module,
     batches: Iterable[Any],
     config: Any = None,
-    forward: Callable[[nn.Module, Any], Any] | None = None,
+    forward: ForwardFn | None = None,
     *,
     update_full: bool = False,
 ) -> int:
@@ -71,7 +71,7 @@ def recalibrate(
         return _measure_subnet(model, batches, forward)
 
 
-def _measure_subnet(model: nn.Module, batches: Iterable[Any], forward: Any) -> int:
+def _measure_subnet(model: nn.Module, batches: Iterable[Any], forward: ForwardFn | None) -> int:
     before = stored_statistics(model, elastic_state(model).choice)
     store_statistics(model, None)
     norms = _norms(model)
@@ -92,7 +92,7 @@ def _measure_subnet(model: nn.Module, batches: Iterable[Any], forward: Any) -> i
     return len(norms)
 
 
-def _measure_own(model: nn.Module, batches: Iterable[Any], forward: Any) -> int:
+def _measure_own(model: nn.Module, batches: Iterable[Any], forward: ForwardFn | None) -> int:
     norms = list(_norms(model).values())
     if not norms:
         return 0
@@ -116,7 +116,7 @@ def _norms(model: nn.Module) -> dict[str, _NormBase]:
     return {path: norm for path, norm in norms.items() if norm.running_mean is not None}
 
 
-def _run(model: nn.Module, norms: list[_NormBase], batches: Iterable[Any], forward: Any) -> None:
+def _run(model: nn.Module, norms: list[_NormBase], batches: Iterable[Any], forward: ForwardFn | None) -> None:
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     count = 0
     with _only_training(model, norms), torch.no_grad():

@@ -9,7 +9,7 @@ permutations.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,14 +20,14 @@ from elastify._ir import Axis, Concat, Layout, Plan, axes_of, indices
 from elastify._rewrite import elastic_state
 from elastify._space import state
 from elastify._verbs import activate
-from elastify.train._surgery.importance import Importance, Lines, as_arrays, measure
+from elastify.train._surgery.importance import Importance, Lines, Loss, as_arrays, measure
 
 
 def sort_channels(
     model: nn.Module,
     importance: str | Importance = "magnitude",
     batches: Iterable[Any] | None = None,
-    loss: Callable[[Any, Any], Tensor] | None = None,
+    loss: Loss | None = None,
     *,
     seed: int = 0,
 ) -> dict[str, Tensor]:

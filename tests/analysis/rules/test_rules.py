@@ -12,7 +12,11 @@ from torch import Tensor
 from elastify._analysis.rules import OPS, Facts, apply
 from elastify._analysis.rules.ops import Op, names
 from elastify._analysis.terms import Terms
+from elastify._capture.session import capture
 from elastify._ir.graph import Call, Value
+from elastify._ir.plan import Plan
+from elastify._space.cost import CostModel
+from elastify.testing.oracle import oracle_macs
 
 from . import samples_contractions, samples_elementwise, samples_indexing, samples_norms, samples_signals, samples_views
 from .harness import Sample, Wrapped, check, flat
@@ -83,6 +87,13 @@ def test_a_view_has_the_numbers_of_its_first_tensor(sample: Sample) -> None:
 def test_what_keeps_its_first_tensor_has_its_shape(sample: Sample) -> None:
     module = Wrapped(sample)
     assert next(flat(module())).shape == module.t0.shape
+
+
+@pytest.mark.parametrize("sample", of(lambda op: op.multiplies), ids=str)
+def test_macs_are_those_of_the_kernels(sample: Sample) -> None:
+    module = Wrapped(sample).eval()
+    graph = capture(module, (), {})
+    assert CostModel(graph, {}, Plan()).of().macs == oracle_macs(module)
 
 
 @pytest.mark.parametrize("op", sorted(names(lambda op: op.drops)))

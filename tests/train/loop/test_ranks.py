@@ -36,6 +36,7 @@ from elastify.train import (
     fit,
     one_reduction,
 )
+from elastify.train._loop.plain import Plain
 from elastify.train._loop.ranks import _others, fingerprint
 from tests.small_nets import Net
 
@@ -146,6 +147,7 @@ def test_ranks_compare_what_they_are_about_to_train() -> None:
     assert differ(Sandwich(model), Sandwich(other))
     assert differ(Sandwich(model), Sandwich(model, seed=1))
     assert not differ(Sorted(model, [half, {"width": 12}]), Sorted(net(1), [half, {"width": 12}]))
+    assert fingerprint(Plain(model)) == fingerprint(Plain(nn.Linear(2, 2)))  # no strategy: nothing to draw
 
 
 def steps(model: nn.Module, called: nn.Module, strategy: Strategy, data: Any, mean: Any = lambda x: x) -> list[float]:
