@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from elastify._capture import capture
+from elastify._capture.examples import Example
 
 Case = tuple[nn.Module, tuple[Any, ...], dict[str, Any]]
 
@@ -97,7 +98,7 @@ def measure(case: Case, repeats: int) -> tuple[float, float, float]:
     """Median seconds of capture and of export, and the median ratio export / capture."""
     model, args, kwargs = case
     model.eval()
-    ours: Callable[[], object] = lambda: capture(model, args, kwargs)  # noqa: E731
+    ours: Callable[[], object] = lambda: capture(model, Example(args, kwargs))  # noqa: E731
     export: Callable[[], object] = lambda: torch.export.export(model, args, kwargs, strict=False)  # noqa: E731
     ours(), export()
     pairs = [(seconds(ours), seconds(export)) for _ in range(repeats)]

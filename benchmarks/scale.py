@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from elastify import _elastify, cost, elastify, space
 from elastify._capture import capture
+from elastify._capture.examples import Example
 
 
 class Long(nn.Module):
@@ -92,7 +93,7 @@ def measure(make: Callable[[], tuple[nn.Module, Tensor]], repeats: int) -> tuple
         for patch in patches:
             patch.stop()
         runs.append(found)
-    calls = len(capture(model, (x,), {}).calls)
+    calls = len(capture(model, Example((x,))).calls)
     return calls, {name: median(run[name] for run in runs[1:]) for name in runs[0]}
 
 

@@ -1,30 +1,31 @@
 """`elastify`: the pipeline in one place.
 
-Capture the model, analyse the graphs, plan, prove the units, rewrite, prove the sizes. An axis or stage that a
-proof rejects is taken out of the plan and reported; then the proofs run again on what is left. Whatever goes
+Record the model's runs, infer layouts, plan, prove the units, prove the sizes, install the plan. An axis or stage that
+a proof rejects is taken out of the plan and reported; then the proofs run again on what is left. Whatever goes
 wrong, the model is as it was.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
-from torch import Tensor, nn
+from torch import nn
 
 from elastify import _adapters
-from elastify._adapters import Library, Run
+from elastify._adapters import Run
 from elastify._analysis import Analysis, Terms, analyse
-from elastify._capture import attribute_value, capture, capture_all, prepare_inputs, uncollected
+from elastify._capture import Example, attribute_value, capture, capture_all, describe, tensors_by_name, uncollected
 from elastify._errors import ElastifyError
-from elastify._ir import FULL, Attr, Choice, Graph, Layout, Plan, Value, active_size
+from elastify._ir import ExampleSpec, Graph, Plan
 from elastify._plan import Options, Planner, check_patterns
-from elastify._proofs import prove_sizes, prove_units
-from elastify._rewrite import emptied, install, is_elastic, remove, set_active
+from elastify._proofs import Outputs, follow_measured, prove_sizes, prove_units
+from elastify._rewrite import emptied, install, is_elastic
 from elastify._space import STATE, CostModel, SearchSpace, State
+from elastify._verbs import example_for
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -52,13 +53,14 @@ def elastify(
 
     The model stays the same object, an instance of its class, with the same `state_dict` keys and the same function.
 
-    `example_inputs` (a tensor, a tuple, or a dict) and `example_kwargs` are what `forward` is called with; for
-    timm, torchvision and Hugging Face models they can be left out. `freeze` lists globs of module paths or axis names
-    that stay as they are. `choices` maps globs of axis names to legal sizes (int) or ratios (float). `min_ratio` is
-    the smallest share of an axis or a depth (rounded up), or a mapping of globs to shares. `multiple_of` is the step
-    between sizes: None means 8 for axes of 64 units and more and 1 otherwise. `depth=False` keeps all blocks.
-    `keep_outputs=False` lets the output dimensions of the model move. `verify=False` skips the proofs, and what
-    cannot be counted is an error at the first `cost` then; of a model on the meta device only sizes can be proven.
+    `example_inputs` (a tensor, a tuple, or a dict) and `example_kwargs` are what `forward` is called with; for timm,
+    torchvision and Hugging Face models, and for extracted ones, they can be left out. `freeze` lists globs of module
+    paths or axis names that stay as they are. `choices` maps globs of axis names to legal sizes (int) or ratios
+    (float). `min_ratio` is the smallest share of an axis or a depth (rounded up), or a mapping of globs to shares.
+    `multiple_of` is the step between sizes: None means 8 for axes of 64 units and more and 1 otherwise. `depth=False`
+    keeps all blocks. `keep_outputs=False` lets the output dimensions of the model move. `verify=False` skips the
+    proofs, and what cannot be counted is an error at the first `cost` then; of a model on the meta device only sizes
+    can be proven.
 
     Raises ElastifyError where the model does not run on the inputs, nothing in it is elastic, or an argument is wrong.
     """
@@ -78,13 +80,20 @@ def elastify(
 
 
 @dataclass(frozen=True)
+class Proofs:
+    """Which proofs are made."""
+
+    units: bool
+    sizes: bool
+
+
+@dataclass(frozen=True)
 class Built:
     """What `elastify` knew while it worked; an elastic model does not keep it."""
 
     analysis: Analysis
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    outputs: Callable[[Any], list[Tensor]]
+    example: Example
+    outputs: Outputs
 
 
 def build(
@@ -98,80 +107,61 @@ def build(
     **asked: Any,
 ) -> Built:
     """Make a model elastic (see `elastify`); `asked` are the fields of `Options`. `units=False` proves sizes only."""
-    if isinstance(model, nn.Module) and is_elastic(model):
+    if not isinstance(model, nn.Module):
+        raise ElastifyError(f"elastify takes a torch.nn.Module, not a {type(model).__name__}")
+    if is_elastic(model):
         raise ElastifyError(
             "this model is elastic already", fix="use it as it is, or copy.deepcopy the original before elastify"
         )
-    if not isinstance(model, nn.Module):
-        raise ElastifyError(f"elastify takes a torch.nn.Module, not a {type(model).__name__}")
     options = Options(**asked)
-    args, kwargs = inputs_of(model, example_inputs, example_kwargs)
+    example = example_for(model, example_inputs, example_kwargs)
+    outputs = Outputs(_adapters.of(model).auxiliary_outputs, keep_outputs)
     # the proofs copy the model: what they leave behind is collected as ever
-    with emptied(model, lambda: capture(model, args, kwargs).caches), nullcontext() if verify else uncollected():
-        return _build(model, options, args, kwargs, keep_outputs, verify, units)
+    with emptied(model, lambda: capture(model, example).caches), nullcontext() if verify else uncollected():
+        return _make_elastic(model, example, options, outputs, Proofs(verify and units, verify))
 
 
-def _build(
-    model: nn.Module,
-    options: Options,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    keep_outputs: bool,
-    verify: bool,
-    units: bool,
-) -> Built:
-    library = _adapters.of(model)
-    writing = library.run_with_caches(model)
-    graphs = capture_all(model, args, kwargs, writing)
-    generating = library.run_of_its_own(model)
-    if generating is not None:
-        graphs += _with_more_parts(model, generating, graphs, args, kwargs, told=writing is not None)
-    hidden = library.auxiliary_outputs
-    interface = (lambda graph: _interface(graph, hidden)) if keep_outputs else (lambda graph: ())
-    analysis = analyse(
-        graphs,
-        lambda attr: attribute_value(model, attr),
-        {name for name, _ in model.named_parameters(remove_duplicate=False)},
-        interface,
-    )
-    on_meta = verify and any(p.is_meta for p in (*model.parameters(), *model.buffers()))
-    if on_meta:
-        warnings.warn("the model has no weights (meta device): sizes are proven, units are not", stacklevel=2)
+def _make_elastic(model: nn.Module, example: Example, options: Options, outputs: Outputs, proofs: Proofs) -> Built:
+    proofs = _possible_proofs(model, proofs)
+    graphs = _record_runs(model, example)
+    analysis = _infer_layouts(model, graphs, outputs)
     planner = Planner(model, analysis, options)
-    if options.choices or isinstance(options.min_ratio, Mapping) or options.freeze:
-        without, frozen = (Planner(model, analysis, Options(freeze=freeze)).plan() for freeze in ((), options.freeze))
-        names = [part.name for part in (*without.axes, *without.stages, *frozen.stages)]
-        check_patterns(options, names, [path for path, _ in model.named_modules()])
-    plan = planner.plan()
-    _check_something_moves(model, plan, analysis, planner)
-
-    def outputs(result: Any) -> list[Tensor]:
-        return list(_tensors(result, hidden))
-
-    verified = verify and units and not on_meta
-    if verified:
-        moving = (lambda _: []) if keep_outputs else (lambda training: _output_layouts(analysis, training, hidden))
-        plan = prove_units(model, planner, plan, args, kwargs, outputs, moving)
+    plan = _plan_checked(planner)
+    if proofs.units:
+        plan = prove_units(planner, plan, example, outputs)
+    if proofs.sizes:
+        plan = prove_sizes(planner, plan, example)
+    _check_something_moves(model, plan)
+    plan = follow_measured(model, plan, example)
+    known = _known(model, plan, analysis, example, verified=proofs.units, asked=_asked(options, outputs))
+    if proofs.sizes:
+        known.costs.of()  # a model that cannot be counted is refused now, not when it is searched
     install(model, plan)
-    try:
-        if verify:
-            plan = prove_sizes(model, planner, plan, analysis, args, kwargs, writing)
-        _check_something_moves(model, plan, analysis, planner)
-        plan = _measure(model, library, plan, args, kwargs)
-        given = {**{f.name: getattr(options, f.name) for f in fields(options)}, "keep_outputs": keep_outputs}
-        model.__dict__[STATE] = _state(model, plan, analysis, verified, given)
-        if verify:
-            model.__dict__[STATE].costs.of()  # a model that cannot be counted is refused now, not when it is searched
-        _adapters.guard(model)
-    except BaseException:
-        remove(model)
-        model.__dict__.pop(STATE, None)
-        raise
-    return Built(analysis, args, kwargs, outputs)
+    model.__dict__[STATE] = known
+    _adapters.guard(model)
+    return Built(analysis, example, outputs)
 
 
-def _with_more_parts(
-    model: nn.Module, run: Run, graphs: Sequence[Graph], args: tuple[Any, ...], kwargs: dict[str, Any], *, told: bool
+def _possible_proofs(model: nn.Module, proofs: Proofs) -> Proofs:
+    """The proofs that the weights allow."""
+    if not proofs.sizes or not any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
+        return proofs
+    warnings.warn("the model has no weights (meta device): sizes are proven, units are not", stacklevel=5)
+    return Proofs(units=False, sizes=True)
+
+
+def _record_runs(model: nn.Module, example: Example) -> list[Graph]:
+    """Records of an evaluation run, of a training run where that differs, and of what else the model is made for."""
+    library = _adapters.of(model)
+    with_caches, other = library.run_with_caches(model), library.run_of_its_own(model)
+    graphs = capture_all(model, example, with_caches)
+    if other is not None:
+        graphs += _record_other_run(model, other, graphs, example, told=with_caches is not None)
+    return graphs
+
+
+def _record_other_run(
+    model: nn.Module, run: Run, graphs: Sequence[Graph], example: Example, *, told: bool
 ) -> list[Graph]:
     """A record of what else the model is made for, if that may use parts that its forward does not, or make caches of
     which no run has `told`."""
@@ -180,52 +170,31 @@ def _with_more_parts(
     if (told and names <= used) or any(p.is_meta for p in model.parameters()):
         return []
     try:
-        graph = capture(model, args, kwargs, fake=False, run=run)
+        graph = capture(model, example, fake=False, run=run)
     except ElastifyError as error:
         text = f"a run other than forward was not captured, what only it uses is not seen: {error.where}: {error.why}"
-        warnings.warn(f"{text}; freeze=[...] keeps the modules whole that it needs whole", stacklevel=4)
+        warnings.warn(f"{text}; freeze=[...] keeps the modules whole that it needs whole", stacklevel=6)
         return []
     graph.apart = True
     return [graph]
 
 
-def inputs_of(
-    model: nn.Module, inputs: Any, kwargs: Mapping[str, Any] | None
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Arguments for forward: those given, with a batch above 1, or such as the model's library tells."""
-    if inputs is None and not kwargs:
-        found = _adapters.of(model).example_inputs(model)
-        if found is None:
-            raise ElastifyError(
-                f"elastify needs example inputs for {type(model).__name__}",
-                why=f"they are inferred for models of {_adapters.known()} only",
-                fix="elastify(model, torch.randn(2, 3, 224, 224)); a tuple for several, or example_kwargs={...}",
-            )
-        inputs, kwargs = found
-    return prepare_inputs(inputs, dict(kwargs or {}))
+def _infer_layouts(model: nn.Module, graphs: list[Graph], outputs: Outputs) -> Analysis:
+    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    return analyse(graphs, lambda attr: attribute_value(model, attr), parameters, outputs.fixed)
 
 
-def _interface(graph: Graph, hidden: frozenset[str]) -> Iterable[Value]:
-    return list(graph.results(hidden)) if graph.modules else graph.outputs
+def _plan_checked(planner: Planner) -> Plan:
+    """The plan before any proof; every pattern that the user gave fits something, and something is elastic."""
+    options = planner.options
+    if options.choices or isinstance(options.min_ratio, Mapping) or options.freeze:
+        check_patterns(options, planner.names(), [path for path, _ in planner.model.named_modules()])
+    plan = planner.plan()
+    _check_something_moves(planner.model, plan)
+    return plan
 
 
-def _tensors(result: Any, hidden: frozenset[str]) -> Iterable[Tensor]:
-    if isinstance(result, Tensor):
-        yield result
-    elif isinstance(result, Mapping):
-        for key, item in result.items():
-            if key not in hidden:
-                yield from _tensors(item, hidden)
-    elif isinstance(result, (tuple, list)):
-        for item in result:
-            yield from _tensors(item, hidden)
-    elif hasattr(result, "__dataclass_fields__"):
-        for name in result.__dataclass_fields__:
-            if name not in hidden:
-                yield from _tensors(getattr(result, name), hidden)
-
-
-def _check_something_moves(model: nn.Module, plan: Plan, analysis: Analysis, planner: Planner) -> None:
+def _check_something_moves(model: nn.Module, plan: Plan) -> None:
     if plan.axes or plan.stages:
         return
     reasons = list(dict.fromkeys(dim.reason for dim in plan.frozen))[:4]
@@ -236,45 +205,54 @@ def _check_something_moves(model: nn.Module, plan: Plan, analysis: Analysis, pla
     )
 
 
-def _output_layouts(analysis: Analysis, training: bool, hidden: frozenset[str]) -> list[tuple[Layout, ...]]:
-    index = next(i for i, graph in enumerate(analysis.graphs) if graph.training is training)
-    found = _interface(analysis.graphs[index], hidden)
-    return [tuple(map(analysis.terms.resolve, analysis.dims[index][value.id])) for value in found]
+def _asked(options: Options, outputs: Outputs) -> dict[str, Any]:
+    """The options as `elastify` was given them."""
+    return {**{field.name: getattr(options, field.name) for field in fields(options)}, "keep_outputs": outputs.keep}
 
 
-def _measure(model: nn.Module, library: Library, plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Plan:
-    """The plan with numbers that describe what other methods give: they follow what these give in a few subnets."""
-    asked = {attr: n for attr, n in library.measurable(model).items() if n > 1 and attr not in plan.matched}
-    layouts = {layout for found in plan.tensors.values() for layout in found}
-    fits = {attr: sorted((layout for layout in layouts if layout.size == n), key=repr) for attr, n in asked.items()}
-    fits = {attr: found for attr, found in fits.items() if found}
-    where, told = SearchSpace(plan), dict[Attr, int]()
-    for number in range(4):
-        if not fits or (number > 1 and all(len(found) < 2 for found in fits.values())):
-            break  # two subnets at least, more while several layouts fit
-        sizes = where.by_id(where.sample(number)).sizes
-        set_active(model, Choice(sizes))
-        try:
-            told.clear()
-            capture(model, args, kwargs, run=lambda *given: told.update(library.measured(*given)))
-        except ElastifyError:
-            told.clear()  # it does not run in a subnet
-        finally:
-            set_active(model, FULL)
-        fits = {a: [fit for fit in found if active_size(fit, sizes) == told.get(a)] for a, found in fits.items()}
-        fits = {attr: found for attr, found in fits.items() if found}
-    found = {attr: rest[0] for attr, rest in fits.items()}
-    if not found:
-        return plan
-    remove(model)
-    plan = replace(
+def _known(
+    model: nn.Module, plan: Plan, analysis: Analysis, example: Example, *, verified: bool, asked: Mapping[str, Any]
+) -> State:
+    """What the model will know of itself: its search space, its costs, and what its example was like."""
+    graph, terms = analysis.graphs[0], analysis.terms
+    layouts = {ident: tuple(map(terms.resolve, dims)) for ident, dims in analysis.dims[0].items()}
+    costs = CostModel(
+        graph,
+        layouts,
         plan,
-        attributes={**plan.attributes, **found},
-        matched=plan.matched | found.keys(),
-        unclear={attr: rest for attr, rest in plan.unclear.items() if attr not in found},
+        batch=analysis.batch,
+        counted=analysis.counted(),
+        samples=analysis.samples,
+        parameters={name for name, _ in model.named_parameters(remove_duplicate=False)},
     )
-    install(model, plan)
-    return plan
+    batch = _sample_dims(analysis)
+    space = SearchSpace(
+        plan,
+        verified=verified,
+        title=type(model).__name__,
+        example={v.name: v.shape[0 in batch[v.name] :] for v in graph.inputs},
+        cost=costs,
+        reasons=_reasons(plan, terms),
+        asked=asked,
+    )
+    return State(space, costs, _described(model, example, batch, analysis.samples))
+
+
+def _sample_dims(analysis: Analysis) -> dict[str, tuple[int, ...]]:
+    """Which dimensions of each input count samples."""
+    terms = analysis.terms
+    found = {}
+    for value in analysis.graphs[0].inputs:
+        ids = ({terms.find(term).id, *(leaf.id for leaf in terms.leaves(term))} for term in analysis.dims[0][value.id])
+        found[value.name] = tuple(dim for dim, own in enumerate(ids) if not own.isdisjoint(analysis.batch))
+    return found
+
+
+def _described(
+    model: nn.Module, example: Example, batch: Mapping[str, tuple[int, ...]], samples: int
+) -> ExampleSpec | None:
+    named = tensors_by_name(model, example)
+    return describe(example, {id(tensor): batch.get(name, ()) for name, tensor in named.items()}, max(1, samples))
 
 
 def _reasons(plan: Plan, terms: Terms) -> dict[str, tuple[str, ...]]:
@@ -282,27 +260,3 @@ def _reasons(plan: Plan, terms: Terms) -> dict[str, tuple[str, ...]]:
     texts: dict[Any, str] = {}
     found = terms.reasons()
     return {axis.name: tuple(texts.setdefault(why, str(why)) for why in found.get(axis.id, ())) for axis in plan.axes}
-
-
-def _batched(analysis: Analysis, value: Value) -> bool:
-    """Whether the first dimension of an input counts samples."""
-    dims = analysis.dims[0][value.id]
-    return bool(dims) and analysis.terms.find(dims[0]).id in analysis.batch
-
-
-def _state(model: nn.Module, plan: Plan, analysis: Analysis, verified: bool, asked: Mapping[str, Any]) -> State:
-    graph, terms = analysis.graphs[0], analysis.terms
-    layouts = {ident: tuple(map(terms.resolve, dims)) for ident, dims in analysis.dims[0].items()}
-    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
-    rows = {"batch": analysis.batch, "counted": analysis.counted(), "samples": analysis.samples}
-    costs = CostModel(graph, layouts, plan, **rows, parameters=parameters)
-    found = SearchSpace(
-        plan,
-        verified=verified,
-        title=type(model).__name__,
-        example={v.name: v.shape[_batched(analysis, v) :] for v in graph.inputs},
-        cost=costs,
-        reasons=_reasons(plan, terms),
-        asked=asked,
-    )
-    return State(found, costs)

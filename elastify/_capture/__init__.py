@@ -2,12 +2,14 @@
 
 `capture` runs the model on fake tensors under a torch-function mode (decision 0001) and gives a graph; `capture_all`
 also records training mode and runs with a filled cache where they differ. The model is as it was afterwards, whatever
-happens, and other threads are not seen. `paths` reads and writes what stands at a dotted path of a model; `trees`
-walks the nested values that go in and out of forward; `quiet` keeps recorders out of our own work.
+happens, and other threads are not seen. An `Example` is what forward is called with (`examples`). `paths` reads and
+writes what stands at a dotted path of a model; `trees` walks the nested values that go in and out of forward; `quiet`
+keeps recorders out of our own work.
 
 README.md in this folder walks through one example.
 """
 
+from elastify._capture.examples import Example, describe, example_like, prepare_inputs, tensors_by_name
 from elastify._capture.fx_checks import check_input, check_way
 from elastify._capture.fx_writer import FxWriter
 from elastify._capture.kernels import viewed
@@ -16,9 +18,10 @@ from elastify._capture.paths import attribute_value, get_in, holder, put_in, rea
 from elastify._capture.quiet import recorders, uncollected, unrecorded
 from elastify._capture.session import Run, capture, capture_all, capture_fx
 from elastify._capture.stand_ins import generators
-from elastify._capture.trees import prepare_inputs, tensors
+from elastify._capture.trees import mapped, results, tensors
 
 __all__ = [
+    "Example",
     "FxWriter",
     "Run",
     "attribute_value",
@@ -27,16 +30,21 @@ __all__ = [
     "capture_fx",
     "check_input",
     "check_way",
+    "describe",
+    "example_like",
     "generators",
     "get_in",
     "holder",
+    "mapped",
     "op_name",
     "prepare_inputs",
     "put_in",
     "read",
     "recorders",
     "resolve",
+    "results",
     "tensors",
+    "tensors_by_name",
     "uncollected",
     "unrecorded",
     "viewed",

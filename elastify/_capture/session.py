@@ -27,6 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from elastify import _adapters
 from elastify._adapters import Run
+from elastify._capture.examples import INPUTS, Example
 from elastify._capture.fx_writer import FxWriter
 from elastify._capture.kernels import fake_tensor
 from elastify._capture.leaks import forget_frames, release, remembering
@@ -37,7 +38,7 @@ from elastify._capture.recorder import Recorder
 from elastify._capture.sources import is_python, short_path
 from elastify._capture.stand_ins import Swap, prepared
 from elastify._capture.training import in_training, mode_reads
-from elastify._capture.trees import _INPUTS, _describe, _map, _named, tensors
+from elastify._capture.trees import in_words, named_tensors
 from elastify._errors import ElastifyError
 from elastify._ir import Graph, guard_log
 
@@ -45,29 +46,23 @@ _lock = threading.RLock()
 
 
 def capture(
-    model: nn.Module,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    *,
-    training: bool = False,
-    fake: bool = True,
-    run: Run | None = None,
+    model: nn.Module, example: Example, *, training: bool = False, fake: bool = True, run: Run | None = None
 ) -> Graph:
     """The record of one forward pass.
 
-    >>> graph = capture(nn.Linear(3, 4), (torch.zeros(2, 3),), {})
+    >>> graph = capture(nn.Linear(3, 4), Example((torch.zeros(2, 3),)))
     >>> graph.calls[0].op, graph.calls[0].inputs(), graph.outputs
     ('linear', [%2:input[2, 3], %0:weight[4, 3], %1:bias[4]], [%3[2, 4]])
 
     `fake=False` runs on real tensors, `run(model, args, kwargs)` calls the model as it likes. Raises ElastifyError
     where the model does not run on the inputs.
     """
-    return _Session(model, args, kwargs).run(training=training, fake=fake, call=run)
+    return _Session(model, example).run(training=training, fake=fake, call=run)
 
 
-def capture_fx(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Graph, FxWriter]:
+def capture_fx(model: nn.Module, example: Example) -> tuple[Graph, FxWriter]:
     """The record of one evaluation run, and the same run written as an FX graph."""
-    session = _Session(model, args, kwargs, writing=True)
+    session = _Session(model, example, writing=True)
     graph = session.run(training=False)
     assert session.writer is not None
     if graph.real:
@@ -75,12 +70,12 @@ def capture_fx(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) 
     return graph, session.writer
 
 
-def capture_all(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], run: Run | None = None) -> list[Graph]:
+def capture_all(model: nn.Module, example: Example, run: Run | None = None) -> list[Graph]:
     """Records of an evaluation run, of a training run where that does something else, and of `run`.
 
     Some parameters are used in one of them only.
     """
-    session = _Session(model, args, kwargs)
+    session = _Session(model, example)
     with _lock, mode_reads(model, session.ask):
         graphs = [session.run(training=False), *session.trained]
     if session.has_modes:
@@ -102,10 +97,8 @@ def _unless_it_fails(session: _Session, what: str, **how: Any) -> list[Graph]:
 class _Session:
     """Captures of one model on one example; fake tensors are made once and shared by its runs."""
 
-    def __init__(
-        self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, writing: bool = False
-    ) -> None:
-        self.model, self.args, self.kwargs = model, args, kwargs
+    def __init__(self, model: nn.Module, example: Example, *, writing: bool = False) -> None:
+        self.model, self.example = model, example
         self.paths: dict[int, list[str]] = {}
         for path, module in model.named_modules(remove_duplicate=False):
             self.paths.setdefault(id(module), []).append(path)
@@ -123,7 +116,7 @@ class _Session:
         mode = next((t.fake_mode for t in owned if isinstance(t, FakeTensor)), None)
         self.mode = mode or FakeTensorMode(allow_non_fake_inputs=True)
         self.memo = Memo(self.mode)
-        self.real = not any(t.is_meta or isinstance(t, FakeTensor) for t in [*owned, *tensors((args, kwargs))])
+        self.real = not any(t.is_meta or isinstance(t, FakeTensor) for t in [*owned, *example.tensors()])
         self.fakes: dict[int, tuple[Tensor, Tensor]] = {}
         lazy = next((name for name, tensor in self.tensors if nn.parameter.is_lazy(tensor)), None)
         if lazy is not None:
@@ -131,18 +124,19 @@ class _Session:
                 "the model has parameters that are not initialised yet", where=lazy, fix="run it once before elastify"
             )
         try:
-            self.bound = inspect.signature(model.forward).bind(*args, **kwargs)
+            self.bound = example(inspect.signature(model.forward).bind)
         except TypeError as error:
             raise ElastifyError(
                 "example inputs do not fit forward",
                 where=f"{type(model).__name__}.forward{inspect.signature(model.forward)}",
                 why=f"{error}; given were {self.given()}",
-                fix=_INPUTS,
+                fix=INPUTS,
             ) from error
 
     def given(self) -> str:
         """The example in words."""
-        described = [_describe(x) for x in self.args] + [f"{k}={_describe(x)}" for k, x in self.kwargs.items()]
+        args, kwargs = self.example.args, self.example.kwargs.items()
+        described = [*map(in_words, args), *(f"{name}={in_words(value)}" for name, value in kwargs)]
         return f"({', '.join(described)})"
 
     def ask(self) -> None:
@@ -202,16 +196,16 @@ class _Session:
                 stack.enter_context(torch.no_grad())
                 swap = stack.enter_context(prepared(self.model, convert, training=training))
                 with torch._C.DisableTorchFunction():
-                    args, kwargs = _map((self.args, self.kwargs), convert)
-                self.name_tensors(recorder, swap, args, kwargs)
+                    given = self.example.mapped(convert)
+                self.name_tensors(recorder, swap, given)
                 if self.writing:
-                    self.start_writer(recorder, swap, args, kwargs)
+                    self.start_writer(recorder, swap, given)
                 stack.enter_context(_watching(self.mode, recorder) if fake else _Watch(recorder))
                 stack.enter_context(recorder.modules())
                 stack.enter_context(guard_log(recorder.guard))
                 stack.enter_context(recording(recorder))
                 stack.enter_context(recorder)
-                out = run_recorded(self.model, args, kwargs, self.call)
+                out = run_recorded(self.model, given, self.call)
                 if self.writer is not None:
                     with torch._C.DisableTorchFunction():
                         self.writer.end(out)
@@ -222,7 +216,7 @@ class _Session:
                     found = in_training(recorder, self.model) if fake else None
                     self.has_modes, self.trained = found is None, found or []
         finally:
-            args = kwargs = out = None
+            given = out = None
             recorder.askers.clear()
             recorder.ran.clear()
             if fake:
@@ -241,7 +235,7 @@ class _Session:
         found = (tensor for tensor, _ in recorder.known.values())
         return [weakref.ref(t) for t in found if id(t) not in owned and type(t) is FakeTensor]
 
-    def start_writer(self, recorder: Recorder, swap: Swap, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def start_writer(self, recorder: Recorder, swap: Swap, given: Example) -> None:
         recorder.writer = self.writer = writer = FxWriter(
             lambda attr: attribute_value(self.model, attr),
             {id(new): old for old, new in swap.copies.values() if isinstance(new, Tensor)},
@@ -250,17 +244,17 @@ class _Session:
         with torch._C.DisableTorchFunction():
             for name, original in self.tensors:
                 writer.name(swap.stand_in(original), name)
-            writer.begin(self.bound.signature.bind(*args, **kwargs))
+            writer.begin(given(self.bound.signature.bind))
 
-    def name_tensors(self, recorder: Recorder, swap: Swap, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def name_tensors(self, recorder: Recorder, swap: Swap, given: Example) -> None:
         """Values for parameters, buffers and inputs, before anything runs."""
         graph = recorder.graph
         for name, original in self.tensors:
             tensor = swap.stand_in(original)
             found = recorder.known.get(id(tensor))
             graph.tensors[name] = found[1] if found else recorder.new(tensor, name)
-        bound = self.bound.signature.bind(*args, **kwargs)
-        for name, tensor in _named(bound.arguments, self.bound.signature):
+        bound = given(self.bound.signature.bind)
+        for name, tensor in named_tensors(bound.arguments, self.bound.signature):
             if id(tensor) not in recorder.known:
                 graph.inputs.append(recorder.new(tensor, name))
 
@@ -312,15 +306,15 @@ class _Session:
         """Tell inputs that the model refuses from a model that runs, but not under the recorder."""
         try:
             with torch.no_grad(), prepared(self.model, _clone, training=training, tag=False):
-                self.model(*_map(self.args, _clone), **_map(self.kwargs, _clone))
+                self.example.mapped(_clone)(self.model)
         except Exception as plain:  # noqa: BLE001 - whatever it is, it is the reason
             return self.failure("the model does not run on the example inputs", plain)
         return self.failure("the model cannot be captured", error)
 
 
-def run_recorded(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], run: Run | None) -> Any:
+def run_recorded(model: nn.Module, example: Example, run: Run | None) -> Any:
     """The model's own call, or another run of it; its name ends the search for source lines."""
-    return model(*args, **kwargs) if run is None else run(model, args, kwargs)
+    return model(*example.args, **example.kwargs) if run is None else run(model, example.args, dict(example.kwargs))
 
 
 class _Watch(TorchDispatchMode):

@@ -3,31 +3,58 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor
 
-from elastify._capture.stand_ins import Convert
-from elastify._errors import ElastifyError
 
-_INPUTS = "example inputs are a tensor, a tuple of positional arguments or a dict of keyword arguments"
+def mapped(tree: Any, change: Callable[[Tensor], Any], other: Callable[[Any], Any] = lambda item: item) -> Any:
+    """The same nesting with every tensor changed by one function and everything else that is no container by another.
 
-
-def _map(tree: Any, convert: Convert) -> Any:
+    >>> mapped((1, {"x": [2]}), lambda tensor: tensor, str)
+    ('1', {'x': ['2']})
+    """
     if isinstance(tree, Tensor):
-        return convert(tree)
+        return change(tree)
     if isinstance(tree, tuple):
-        items = [_map(x, convert) for x in tree]
+        items = [mapped(item, change, other) for item in tree]
         return type(tree)(*items) if hasattr(tree, "_fields") else type(tree)(items)
     if isinstance(tree, list):
-        return [_map(x, convert) for x in tree]
+        return [mapped(item, change, other) for item in tree]
     if isinstance(tree, dict):
-        return {key: _map(x, convert) for key, x in tree.items()}
-    return tree
+        return {key: mapped(item, change, other) for key, item in tree.items()}
+    return other(tree)
 
 
-def _named(arguments: dict[Any, Any], signature: inspect.Signature | None = None, prefix: str = "") -> Any:
+def tensors(tree: Any) -> Iterator[Tensor]:
+    """Every tensor inside nested tuples, lists and dicts."""
+    if isinstance(tree, Tensor):
+        yield tree
+    elif isinstance(tree, (tuple, list)):
+        for item in tree:
+            yield from tensors(item)
+    elif isinstance(tree, dict):
+        for item in tree.values():
+            yield from tensors(item)
+
+
+def results(tree: Any, hidden: Collection[str] = ()) -> Iterator[Tensor]:
+    """Every tensor that a model returned, in mappings and dataclasses too; entries that are `hidden` are left out."""
+    if isinstance(tree, Tensor):
+        yield tree
+    elif isinstance(tree, Mapping):
+        for name, item in tree.items():
+            if name not in hidden:
+                yield from results(item, hidden)
+    elif isinstance(tree, (tuple, list)):
+        for item in tree:
+            yield from results(item, hidden)
+    elif hasattr(tree, "__dataclass_fields__"):
+        yield from results({name: getattr(tree, name) for name in tree.__dataclass_fields__}, hidden)
+
+
+def named_tensors(arguments: Mapping[Any, Any], signature: inspect.Signature | None = None, prefix: str = "") -> Any:
     """(name, tensor) of every input: its parameter, then keys and positions inside it."""
     for key, item in arguments.items():
         name = f"{prefix}.{key}" if prefix else str(key)
@@ -35,52 +62,17 @@ def _named(arguments: dict[Any, Any], signature: inspect.Signature | None = None
             yield name, item
         elif isinstance(item, dict):
             spread = signature and signature.parameters[key].kind is inspect.Parameter.VAR_KEYWORD
-            yield from _named(item, prefix="" if spread else name)
+            yield from named_tensors(item, prefix="" if spread else name)
         elif isinstance(item, (tuple, list)):
-            yield from _named(dict(enumerate(item)), prefix=name)
+            yield from named_tensors(dict(enumerate(item)), prefix=name)
 
 
-def _describe(item: Any) -> str:
+def in_words(item: Any) -> str:
+    """A nested value in an error message: tensors by dtype and shape."""
     if isinstance(item, Tensor):
         return f"{str(item.dtype).removeprefix('torch.')}{list(item.shape)}"
     if isinstance(item, (tuple, list)):
-        return f"[{', '.join(_describe(x) for x in item)}]"
+        return f"[{', '.join(map(in_words, item))}]"
     if isinstance(item, dict):
-        return f"{{{', '.join(f'{k}: {_describe(x)}' for k, x in item.items())}}}"
+        return f"{{{', '.join(f'{key}: {in_words(value)}' for key, value in item.items())}}}"
     return repr(item) if isinstance(item, (int, float, str, bool, type(None))) else type(item).__name__
-
-
-def prepare_inputs(args: Any, kwargs: dict[str, Any] | None = None) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Example inputs as (args, kwargs); a batch of one is doubled, so that it cannot be mistaken for a broadcast.
-
-    >>> import torch
-    >>> args, kwargs = prepare_inputs(torch.zeros(1, 3, 8, 8))
-    >>> args[0].shape, kwargs
-    (torch.Size([2, 3, 8, 8]), {})
-    """
-    if isinstance(args, Tensor):
-        args = (args,)
-    elif isinstance(args, dict):
-        args, kwargs = (), {**args, **(kwargs or {})}
-    elif args is None:
-        args = ()
-    if not isinstance(args, (tuple, list)) or not isinstance(kwargs or {}, dict):
-        raise ElastifyError(f"example inputs are a {type(args).__name__}", where="example_inputs", fix=_INPUTS)
-    args, kwargs = tuple(args), dict(kwargs or {})
-    found = list(tensors((args, kwargs)))
-    batched = next((t for t in found if t.ndim > 1), found[0] if found else None)
-    if batched is not None and batched.ndim and batched.size(0) == 1:
-        return _map((args, kwargs), lambda t: t.repeat(2, *[1] * (t.ndim - 1)) if t.ndim and t.size(0) == 1 else t)
-    return args, kwargs
-
-
-def tensors(item: Any) -> Iterator[Tensor]:
-    """Every tensor inside nested tuples, lists and dicts."""
-    if isinstance(item, Tensor):
-        yield item
-    elif isinstance(item, (tuple, list)):
-        for x in item:
-            yield from tensors(x)
-    elif isinstance(item, dict):
-        for x in item.values():
-            yield from tensors(x)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from elastify import _adapters
 from elastify._capture import read, resolve, write
 from elastify._deploy.deep_copy import DeepCopy
-from elastify._ir import FULL, Choice
+from elastify._ir import FULL, Choice, ExampleSpec
 from elastify._rewrite import (
     SPEC,
     Active,
@@ -35,10 +35,10 @@ from elastify._rewrite import (
 FORMAT = 1
 
 
-def materialise(model: nn.Module, choice: Choice) -> nn.Module:
+def materialise(model: nn.Module, choice: Choice, example: ExampleSpec | None = None) -> nn.Module:
     """A plain model equal to the subnet: original classes, own contiguous storage, without the blocks left out.
 
-    The active configuration of `model` is the same afterwards.
+    It remembers the description of an `example`. The active configuration of `model` is the same afterwards.
     """
     elastic = elastic_state(model)
     before = elastic.choice
@@ -64,6 +64,7 @@ def materialise(model: nn.Module, choice: Choice) -> nn.Module:
         "attributes": [[attr.owner, attr.name, list(attr.index), value] for attr, value in numbers],
         "removed": removed,
         "aside": bypassed,
+        "example": None if example is None else example.to_json(),
     }
     return marked(small, spec)
 

@@ -1,9 +1,9 @@
 """Extracted models on disk: safetensors for the tensors, JSON for everything else, never pickle.
 
 A folder holds `elastify.json` (what was done to which full-size model: changed numbers, left-out blocks; shape, dtype
-and checksum of every tensor; ties) and `model.safetensors`. Loading repeats it on a copy of a full-size model, whose
-weights are never looked at. The file never names code to import: class names are text for error messages, paths are
-only looked up in the model at hand, numbers only replace numbers.
+and checksum of every tensor; ties; a description of the example, without data) and `model.safetensors`. Loading repeats
+it on a copy of a full-size model, whose weights are never looked at. The file never names code to import: class names
+are text for error messages, paths are only looked up in the model at hand, numbers only replace numbers.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import os
 import tempfile
 import zlib
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,8 @@ from elastify._adapters import build_like, known
 from elastify._capture import get_in, holder, put_in, resolve
 from elastify._deploy.extract import FORMAT, children_of, drop_blocks, marked, own, plain_copy
 from elastify._errors import ElastifyError
-from elastify._ir import FULL
-from elastify._rewrite import SPEC, InputHook, elastic_state, is_elastic, renumbered, set_active
+from elastify._ir import FULL, ExampleSpec
+from elastify._rewrite import SPEC, InputHook, active_subnet, elastic_state, is_elastic, renumbered
 
 JSON_NAME, WEIGHTS_NAME = "elastify.json", "model.safetensors"
 
@@ -98,16 +99,9 @@ def load(directory: str | os.PathLike[str], like: nn.Module | Callable[[], nn.Mo
     spec = _read_spec(folder)
     tensors = _read_tensors(folder, spec)
     full = _full_size(folder, spec, like)
-    choice = elastic_state(full).choice if is_elastic(full) else FULL
-    if choice == FULL:
+    with active_subnet(full, FULL) if is_elastic(full) else nullcontext():  # the numbers of a subnet are others
         small = _rebuild(folder, full, spec, tensors)
-    else:  # its numbers are those of a subnet
-        set_active(full, FULL)
-        try:
-            small = _rebuild(folder, full, spec, tensors)
-        finally:
-            set_active(full, choice)
-    kept = {key: spec[key] for key in ("format", "class", "source", "attributes", "removed", "aside")}
+    kept = {key: spec[key] for key in ("format", "class", "source", "attributes", "removed", "aside", "example")}
     return marked(small, kept).train(spec["training"])
 
 
@@ -208,6 +202,11 @@ def _read_spec(folder: Path) -> dict[str, Any]:
     if not all(_is_attribute(entry) for entry in spec["attributes"]):
         raise _damaged(folder, f"{JSON_NAME}: an attribute is not [owner, name, index, number]")
     spec.setdefault("source", None)
+    spec.setdefault("example", None)  # not written before 0.1
+    try:
+        _ = spec["example"] is None or ExampleSpec.from_json(spec["example"])
+    except ElastifyError as error:
+        raise _damaged(folder, f"{JSON_NAME}: {error}") from None
     return spec
 
 

@@ -4,10 +4,11 @@ An integer that remembers where it came from (`ints`): an attribute, a dimension
 The record of one run of a model (`graph`): calls, the values between them, and the module calls around them. What a
 dimension is made of (`layout`): an axis, a product of axes, a concatenation. And what the rest of the library obeys
 (`plan`): axes, stages, how each tensor and number follows them, and what is frozen for what reason. One subnet,
-in numbers, is a `Choice` (`choice`).
+in numbers, is a `Choice` (`choice`). What is remembered of the inputs of a run, without their data (`examples`).
 """
 
 from elastify._ir.choice import FULL, Choice, Key
+from elastify._ir.examples import MAX_TEXT, ExampleSpec, TensorSpec, Unknown
 from elastify._ir.graph import Call, Graph, ModuleCall, Value, enclosing, values
 from elastify._ir.ints import Attr, Dim, Expr, Guard, Int, Op, evaluate, exprs, guard_log, leaves
 from elastify._ir.layout import Axis, Concat, Layout, Product, active_size, axes_of, indices, mentions, settled
@@ -15,6 +16,7 @@ from elastify._ir.plan import Constraint, ElasticAxis, FrozenDim, Plan, RigidBlo
 
 __all__ = [
     "FULL",
+    "MAX_TEXT",
     "Attr",
     "Axis",
     "Call",
@@ -23,6 +25,7 @@ __all__ = [
     "Constraint",
     "Dim",
     "ElasticAxis",
+    "ExampleSpec",
     "Expr",
     "FrozenDim",
     "Graph",
@@ -38,6 +41,8 @@ __all__ = [
     "SizeExpr",
     "Skip",
     "Stage",
+    "TensorSpec",
+    "Unknown",
     "Value",
     "active_size",
     "axes_of",

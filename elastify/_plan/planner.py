@@ -80,6 +80,11 @@ class Planner:
             counts=count_layers(self.described, stages, read, self.graph.guards),
         )
 
+    def names(self) -> list[str]:
+        """What patterns can name: the axes and rows of the model, whether the options keep them or not."""
+        moving = frozenset(axis.id for axis in self._axes()[0])
+        return [*(name for name, _ in self._names.values()), *self.depth.names(None), *self.depth.names(moving)]
+
     # -- axes --------------------------------------------------------------------------------------------
 
     @cached_property

@@ -134,6 +134,10 @@ class Stages:
                     rows += row.pieces()
         return rows
 
+    def names(self, moving: frozenset[int] | None) -> list[str]:
+        """The names of all rows."""
+        return list(self._names(moving).values())
+
     def _names(self, moving: frozenset[int] | None) -> dict[tuple[str, ...], str]:
         shown = [row for row in self._candidates(moving) if row.blocks not in self._reasons or not row.gaps]
         return name_runs([(row.container, row.blocks) for row in shown])

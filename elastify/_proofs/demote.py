@@ -11,63 +11,65 @@ what was proven is offered, of the first blocks only, and the reason is kept.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import nn
 
+from elastify import _adapters
 from elastify._analysis import Analysis
-from elastify._capture import Run, capture
+from elastify._capture import Example, capture
 from elastify._errors import ElastifyError
-from elastify._ir import FULL, Choice, Graph, Layout, Plan, Stage
+from elastify._ir import Choice, Graph, Plan, Stage
 from elastify._plan import Planner
+from elastify._proofs.outputs import Outputs
 from elastify._proofs.samples import first_of_lists
-from elastify._proofs.sizes import Capture, difference, failing
+from elastify._proofs.sizes import difference, failing
 from elastify._proofs.units import UNPROVEN, failing_axes
-from elastify._rewrite import as_extracted, install, remove, set_active
+from elastify._rewrite import active_subnet, as_extracted, trial
 from elastify._space import SearchSpace, SubnetConfig
 
 _ROUNDS = 6  # each takes something out of the plan
 _TRIALS = 16  # numbers of blocks that are tried of one row
 
 
-def prove_units(
-    model: nn.Module,
-    planner: Planner,
-    plan: Plan,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    outputs: Callable[[Any], list[Tensor]],
-    moving: Callable[[bool], list[tuple[Layout, ...]]],
-) -> Plan:
+def prove_units(planner: Planner, plan: Plan, example: Example, outputs: Outputs) -> Plan:
     """Demote axes in which the network is not symmetric; in train mode too where only that uses some parameters."""
-    modes = (False, True) if _only_in_training(model, planner.analysis) else (False,)
-    fewer = _one_of_the_list(model, planner.analysis, args, kwargs)
-    failed = failing_axes(model, plan, args, kwargs, outputs, modes=modes, layouts=moving, fewer=fewer)
-    if failed:
-        _warn([f"{a.name}: {failed[a.id]}" for a in plan.axes if failed.get(a.id, UNPROVEN) != UNPROVEN])
-        idle = [axis.name for axis in plan.axes if failed.get(axis.id) == UNPROVEN]
-        if idle:
-            text = f"does not depend on {len(idle)} axes ({_few(idle, ', ')}): they are not proven and stay whole"
-            fix = "give example inputs that use them"
-            warnings.warn(f"what the model returns for the example {text}; {fix}", stacklevel=4)
-        planner.exclude(failed)
-        plan = planner.plan()
-    return plan
+    model, analysis = planner.model, planner.analysis
+    modes = (False, True) if _only_in_training(model, analysis) else (False,)
+    fewer = _one_of_the_list(model, analysis, example)
+    failed = failing_axes(
+        model,
+        plan,
+        example,
+        outputs.tensors,
+        modes=modes,
+        layouts=lambda training: outputs.moving(analysis, training),
+        fewer=fewer,
+    )
+    if not failed:
+        return plan
+    _warn([f"{a.name}: {failed[a.id]}" for a in plan.axes if failed.get(a.id, UNPROVEN) != UNPROVEN])
+    unproven = [axis.name for axis in plan.axes if failed.get(axis.id) == UNPROVEN]
+    if unproven:
+        text = f"does not depend on {len(unproven)} axes ({_few(unproven, ', ')}): they are not proven and stay whole"
+        fix = "give example inputs that use them"
+        warnings.warn(f"what the model returns for the example {text}; {fix}", stacklevel=5)
+    planner.exclude(failed)
+    return planner.plan()
 
 
-def _one_of_the_list(model: nn.Module, analysis: Analysis, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _one_of_the_list(model: nn.Module, analysis: Analysis, example: Example) -> Example | None:
     """The arguments with one sample of a list of them (pictures, for a detector) that meets the same weights as all."""
     graph = analysis.graphs[0]
     if analysis.samples < 2 or analysis.batch:
         return None
-    fewer = first_of_lists((args, kwargs))
+    fewer = first_of_lists(example)
     try:
-        found = capture(model, *fewer, fake=not graph.real)
+        reduced = capture(model, fewer, fake=not graph.real)
     except ElastifyError:
         return None
-
-    return fewer if found.used() == graph.used() else None
+    return fewer if reduced.used() == graph.used() else None
 
 
 def _only_in_training(model: nn.Module, analysis: Analysis) -> bool:
@@ -77,73 +79,81 @@ def _only_in_training(model: nn.Module, analysis: Analysis) -> bool:
     return any(graph.used() & rest for graph in analysis.graphs if graph.training)
 
 
-def prove_sizes(
-    model: nn.Module,
-    planner: Planner,
-    plan: Plan,
-    analysis: Analysis,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    writing: Run | None,
-) -> Plan:
+def prove_sizes(planner: Planner, plan: Plan, example: Example) -> Plan:
     """Demote axes and stages whose reduced networks are not what the plan says, until none is left.
 
     It is no surprise that some stages fail: they are listed in the space.
     """
-
-    def run(choice: Choice, index: int) -> Graph:
-        set_active(model, choice)
-        try:
-            with as_extracted(model, lists=index > 0):
-                return capture(
-                    model, args, kwargs, fake=not analysis.graphs[index].real, run=writing if index else None
-                )
-        finally:
-            set_active(model, FULL)
-
-    runs = [i for i, graph in enumerate(analysis.graphs) if not graph.training and not graph.apart]
     for _ in range(_ROUNDS):
-        where = SearchSpace(plan)
-        chosen = (where.min, _every_other(where), where.sample(0), where.sample(1))
-        choices = [where.by_id(config) for config in chosen]
-        choices.insert(0, Choice(blocks={stage.name: _fewest(stage) for stage in plan.stages}))
-        axes, stages = failing(analysis, plan, run, choices)
-        for index in runs[1:]:
+        with trial(planner.model, plan):
+            tests = _SizeTests(planner.model, planner.analysis, plan, example)
+            axes, stages = tests.failing()
             if not axes and not stages:
-                axes, stages = failing(analysis, plan, run, choices[1:3], index)
-        if not axes and not stages:
-            return plan
-        if axes:
-            names = {axis.id: axis.name for axis in plan.axes}
-            _warn([f"{names[i]}: {text}" for i, text in axes.items()])
-        planner.exclude(axes)
-        for stage in (stage for stage in plan.stages if stage.name in stages):
-            text = stages[stage.name]
-            if planner.depth.may_be_limited(stage.blocks):
-                counts, text = _working(analysis, plan, run, runs, stage, text)
-                planner.depth.limit(stage.blocks, counts, text)
-            else:
-                planner.depth.give_up(stage.blocks, text)
-        remove(model)
+                return plan
+            if axes:
+                names = {axis.id: axis.name for axis in plan.axes}
+                _warn([f"{names[i]}: {text}" for i, text in axes.items()])
+            planner.exclude(axes)
+            for stage in (stage for stage in plan.stages if stage.name in stages):
+                _demote_stage(planner, tests, stage, stages[stage.name])
         plan = planner.plan()
-        install(model, plan)
     raise ElastifyError("the sizes of this model cannot be proven", fix="pass freeze=[...] for the modules named above")
 
 
-def _working(
-    analysis: Analysis, plan: Plan, run: Capture, runs: Sequence[int], stage: Stage, text: str
-) -> tuple[tuple[int, ...], str]:
-    """Numbers of first blocks of a stage that are proven to work, and why there are no others; `text` is what is
-    wrong with some of its blocks."""
-    fewer = stage.choices[-2::-1]
-    counts: list[int] = []
-    for count in fewer[:: -(-len(fewer) // _TRIALS)] if fewer else ():
-        kept = Choice(blocks={stage.name: tuple(range(count))})
-        found = next(filter(None, (difference(analysis, plan, run, kept, index) for index in runs)), "")
-        if found:
-            return tuple(counts), f"not the first {count}: {found}" if counts else text
-        counts.append(count)
-    return tuple(counts), f"not every selection: {text}"
+@dataclass(frozen=True)
+class _SizeTests:
+    """The reduced networks of one plan, recorded from the model that is elastic after it."""
+
+    model: nn.Module
+    analysis: Analysis
+    plan: Plan
+    example: Example
+
+    @property
+    def runs(self) -> list[int]:
+        """The records that are compared: those of evaluation mode."""
+        return [i for i, graph in enumerate(self.analysis.graphs) if not graph.training and not graph.apart]
+
+    def record(self, choice: Choice, index: int) -> Graph:
+        """Run number `index` of a reduced network."""
+        run = _adapters.of(self.model).run_with_caches(self.model) if index else None
+        with active_subnet(self.model, choice), as_extracted(self.model, lists=index > 0):
+            return capture(self.model, self.example, fake=not self.analysis.graphs[index].real, run=run)
+
+    def failing(self) -> tuple[dict[int, str], dict[str, str]]:
+        """Axes by id and stages by name, with what is wrong."""
+        where = SearchSpace(self.plan)
+        chosen = (where.min, _every_other(where), where.sample(0), where.sample(1))
+        choices = [where.by_id(config) for config in chosen]
+        choices.insert(0, Choice(blocks={stage.name: _fewest(stage) for stage in self.plan.stages}))
+        axes, stages = failing(self.analysis, self.plan, self.record, choices)
+        for index in self.runs[1:]:
+            if not axes and not stages:
+                axes, stages = failing(self.analysis, self.plan, self.record, choices[1:3], index)
+        return axes, stages
+
+    def working(self, stage: Stage, text: str) -> tuple[tuple[int, ...], str]:
+        """Numbers of first blocks of a stage that are proven to work, and why there are no others; `text` is what is
+        wrong with some of its blocks."""
+        fewer = stage.choices[-2::-1]
+        counts: list[int] = []
+        for count in fewer[:: -(-len(fewer) // _TRIALS)] if fewer else ():
+            kept = Choice(blocks={stage.name: tuple(range(count))})
+            wrong = (difference(self.analysis, self.plan, self.record, kept, index) for index in self.runs)
+            first = next(filter(None, wrong), "")
+            if first:
+                return tuple(counts), f"not the first {count}: {first}" if counts else text
+            counts.append(count)
+        return tuple(counts), f"not every selection: {text}"
+
+
+def _demote_stage(planner: Planner, tests: _SizeTests, stage: Stage, text: str) -> None:
+    """Offer the first blocks only, where some numbers of them work; else all of the row stays, or it is cut."""
+    if planner.depth.may_be_limited(stage.blocks):
+        counts, text = tests.working(stage, text)
+        planner.depth.limit(stage.blocks, counts, text)
+    else:
+        planner.depth.give_up(stage.blocks, text)
 
 
 def _every_other(where: SearchSpace) -> SubnetConfig:
@@ -163,7 +173,7 @@ def _fewest(stage: Stage) -> tuple[int, ...]:
 def _warn(lines: Sequence[str]) -> None:
     if lines:
         text = f"verification took {len(lines)} axes out of the search space:\n  {_few(lines, chr(10) + '  ')}"
-        warnings.warn(text, stacklevel=4)
+        warnings.warn(text, stacklevel=6)
 
 
 def _few(items: Sequence[str], between: str) -> str:

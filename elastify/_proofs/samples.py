@@ -2,46 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from elastify._capture import tensors
+from elastify._capture import Example
 
 
-def first_sample(tree: Any, batch: int | None = None) -> Any:
-    """The inputs cut down to a batch of one; `batch` is the first size of the first tensor if it is not given.
+def first_sample(example: Example) -> Example:
+    """The inputs cut down to a batch of one, which is told by the first size of the first tensor.
 
-    >>> [tuple(x.shape) for x in first_sample((torch.zeros(4, 9), torch.zeros(1, 4, 7), torch.zeros(9, 9)))]
+    >>> example = first_sample(Example((torch.zeros(4, 9), torch.zeros(1, 4, 7), torch.zeros(9, 9))))
+    >>> [tuple(x.shape) for x in example.args]
     [(1, 9), (1, 1, 7), (9, 9)]
     """
-    size = next((t.size(0) for t in tensors(tree) if t.dim()), 1) if batch is None else batch
+    size = next((t.size(0) for t in example.tensors() if t.dim()), 1)
 
     def cut(tensor: Tensor) -> Tensor:
         where = next((dim for dim, n in enumerate(tensor.shape) if n == size), None)
         return tensor if where is None else tensor.narrow(where, 0, 1)
 
-    return _mapped(tree, cut)
+    return example.mapped(cut)
 
 
-def first_of_lists(tree: Any) -> Any:
+def first_of_lists(example: Example) -> Example:
     """The inputs with the first tensor of every list of tensors of one rank alone.
 
-    >>> first_of_lists(([torch.zeros(3, 4), torch.zeros(3, 5)], 7))
-    ([tensor([[0., 0., 0., 0.],
-            [0., 0., 0., 0.],
-            [0., 0., 0., 0.]])], 7)
+    >>> first_of_lists(Example(([torch.zeros(1, 2), torch.zeros(1, 3)], 7))).args
+    ([tensor([[0., 0.]])], 7)
     """
-    if isinstance(tree, list) and tree and all(isinstance(item, Tensor) for item in tree):
-        return tree[:1] if len({item.dim() for item in tree}) == 1 else tree
-    if isinstance(tree, dict):
-        return {key: first_of_lists(item) for key, item in tree.items()}
-    return tuple(map(first_of_lists, tree)) if type(tree) is tuple else tree
+
+    def shorter(tree: Any) -> Any:
+        if isinstance(tree, list) and tree and all(isinstance(item, Tensor) for item in tree):
+            return tree[:1] if len({item.dim() for item in tree}) == 1 else tree
+        if isinstance(tree, dict):
+            return {key: shorter(item) for key, item in tree.items()}
+        return tuple(map(shorter, tree)) if type(tree) is tuple else tree
+
+    return Example(shorter(example.args), shorter(dict(example.kwargs)))
 
 
-def filled(tree: Any, seed: int) -> Any:
+def filled(example: Example, seed: int) -> Example:
     """Inputs of zeros, which would silence the first layer, are replaced by noise."""
 
     def fill(tensor: Tensor) -> Tensor:
@@ -50,10 +52,10 @@ def filled(tree: Any, seed: int) -> Any:
         generator = torch.Generator().manual_seed(seed)
         return torch.randn(tensor.shape, generator=generator).to(tensor.device, tensor.dtype)
 
-    return _mapped(tree, fill)
+    return example.mapped(fill)
 
 
-def cast(tree: Any, dtype: torch.dtype) -> Any:
+def cast(example: Example, dtype: torch.dtype) -> Example:
     """Floating point and complex inputs in a precision."""
 
     def convert(tensor: Tensor) -> Tensor:
@@ -61,15 +63,4 @@ def cast(tree: Any, dtype: torch.dtype) -> Any:
             return tensor.to(torch.complex128 if dtype is torch.float64 else torch.complex64)
         return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
-    return _mapped(tree, convert)
-
-
-def _mapped(tree: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    if isinstance(tree, Tensor):
-        return change(tree)
-    if isinstance(tree, (tuple, list)):
-        items = [_mapped(item, change) for item in tree]
-        return type(tree)(*items) if hasattr(tree, "_fields") else type(tree)(items)
-    if isinstance(tree, dict):
-        return {key: _mapped(item, change) for key, item in tree.items()}
-    return tree
+    return example.mapped(convert)

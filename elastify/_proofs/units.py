@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from elastify._analysis import operation
-from elastify._capture import generators, op_name
+from elastify._capture import Example, generators, op_name
 from elastify._deploy import copied
 from elastify._errors import ElastifyError
 from elastify._ir import ElasticAxis, Layout, Plan, axes_of, indices
@@ -41,13 +41,12 @@ UNPROVEN = "permuting one of its tensors alone does not change the output: nothi
 def failing_axes(
     model: nn.Module,
     plan: Plan,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
+    example: Example,
     pick: Callable[[Any], list[Tensor]],
     *,
     modes: Sequence[bool] = (False,),
     layouts: Callable[[bool], Sequence[tuple[Layout, ...]]] = lambda _: (),
-    fewer: tuple[tuple[Any, ...], dict[str, Any]] | None = None,
+    fewer: Example | None = None,
     seed: int = 0,
 ) -> dict[int, str]:
     """Axes (by id) in which the model is not symmetric, with what was measured; empty when all are proven.
@@ -64,8 +63,7 @@ def failing_axes(
             test = _Symmetry(
                 model,
                 plan,
-                args,
-                kwargs,
+                example,
                 pick,
                 seed + draw,
                 training,
@@ -99,14 +97,13 @@ class _Symmetry:
         self,
         model: nn.Module,
         plan: Plan,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
+        example: Example,
         pick: Callable[[Any], list[Tensor]],
         seed: int,
         training: bool,
         layouts: Sequence[tuple[Layout, ...]],
         whole: bool = False,
-        fewer: Any = None,
+        fewer: Example | None = None,
         gain: float = 1.0,
     ) -> None:
         self.plan, self.pick, self.seed, self.layouts = plan, pick, seed, layouts
@@ -116,14 +113,14 @@ class _Symmetry:
                 self.members.setdefault(ident, []).append(name)
         self.parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
         # one sample in float64 where the model allows it; some insist on a batch, or on float32 somewhere
-        samples = ((args, kwargs),) if whole else (fewer or first_sample((args, kwargs)), (args, kwargs))
+        samples = (example,) if whole else (fewer or first_sample(example), example)
         precisions = ((torch.float64, True), (torch.float64, False), (torch.float32, False))
         trials = [(dtype, wide, inputs) for dtype, wide in precisions for inputs in samples]
         for number, (dtype, wide, inputs) in enumerate(trials, 1):
             self.exact = _Exact(wide)
             self.model = copied(model).train(training)
             quiet(self.model)
-            self.args, self.kwargs = cast(filled(inputs, seed), dtype)
+            self.example = cast(filled(inputs, seed), dtype)
             self.tolerance = _TOLERANCE[dtype]
             try:
                 self.model.to(dtype)
@@ -142,7 +139,7 @@ class _Symmetry:
     def outputs(self) -> list[Tensor]:
         reset(self.model, self.plan.caches, self.caches)
         with torch.no_grad(), seeded(self.seed), self.exact:
-            found = self.pick(self.model(*self.args, **self.kwargs))
+            found = self.pick(self.example(self.model))
         return [t.detach().to(torch.complex128 if t.is_complex() else torch.float64) for t in found]
 
     def error(self, orders: Mapping[int, np.ndarray]) -> float:
@@ -247,7 +244,7 @@ class _Symmetry:
                     chosen.setdefault(self.tensors[name].requires_grad_(True), []).append(name)
             hooks += [tensor.register_post_accumulate_grad_hook(look) for tensor in chosen]
             with torch.enable_grad(), seeded(self.seed), self.exact:
-                outputs = [t for t in self.pick(self.model(*self.args, **self.kwargs)) if t.requires_grad]
+                outputs = [t for t in self.pick(self.example(self.model)) if t.requires_grad]
                 total: Any = sum((t.abs() * torch.rand(t.shape, device=t.device)).nansum() for t in outputs)
                 total.backward(inputs=list(chosen))
         except (RuntimeError, TypeError, ValueError, LookupError, AttributeError, AssertionError):

@@ -10,6 +10,7 @@ README.md in this folder walks through one example.
 
 from elastify._errors import ElastifyError
 from elastify._rewrite.activate import (
+    active_subnet,
     all_statistics,
     restore_statistics,
     set_active,
@@ -20,7 +21,7 @@ from elastify._rewrite.activate import (
 from elastify._rewrite.blocks import as_extracted, renumbered, shortened
 from elastify._rewrite.caches import emptied, remember, reset
 from elastify._rewrite.classes import SPEC, original_class
-from elastify._rewrite.install import install, remove, strip
+from elastify._rewrite.install import install, remove, strip, trial
 from elastify._rewrite.slices import kept_ranges
 from elastify._rewrite.state import Active, ElasticState, elastic_state, is_elastic, known_models
 from elastify._rewrite.transforms import Hook, InputHook, Transform, add_parameter, attach, drop_hooks, extra_name
@@ -32,6 +33,7 @@ __all__ = [
     "Hook",
     "InputHook",
     "Transform",
+    "active_subnet",
     "add_parameter",
     "all_statistics",
     "as_extracted",
@@ -56,6 +58,7 @@ __all__ = [
     "store_statistics",
     "stored_statistics",
     "strip",
+    "trial",
 ]
 
 

@@ -10,7 +10,8 @@ stand in place of the buffers while it is active; the full network keeps its own
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 from torch import Tensor, nn
 
@@ -46,6 +47,17 @@ def set_active(model: nn.Module, choice: Choice) -> None:
     elastic.block_numbers = {}
     if active is not None and active.hidden:
         elastic.block_numbers = close_gaps(model, active.hidden, elastic.plan.counts)
+
+
+@contextmanager
+def active_subnet(model: nn.Module, choice: Choice) -> Iterator[None]:
+    """Inside, this subnet is the active one; afterwards, the one that was."""
+    before = elastic_state(model).choice
+    try:
+        set_active(model, choice)
+        yield
+    finally:
+        set_active(model, before)
 
 
 def setters_of(model: nn.Module) -> Setters:

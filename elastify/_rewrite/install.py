@@ -9,7 +9,8 @@ checks it, before it changes anything; if a class then refuses to be changed, al
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from torch import Tensor, nn
@@ -54,6 +55,16 @@ def remove(model: nn.Module) -> None:
     set_active(model, FULL)
     for module in model.modules():
         strip(module)
+
+
+@contextmanager
+def trial(model: nn.Module, plan: Plan) -> Iterator[None]:
+    """Inside, the model is elastic after `plan`; afterwards, whatever happens, it is what it was."""
+    install(model, plan)
+    try:
+        yield
+    finally:
+        remove(model)
 
 
 def strip(module: nn.Module) -> None:

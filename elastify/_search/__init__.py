@@ -1,12 +1,15 @@
 """Choosing a configuration within a budget.
 
 `run_search` proposes configurations (NSGA-II from Optuna), repairs each into the budget (`budget`) and keeps what was
-scored in a study that can be resumed (`study`). It sees a space and functions; it never sees a model.
+scored in a study that can be resumed (`study`). `SearchOptions` say how. It sees a space and functions; it never
+sees a model.
 """
 
+from elastify._search.options import SearchOptions
 from elastify._search.search import Result, run_search
 
 __all__ = [
     "Result",
+    "SearchOptions",
     "run_search",
 ]

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from elastify._errors import ElastifyError
 from elastify._search.budget import Budget, CostFn, Trial, largest_nested
+from elastify._search.options import SearchOptions
 from elastify._space import METRICS, Cost, SearchSpace, SubnetConfig, human
 
 
@@ -57,27 +58,14 @@ def run_search(
     cost_fn: CostFn,
     budgets: Mapping[str, int],
     score_fn: Callable[[SubnetConfig], float] | None = None,
-    *,
-    direction: str = "maximize",
-    n_trials: int = 200,
-    population: int = 32,
-    seed: int = 0,
-    study: Any = None,
-    timeout: float | None = None,
-    progress: bool = True,
-    callbacks: Sequence[Callable[[Trial], None]] = (),
+    options: SearchOptions | None = None,
 ) -> Result:
     """The best configuration of a space within budgets (a limit per metric: macs, params, bytes, activations).
 
-    `score_fn` gives the score of a configuration; None asks for the largest nested one. `study` is the path of a study
-    file (`.db`, `.sqlite` or an Optuna URL: a database; else an Optuna journal): the same search continues there until
-    it has `n_trials`. `timeout` is in seconds; one trial is always made. Ctrl-C returns what was found so far. Raises
-    ElastifyError where nothing can fit.
+    `score_fn` gives the score of a configuration; None asks for the largest nested one. Ctrl-C returns what was found
+    so far. Raises ElastifyError where nothing can fit.
     """
-    if direction not in ("maximize", "minimize"):
-        raise ElastifyError(f"direction must be 'maximize' or 'minimize', not {direction!r}")
-    if n_trials < 1 or population < 2:
-        raise ElastifyError(f"n_trials={n_trials} and population={population} cannot search", fix="at least 1 and 2")
+    options = options or SearchOptions()
     unknown = set(budgets) - set(METRICS)
     if unknown:
         raise ElastifyError(f"no budget is called {', '.join(sorted(unknown))}", fix=f"one of {', '.join(METRICS)}")
@@ -94,21 +82,21 @@ def run_search(
         return Result(space.decode(row), cost_fn(row[None])[0])
     from elastify._search.study import Study
 
-    running = Study(space, budget, score_fn, direction=direction, population=population, seed=seed, storage=study)
-    running.run(n_trials, timeout=timeout, progress=progress, callbacks=callbacks)
-    return summarise(running.trials(), direction, budget)
+    study = Study(space, budget, score_fn, options)
+    study.run()
+    return summarise(study.trials(), options, budget)
 
 
-def summarise(trials: Sequence[Trial], direction: str, budget: Budget) -> Result:
+def summarise(trials: Sequence[Trial], options: SearchOptions, budget: Budget) -> Result:
     """The best of the trials and their Pareto front."""
     distinct = {trial.config: trial for trial in trials if math.isfinite(trial.score)}
     if not distinct:
         raise ElastifyError("no configuration could be evaluated", why=f"all {len(trials)} trials failed")
-    sign = 1 if direction == "maximize" else -1
+    sign = 1 if options.direction == "maximize" else -1
     ranked = sorted(distinct.values(), key=lambda t: (budget.load(t.cost), -sign * t.score))
     front: list[Trial] = []
     for trial in ranked:
-        if not front or sign * trial.score > sign * front[-1].score:
+        if not front or options.better(trial.score, front[-1].score):
             front.append(trial)
     best = front[-1]
     pareto = tuple(Point(trial.config, trial.cost, trial.score) for trial in front)

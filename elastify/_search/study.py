@@ -22,7 +22,8 @@ import numpy as np
 
 from elastify._errors import ElastifyError
 from elastify._search.budget import Budget, Trial, shrink, starting_rows
-from elastify._space import METRICS, Cost, SearchSpace, SubnetConfig
+from elastify._search.options import SearchOptions
+from elastify._space import Cost, SearchSpace, SubnetConfig
 
 try:
     import optuna
@@ -46,17 +47,13 @@ class Study:
         space: SearchSpace,
         budget: Budget,
         score_fn: Callable[[SubnetConfig], float],
-        *,
-        direction: str,
-        population: int,
-        seed: int,
-        storage: Any,
+        options: SearchOptions,
     ) -> None:
-        self.space, self.budget, self.score_fn = space, budget, score_fn
+        self.space, self.budget, self.score_fn, self.options = space, budget, score_fn, options
         self._trials: dict[int, Trial] = {}
         choices = space.rows.choices
         self.free = [column for column, sizes in enumerate(choices) if len(sizes) > 1]
-        self.study = self._open(storage, direction, population, seed)
+        self.study = self._open()
         if not self.study.get_trials(deepcopy=False):
             for row in starting_rows(space, budget):
                 self.study.enqueue_trial(self._parameters(row), skip_if_exists=True)
@@ -69,15 +66,15 @@ class Study:
                 self._trials[trial.number] = replace(read, config=self.space.current(read.config))
         return [self._trials[number] for number in sorted(self._trials)]
 
-    def run(
-        self, n_trials: int, *, timeout: float | None, progress: bool, callbacks: Sequence[Callable[[Trial], None]]
-    ) -> None:
-        """Make trials until the study has `n_trials`, the time is over, or Ctrl-C."""
+    def run(self) -> None:
+        """Make trials until the study has as many as asked for, the time is over, or Ctrl-C."""
         from tqdm import tqdm
 
+        n_trials, timeout = self.options.n_trials, self.options.timeout
+        shown = {"desc": "search", "unit": "trial", "disable": not self.options.progress}
         started, failures = time.monotonic(), 0
         done = self.trials()
-        bar = tqdm(total=n_trials, initial=min(len(done), n_trials), desc="search", unit="trial", disable=not progress)
+        bar = tqdm(total=n_trials, initial=min(len(done), n_trials), **shown)
         try:
             while len(done) < n_trials and (not done or timeout is None or time.monotonic() - started < timeout):
                 trial, error = self._one({t.config: t.score for t in done if math.isfinite(t.score)})
@@ -89,13 +86,13 @@ class Study:
                         why=error,
                         fix="evaluate(model) must return a finite number for any configuration",
                     ) from self._last_error
-                for callback in callbacks:
+                for callback in self.options.callbacks:
                     callback(trial)
                 done = self.trials()
                 bar.update(len(done) - bar.n)
                 scores = [t.score for t in done if math.isfinite(t.score)]
                 if scores:
-                    better = max if self.study.directions[0] == optuna.study.StudyDirection.MAXIMIZE else min
+                    better = max if self.options.direction == "maximize" else min
                     bar.set_postfix(best=f"{better(scores):.5g}", evaluated=len({t.config for t in done}))
         except KeyboardInterrupt:
             if not any(math.isfinite(t.score) for t in self.trials()):
@@ -154,7 +151,8 @@ class Study:
         choices = self.space.rows.choices
         return {self.columns[c]: int(np.searchsorted(choices[c], row[c])) for c in self.free}
 
-    def _open(self, storage: Any, direction: str, population: int, seed: int) -> optuna.Study:
+    def _open(self) -> optuna.Study:
+        options, direction, storage = self.options, self.options.direction, self.options.study
         limits = ",".join(f"{metric}<={limit}" for metric, limit in sorted(self.budget.limits.items()))
         mark, opened = self.space.fingerprint, _storage(storage)
         for other in optuna.get_all_study_names(opened) if opened is not None else ():
@@ -170,7 +168,7 @@ class Study:
         try:
             return optuna.create_study(
                 storage=opened,
-                sampler=_Seeded(population, seed),
+                sampler=_Seeded(options.population, options.seed),
                 study_name=name,
                 directions=[optuna.study.StudyDirection[direction.upper()], optuna.study.StudyDirection.MINIMIZE],
                 load_if_exists=True,
@@ -215,7 +213,7 @@ class _Seeded(optuna.samplers.BaseSampler):
 def _record(trial: Trial, error: str) -> dict[str, Any]:
     return {
         "config": trial.config.to_json(),
-        "cost": [getattr(trial.cost, metric) for metric in METRICS],
+        "cost": [value for _, value in trial.cost.items()],
         "score": trial.score if math.isfinite(trial.score) else None,
         "seconds": round(trial.seconds, 3),
         "state": trial.state,

@@ -5,9 +5,9 @@
 activations exactly, as closed forms of the sizes. `state` is what is known of an elastic model besides its weights.
 """
 
-from elastify._space.closed_form import METRICS
 from elastify._space.config import SubnetConfig
-from elastify._space.cost import Cost, CostModel, human, parse_budget
+from elastify._space.cost import CostModel, parse_budget
+from elastify._space.metrics import METRICS, Cost, human
 from elastify._space.relation_text import size_text
 from elastify._space.space import SearchSpace
 from elastify._space.state import STATE, State, state

@@ -17,8 +17,7 @@ import numpy as np
 from elastify._analysis import MacTerm, from_inputs, products
 from elastify._errors import ElastifyError
 from elastify._ir import Axis, Call, Graph, Layout, Plan, Product, Value, enclosing
-
-METRICS = ("macs", "params", "bytes", "activations")
+from elastify._space.metrics import METRICS
 
 Monomial = tuple[int, ...]
 Poly = dict[Monomial, int]
@@ -53,11 +52,13 @@ class ClosedForm:
             terms = products(call, dims)
             if terms:
                 switches = self.variables.switches(call.where, blocks, around.get(number, ()))
-                macs, made = (self.variables.poly(part, switches) for part in (terms, [_output_size(call, dims)]))
+                output = _output_size(call, dims)
                 mixes = any(t.shows(counted) for t in terms) or not mixed.isdisjoint(v.id for v in call.inputs())
                 mixes = mixes and not any(t.shows(self.variables.batch) for t in terms)
-                for metric, part in (("macs", macs), ("activations", made)):
-                    (shared if mixes else polys)[metric].update(part)
+                added = {n: self.variables.poly(m.of_call(terms, output), switches) for n, m in METRICS.items()}
+                for name, part in added.items():
+                    (shared if mixes else polys)[name].update(part)
+                macs = added["macs"]
                 self.calls.append((call.where, call.op, _share(macs, samples) if mixes else macs))
         for metric in METRICS:  # together, because experts may have odd numbers of tokens
             polys[metric].update(_share(shared[metric], samples))
@@ -65,9 +66,10 @@ class ClosedForm:
         for value, names in _tensors(graph, plan):
             present = self.variables.any_of([self.variables.switches(name, blocks) for name in names])
             size = self.variables.poly([MacTerm(dims(value))], present)
-            if is_parameter is None or not is_parameter.isdisjoint(names):
-                polys["params"].update(size)
-            polys["bytes"].update({monomial: n * itemsize(value.dtype) for monomial, n in size.items()})
+            counts = is_parameter is None or not is_parameter.isdisjoint(names)
+            for name, metric in METRICS.items():
+                times = metric.of_element(value.dtype, counts)
+                polys[name].update({monomial: n * times for monomial, n in size.items() if times})
         self.polys = polys
         self._check_range(plan)
 
@@ -238,14 +240,3 @@ def evaluate(tree: tuple[int, list[tuple[int, Any]]], values: list[Any]) -> Any:
     for variable, inside in branches:
         total = total + values[variable] * (evaluate(inside, values) if inside[1] else inside[0])
     return total
-
-
-def itemsize(dtype: str) -> int:
-    """Bytes of one element of a dtype, by its name.
-
-    >>> itemsize("bfloat16"), itemsize("int64"), itemsize("bool")
-    (2, 8, 1)
-    """
-    digits = dtype.removeprefix("torch.").split("_")[0]
-    bits = int("".join(character for character in digits if character.isdigit()) or 8)
-    return max(1, bits // 8)

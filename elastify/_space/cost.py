@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import fields
 from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 from functools import cached_property, partial
@@ -21,35 +21,12 @@ import numpy as np
 
 from elastify._errors import ElastifyError
 from elastify._ir import Graph, Layout, Plan
-from elastify._space.closed_form import METRICS, ClosedForm, evaluate, nest
+from elastify._space.closed_form import ClosedForm, evaluate, nest
 from elastify._space.config import SubnetConfig
+from elastify._space.metrics import Cost
 
 _CHUNK = 8192
 _SUFFIXES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
-
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """Cost per sample: multiply-accumulates, parameters, bytes of parameters and buffers, and output elements of
-    the counted ops. Integers for one configuration, int64 arrays for many."""
-
-    macs: Any
-    params: Any
-    bytes: Any
-    activations: Any
-
-    def __repr__(self) -> str:
-        if isinstance(self.macs, np.ndarray):
-            return f"Cost({self.macs.size} configurations)"
-        return (
-            f"Cost({human(self.macs)} MACs, {human(self.params)} parameters, {human(self.bytes)}B, "
-            f"{human(self.activations)} activations)"
-        )
-
-    def __getitem__(self, index: Any) -> Cost:
-        """Row `index` of a cost of many configurations."""
-        picked = (getattr(self, metric)[index] for metric in METRICS)
-        return Cost(*(int(value) if np.ndim(value) == 0 else value for value in picked))
 
 
 class CostModel:
@@ -97,6 +74,11 @@ class CostModel:
 
     def __call__(self, encoded: Any) -> Cost:
         """Cost of encoded configurations `[n, columns]` as int64 arrays `[n]`."""
+        values = self.values(encoded)
+        return Cost(*(values[field.name] for field in fields(Cost)))
+
+    def values(self, encoded: Any) -> dict[str, np.ndarray]:
+        """The value of every metric for each encoded configuration."""
         rows = np.asarray(encoded)
         if rows.ndim != 2 or rows.shape[1] != len(self._full) or not np.issubdtype(rows.dtype, np.integer):
             raise ElastifyError(
@@ -108,17 +90,18 @@ class CostModel:
             raise ElastifyError(
                 "an encoded configuration is out of range", why="a size is negative or above the full one"
             )
-        out = {metric: np.empty(len(rows), np.int64) for metric in METRICS}
+        out = {metric: np.empty(len(rows), np.int64) for metric in self._trees}
         for start in range(0, len(rows), _CHUNK):
             columns = np.ascontiguousarray(rows[start : start + _CHUNK].T, dtype=np.int64)
             values = self._closed.variables.evaluate(columns)
             for metric, tree in self._trees.items():
                 out[metric][start : start + _CHUNK] = evaluate(tree, values)
-        return Cost(**out)
+        return out
 
     def of(self, config: SubnetConfig | None = None) -> Cost:
         """Cost of one configuration (None: the full network); kept blocks need not be a prefix."""
-        return Cost(*(int(evaluate(self._trees[metric], self._values_of(config))) for metric in METRICS))
+        values = self._values_of(config)
+        return Cost(*(int(evaluate(self._trees[field.name], values)) for field in fields(Cost)))
 
     def by_module(self, config: SubnetConfig | None = None) -> dict[str, int]:
         """MACs of one configuration per module path, in the order of the run."""
@@ -174,15 +157,3 @@ def parse_budget(value: Any, full: int | None = None) -> int:
 
 
 _LETTERS = [chr(code) for start in (65, 97) for code in range(start, start + 26)]
-
-
-def human(number: float) -> str:
-    """A count with three digits and k, M, G or T.
-
-    >>> human(1254321098), human(512), human(2_500_000)
-    ('1.25G', '512', '2.5M')
-    """
-    for unit, scale in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if abs(number) >= scale:
-            return f"{number / scale:.3g}{unit}" if number < 999.5 * scale else f"{number / scale:.0f}{unit}"
-    return f"{number:g}"

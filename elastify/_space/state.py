@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from elastify._errors import ElastifyError
+from elastify._ir import ExampleSpec
 from elastify._space.cost import CostModel
 from elastify._space.space import SearchSpace
 
@@ -20,6 +21,7 @@ class State:
 
     space: SearchSpace
     costs: CostModel
+    example: ExampleSpec | None = None  # what it was made elastic with, without data
 
     def __deepcopy__(self, memo: dict[int, Any]) -> State:
         return self

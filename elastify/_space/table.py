@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from elastify._space.config import pattern
-from elastify._space.cost import human
+from elastify._space.metrics import METRICS, human
 from elastify._space.wishes import ladder, match
 
 if TYPE_CHECKING:
@@ -165,13 +165,13 @@ def _costs(space: SearchSpace) -> list[str]:
     lines = []
     if space.cost is not None:
         costs = space.cost(np.stack([space.rows.least, space.rows.full]))
-        rows: list[tuple[str, ...]] = [("cost per sample", "MACs", "parameters", "bytes", "activations")]
+        rows: list[tuple[str, ...]] = [("cost per sample", *(metric.title for metric in METRICS.values()))]
         for name, cost in (("min", costs[0]), ("max", costs[1])):
-            rows.append((name, *(human(n) for n in (cost.macs, cost.params, cost.bytes, cost.activations))))
+            rows.append((name, *(human(n) for _, n in cost.items())))
         share = 100 * costs[0].macs / max(1, costs[1].macs)
         lines = [
             "",
-            *_aligned(rows, right={1, 2, 3, 4}),
+            *_aligned(rows, right={*range(1, 1 + len(METRICS))}),
             f"  the smallest has {share:.1f} % of the MACs of the full network",
         ]
     if space.example:

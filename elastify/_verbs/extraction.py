@@ -23,4 +23,4 @@ def extract(model: nn.Module, config: Any = None) -> nn.Module:
     known = state(model)
     chosen = active_config(model) if config is None else known.space.config(config)
     with uncollected():
-        return materialise(model, known.space.by_id(chosen))
+        return materialise(model, known.space.by_id(chosen), known.example)

@@ -16,14 +16,14 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
 
-from elastify import _adapters
 from elastify._analysis import analyse
-from elastify._capture import FxWriter, attribute_value, capture_fx, check_input, check_way, prepare_inputs, tensors
+from elastify._capture import Example, FxWriter, attribute_value, capture_fx, check_input, check_way
 from elastify._errors import ElastifyError
 from elastify._ir import Axis, Concat, Graph, Layout, Plan, Product
 from elastify._rewrite import elastic_state, is_elastic
 from elastify._space import size_text
 from elastify._verbs.activation import active_config
+from elastify._verbs.examples import example_for
 from elastify._verbs.extraction import extract
 
 _BATCH = -1
@@ -53,13 +53,13 @@ def graph(
     says what keeps it. `meta["limits"]` lists what the graph leaves out. `meta["cannot_run"]` is "" or says why the
     graph can only be read; then calling it raises ElastifyError. Raises ElastifyError where the model does not run.
     """
-    args, kwargs = _inputs(model, example_inputs, example_kwargs)
+    example = example_for(model, example_inputs, example_kwargs)
     source = (
         extract(model, active_config(model)) if is_elastic(model) and elastic_state(model).active is not None else model
     )
-    recorded, writer = capture_fx(source, args, kwargs)
-    _hold_constants(source, writer, args, kwargs)
-    batch = writer.refused or _free_batch(source, writer, args, kwargs)
+    recorded, writer = capture_fx(source, example)
+    _hold_constants(source, writer, example)
+    batch = writer.refused or _free_batch(source, writer, example)
     if writer.refused:
         writer.refuse_to_run()
     for attr in recorded.caches:
@@ -71,33 +71,22 @@ def graph(
     return view
 
 
-def _inputs(model: nn.Module, inputs: Any, kwargs: Mapping[str, Any] | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    if inputs is None and not kwargs:
-        found = _adapters.of(model).example_inputs(model)
-        if found is None:
-            raise ElastifyError(
-                f"graph needs example inputs for {type(model).__name__}", fix="graph(model, torch.randn(...))"
-            )
-        inputs, kwargs = found
-    return prepare_inputs(inputs, dict(kwargs or {}))
-
-
 # -- of which inputs a graph holds -----------------------------------------------------------------------------
 
 
-def _hold_constants(model: nn.Module, writer: FxWriter, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def _hold_constants(model: nn.Module, writer: FxWriter, example: Example) -> None:
     """Refuse a graph with a tensor from outside that is another one in every run."""
     if writer.foreign and not writer.refused:
-        found = difference(writer, capture_fx(model, args, kwargs)[1])
+        found = difference(writer, capture_fx(model, example)[1])
         if found:
             writer.refuse(f"two runs on the same inputs differ: {found}")
 
 
-def _free_batch(model: nn.Module, writer: FxWriter, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+def _free_batch(model: nn.Module, writer: FxWriter, example: Example) -> str:
     """Let the number of samples be any where a run with one more is the same; else say what is not."""
-    more = _one_more((args, kwargs))
+    more = _one_more(example)
     try:
-        other = None if more is None else capture_fx(model, *more)[1]
+        other = None if more is None else capture_fx(model, more)[1]
         found = "no input has a batch" if other is None else other.refused or difference(writer, other)
     except ElastifyError as error:
         other, found = None, f"with another number of samples the model does not run: {error.why or error.what}"
@@ -113,25 +102,18 @@ def _free_batch(model: nn.Module, writer: FxWriter, args: tuple[Any, ...], kwarg
     return found
 
 
-def _one_more(given: Any) -> Any:
+def _one_more(example: Example) -> Example | None:
     """The inputs with one sample more; None where nothing has a batch."""
-    found = list(tensors(given))
+    found = list(example.tensors())
     first = next((t for t in found if t.ndim > 1), found[0] if found else None)
     if first is None or not first.ndim or not first.shape[0]:
         return None
     size = first.shape[0]
 
-    def grown(item: Any) -> Any:
-        if isinstance(item, Tensor):
-            return torch.cat([item, item[:1]]) if item.ndim and item.shape[0] == size else item
-        if isinstance(item, tuple):
-            parts = [grown(part) for part in item]
-            return type(item)(*parts) if hasattr(item, "_fields") else tuple(parts)
-        if isinstance(item, list):
-            return [grown(part) for part in item]
-        return {key: grown(part) for key, part in item.items()} if isinstance(item, dict) else item
+    def grown(tensor: Tensor) -> Tensor:
+        return torch.cat([tensor, tensor[:1]]) if tensor.ndim and tensor.shape[0] == size else tensor
 
-    return grown(given)
+    return example.mapped(grown)
 
 
 def _pairs(one: FxWriter, other: FxWriter) -> list[tuple[fx.Node, fx.Node]]:

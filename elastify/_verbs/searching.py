@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from elastify._search import Result, run_search
+from elastify._search import Result, SearchOptions, run_search
 from elastify._space import SubnetConfig, parse_budget, state
 from elastify._verbs.activation import activate
 from elastify._verbs.extraction import extract
@@ -59,17 +59,6 @@ def search(
         with activate(model, config):
             return float(evaluate(model))  # type: ignore[misc] - only called where it is not None
 
-    result = run_search(
-        known.space,
-        known.costs,
-        budgets,
-        score if evaluate else None,
-        direction=direction,
-        n_trials=n_trials,
-        population=population,
-        seed=seed,
-        study=study,
-        timeout=timeout,
-        progress=progress,
-    )
+    options = SearchOptions(direction, n_trials, population, seed, study, timeout, progress)
+    result = run_search(known.space, known.costs, budgets, score if evaluate else None, options)
     return replace(result, model=extract(model, result.config))

@@ -182,8 +182,8 @@ def _subnet(found: SearchSpace, wishes: dict[str, int | float], full: Cost, smal
     sizes |= {stage.name: (len(chosen.depths[stage.name]), len(stage.blocks)) for stage in found.stages}
     lines = [f"subnet {', '.join(f'{pattern}={value}' for pattern, value in wishes.items())}"]
     lines += [f"  {name} = {size} of {whole}" for name, (size, whole) in sizes.items() if size != whole]
-    for metric in ("macs", "params", "bytes", "activations"):
-        part, whole = getattr(small, metric), getattr(full, metric)
+    for metric, whole in full.items():
+        part = getattr(small, metric)
         lines.append(f"  {metric:<12} {human(part):>8} of {human(whole)}  ({100 * part / max(1, whole):.1f} %)")
     return "\n".join(lines)
 

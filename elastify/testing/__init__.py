@@ -160,7 +160,7 @@ def _unlike_the_plan(model: nn.Module, built: Built, config: SubnetConfig) -> st
     where = space(model)
     try:
         with activate(model, config):
-            reduced = capture(model, built.args, built.kwargs)
+            reduced = capture(model, built.example)
     except ElastifyError as error:
         return f"the smaller network does not run for {config!r}: {error.why or error.what}"
     found = compare(built.analysis, where.plan, reduced, where.by_id(config))
@@ -187,7 +187,7 @@ class _Check:
 
     def run(self, model: nn.Module) -> list[Tensor]:
         with seeded(self.seed):
-            return self.built.outputs(model(*self.built.args, **self.built.kwargs))
+            return self.built.outputs.tensors(self.built.example(model))
 
     def fail(self, text: str) -> None:
         self.report.failures.append(text)
@@ -207,7 +207,7 @@ class _Check:
         fused = torch.backends.mha.get_fastpath_enabled()
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            view = graph(self.elastic, self.built.args, example_kwargs=self.built.kwargs)
+            view = graph(self.elastic, self.built.example.args, example_kwargs=self.built.example.kwargs)
             self.report.cannot_run = view.meta["cannot_run"]
             if self.report.cannot_run:
                 return
@@ -251,15 +251,14 @@ class _Check:
         Where the values of tensors decide what runs (the tokens of an expert, the rounds of a loop), they may decide
         otherwise here than in the run that was captured: then a record of this very run must say what is counted.
         """
-        given: Any = (self.built.args, self.built.kwargs)
-        analysis = self.built.analysis
+        given, analysis = self.built.example, self.built.analysis
         samples = 1 if analysis.batch else analysis.samples  # else a list of samples, perhaps of different sizes
         given = first_sample(given) if analysis.batch else given
-        counted = oracle_macs(small, *given)
+        counted = oracle_macs(small, given.args, given.kwargs)
         said = cost(self.elastic, config)
         wrong = counted // samples != said.macs
         if wrong and analysis.graphs[0].real:
-            recorded = CostModel(capture(small, *given, fake=False), {}, Plan())
+            recorded = CostModel(capture(small, given, fake=False), {}, Plan())
             wrong = counted != recorded.of().macs
         if wrong:
             self.fail(f"cost says {said.macs} MACs, the kernels count {counted // samples} for {config!r}")

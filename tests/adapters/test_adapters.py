@@ -15,6 +15,7 @@ from torch import nn
 
 from elastify import ElastifyError, _adapters, activate, elastify, extract, load, save, space
 from elastify._adapters import LIBRARIES, Library, makers, of
+from elastify._capture.examples import Example
 from elastify._capture.session import capture
 
 SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -77,7 +78,7 @@ def test_inferred_inputs_have_the_right_size_and_run(name):
     state = torch.get_rng_state()
     args, kwargs = of(model).example_inputs(model)
     assert torch.equal(torch.get_rng_state(), state)
-    graph = capture(model, args, kwargs)
+    graph = capture(model, Example(args, kwargs))
     assert [value.shape for value in graph.inputs] == shapes
     assert graph.outputs
 
@@ -115,7 +116,7 @@ def test_a_subclass_in_user_code_is_recognised():
 def test_hidden_states_and_caches_are_no_interface():
     model = t5()
     args, kwargs = of(model).example_inputs(model)
-    graph = capture(model, args, {**kwargs, "use_cache": True})
+    graph = capture(model, Example(args, {**kwargs, "use_cache": True}))
     root = graph.modules[0]
     assert set(root.out) >= {"logits", "encoder_last_hidden_state"}
     assert graph.outputs == [root.out["logits"]]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from elastify._analysis.analyse import Analysis, analyse
+from elastify._capture.examples import Example
 from elastify._capture.paths import attribute_value
 from elastify._capture.session import capture_all
 from elastify._ir.layout import Axis, Concat, Product
@@ -28,7 +29,7 @@ class Net(nn.Module):
 
 
 def analysed(model: nn.Module, *args: Tensor, **options: Any) -> Analysis:
-    graphs = capture_all(model, args, {})
+    graphs = capture_all(model, Example(args))
     names = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     return analyse(graphs, lambda attr: attribute_value(model, attr), names, **options)
 
@@ -131,7 +132,7 @@ def test_layouts_do_not_depend_on_the_order_of_the_graphs() -> None:
     model = Net(
         lambda m, x: m.d(torch.cat([m.a(x), m.b(m.a(x))], 1)), a=nn.Linear(6, 8), b=nn.Linear(8, 4), d=nn.Linear(12, 3)
     )
-    graphs = capture_all(model, (X,), {})
+    graphs = capture_all(model, Example((X,)))
     names = {name for name, _ in model.named_parameters()}
     shapes = []
     for order in (graphs, graphs[::-1]):

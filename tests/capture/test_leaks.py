@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from elastify import elastify, extract
+from elastify._capture.examples import Example, prepare_inputs
 from elastify._capture.leaks import _search
 from elastify._capture.session import capture, capture_all
-from elastify._capture.trees import prepare_inputs
 from elastify._errors import ElastifyError
 
 T = TypeVar("T")
@@ -40,7 +40,7 @@ class Net(nn.Module):
 
 
 def record(body, x=X, *, training=False, **attributes):
-    return capture(Net(body, **attributes), (x,), {}, training=training)
+    return capture(Net(body, **attributes), Example((x,)), training=training)
 
 
 def ops(graph):
@@ -83,7 +83,7 @@ def test_the_model_is_as_it_was_whatever_happens(fake, error):
     states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
     expected = {None: None, RuntimeError: ElastifyError, KeyboardInterrupt: KeyboardInterrupt}[error]
     with pytest.raises(expected) if expected else contextlib.nullcontext():
-        capture(model, (X,), {}, training=True, fake=fake)
+        capture(model, Example((X,)), training=True, fake=fake)
     assert snapshot(model) == before
     assert all(torch.equal(v, values[k]) for k, v in model.state_dict().items())
     assert (model.seen, model.sizes, model.count, model.state.calls) == ([], [1, 2], 3, 5)
@@ -111,7 +111,7 @@ def test_caches_outside_the_model_do_not_keep_fake_tensors():
 
     _table.cache_clear()
     model = Net(body)
-    assert len(capture_all(model, (X,), {})) == 1
+    assert len(capture_all(model, Example((X,)))) == 1
     assert store == {}
     assert _table.cache_info().currsize == 0
     assert type(model(X)) is torch.Tensor
@@ -120,7 +120,7 @@ def test_caches_outside_the_model_do_not_keep_fake_tensors():
 def test_what_functions_outside_the_model_remember_is_recorded_all_the_same():
     model = Net(lambda s, x: s.linear(x) + _table(x.shape[1], 2)["positions"][0])
     model(X)
-    runs = [[call.op for call in capture(model, (X,), {}).calls] for _ in range(2)]
+    runs = [[call.op for call in capture(model, Example((X,))).calls] for _ in range(2)]
     assert runs[0] == runs[1] == ["linear", "arange", "mul", "add"]
 
 
@@ -134,7 +134,7 @@ def test_a_function_that_a_notebook_defines_later_forgets_as_well(monkeypatch):
         )
         model(X)
         assert main.table.cache_info().currsize == 1
-        assert ops(capture(model, (X,), {})) == ["linear", "arange", "mul", "add"]
+        assert ops(capture(model, Example((X,)))) == ["linear", "arange", "mul", "add"]
 
 
 class Trap:
@@ -223,7 +223,7 @@ def test_hooks_that_a_first_run_registers_are_not_left_behind():
         return s.linear(x)
 
     model = Net(body, hooked=False)
-    capture(model, (X,), {})
+    capture(model, Example((X,)))
     assert (len(model.linear._forward_hooks), len(seen)) == (0, 1)
     model(X)
     assert (len(model.linear._forward_hooks), len(seen)) == (1, 2)
@@ -237,7 +237,7 @@ def test_caches_filled_before_an_error_do_not_keep_fake_tensors():
     _table.cache_clear()
     model = Net(body)
     with pytest.warns(UserWarning, match="depends on the values of tensors") as warned:
-        assert capture(model, (X,), {}).real
+        assert capture(model, Example((X,))).real
     assert len(warned) == 1
     assert type(model(X)) is torch.Tensor
 
@@ -247,7 +247,7 @@ def test_caches_filled_before_an_error_do_not_keep_fake_tensors():
 
 def test_a_model_on_the_meta_device():
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU()).to("meta")
-    graph = capture(model, (torch.zeros(2, 3, 8, 8),), {}, training=True)
+    graph = capture(model, Example((torch.zeros(2, 3, 8, 8),)), training=True)
     assert graph.outputs[0].shape == (2, 8, 6, 6)
     assert all(p.is_meta for p in model.parameters())
 
@@ -263,14 +263,14 @@ def test_control_flow_on_values_follows_the_example():
 
 def test_fake_and_real_runs_agree():
     model = nn.Sequential(nn.Conv1d(4, 6, 3, padding=1), nn.GroupNorm(2, 6), nn.Flatten(), nn.Linear(30, 3))
-    runs = [capture(model, (torch.zeros(2, 4, 5),), {}, fake=fake) for fake in (True, False)]
+    runs = [capture(model, Example((torch.zeros(2, 4, 5),)), fake=fake) for fake in (True, False)]
     assert repr(runs[0].calls) == repr(runs[1].calls)
     assert runs[0].guards == runs[1].guards
 
 
 def test_inputs_that_do_not_fit():
     with pytest.raises(ElastifyError, match="example inputs do not fit forward") as error:
-        capture(Net(lambda s, x: x), (X, X), {})
+        capture(Net(lambda s, x: x), Example((X, X)))
     assert "too many positional arguments; given were (float32[2, 4], float32[2, 4])" in str(error.value)
     with pytest.raises(ElastifyError, match="does not run on the example inputs") as error:
         record(lambda s, x: s.linear(x), torch.zeros(2, 5))
@@ -282,7 +282,7 @@ def test_inputs_that_do_not_fit():
 
 def test_models_that_cannot_be_captured():
     with pytest.raises(ElastifyError, match="parameters that are not initialised yet"):
-        capture(nn.LazyLinear(3), (X,), {})
+        capture(nn.LazyLinear(3), Example((X,)))
 
     def only_plain_integers(s, x):
         return s.linear(x) if type(s.size) is int else 1 / 0
@@ -291,15 +291,16 @@ def test_models_that_cannot_be_captured():
         record(only_plain_integers, size=3)
     assert "ZeroDivisionError" in str(error.value)
     with pytest.raises(ElastifyError, match="cannot be captured"):
-        capture(Net(lambda s, x: s.linear(x)[x.sum() > 0]).to("meta"), (X,), {})
+        capture(Net(lambda s, x: s.linear(x)[x.sum() > 0]).to("meta"), Example((X,)))
 
 
 def test_a_batch_of_one_is_doubled():
-    args, kwargs = prepare_inputs((torch.zeros(1, 3, 8), [torch.zeros(1), 5]), {"mask": torch.zeros(3, 1)})
+    example = prepare_inputs((torch.zeros(1, 3, 8), [torch.zeros(1), 5]), {"mask": torch.zeros(3, 1)})
+    args, kwargs = example.args, example.kwargs
     assert [args[0].shape, args[1][0].shape, args[1][1], kwargs["mask"].shape] == [(2, 3, 8), (2,), 5, (3, 1)]
-    args, kwargs = prepare_inputs({"ids": torch.zeros(4, 1)})
-    assert (args, kwargs["ids"].shape) == ((), (4, 1))
-    assert prepare_inputs(None) == ((), {})
+    example = prepare_inputs({"ids": torch.zeros(4, 1)})
+    assert (example.args, example.kwargs["ids"].shape) == ((), (4, 1))
+    assert not list(prepare_inputs(None).tensors())
 
 
 class Exchanging(nn.Module):

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from elastify import activate, elastify
+from elastify._capture.examples import Example
 from elastify._capture.session import capture, capture_all
 from elastify._ir.graph import Graph
 
@@ -114,12 +115,12 @@ def changed(s: Model, x: Tensor) -> Any:
 def test_a_model_that_asks_itself(run: Callable[[Model, Tensor], Any], graphs: int, runs: int) -> None:
     model = Model(run)
     Body.runs = 0
-    found = capture_all(model, (X,), {})
+    found = capture_all(model, Example((X,)))
     assert (len(found), Body.runs) == (graphs, runs)
     assert [graph.training for graph in found] == [False, True][:graphs]
-    assert told(found[0]) == told(capture(model, (X,), {}))
+    assert told(found[0]) == told(capture(model, Example((X,))))
     for graph in found[1:]:
-        assert told(graph) == told(capture(model, (X,), {}, training=True))
+        assert told(graph) == told(capture(model, Example((X,)), training=True))
     assert "forward" not in vars(model.body)
     assert not any(module._forward_hooks for module in model.modules())
 

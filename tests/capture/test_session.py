@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from elastify._capture.examples import Example
 from elastify._capture.session import capture, capture_all
 from elastify._errors import ElastifyError
 from elastify._ir.ints import Attr, Dim, Int, Op
@@ -30,7 +31,7 @@ class Net(nn.Module):
 
 
 def record(body, x=X, *, training=False, **attributes):
-    return capture(Net(body, **attributes), (x,), {}, training=training)
+    return capture(Net(body, **attributes), Example((x,)), training=training)
 
 
 def ops(graph):
@@ -80,7 +81,7 @@ def test_one_name_for_one_meaning(body, op, args):
 
 def test_functions_written_in_python_are_seen_from_inside():
     layer = nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), 1)
-    graph = capture(layer, (torch.zeros(2, 5, 16),), {})
+    graph = capture(layer, Example((torch.zeros(2, 5, 16),)))
     assert ops(graph).count("linear") == 4
     assert "scaled_dot_product_attention" in ops(graph)
     assert torch.backends.mha.get_fastpath_enabled()
@@ -161,14 +162,14 @@ def test_vmap_checkpointing_and_autograd_functions():
 
 def test_compiled_models_run_eagerly():
     model = torch.compile(nn.Sequential(nn.Linear(4, 4), nn.ReLU()))
-    assert ops(capture(model, (X,), {})) == ["linear", "relu"]
+    assert ops(capture(model, Example((X,)))) == ["linear", "relu"]
 
 
 @pytest.mark.parametrize("extra", [{}, {"bias": False, "num_layers": 2}, {"bidirectional": True, "batch_first": True}])
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN, functools.partial(nn.LSTM, proj_size=3)])
 def test_recurrent_layers_need_no_time_steps(kind, extra):
     model, x = kind(4, 6, **extra), torch.zeros(3, 5, 4)
-    fake, real = (capture(model, (x,), {}, fake=fake) for fake in (True, False))
+    fake, real = (capture(model, Example((x,)), fake=fake) for fake in (True, False))
     assert repr(fake.calls) == repr(real.calls)
 
 
@@ -176,9 +177,9 @@ def test_recurrent_weights_that_do_not_fit_are_an_error():
     model = nn.GRU(4, 6)
     model.weight_hh_l0 = nn.Parameter(torch.zeros(18, 5))
     with pytest.raises(ElastifyError, match="does not run on the example inputs"):
-        capture(model, (torch.zeros(3, 5, 4),), {})
+        capture(model, Example((torch.zeros(3, 5, 4),)))
     with pytest.raises(ElastifyError, match=r"gru expects weights of the shapes \[\(18, 4\), \(18, 6\)"):
-        capture(model.to("meta"), (torch.zeros(3, 5, 4),), {})
+        capture(model.to("meta"), Example((torch.zeros(3, 5, 4),)))
 
 
 # -- integers ----------------------------------------------------------------------------------------------------
@@ -217,7 +218,7 @@ def test_attributes_of_torch_modules_and_of_a_shared_config():
 
     model = nn.Sequential(Block(), Block())
     before = dict(config.__dict__)
-    graph = capture(model, (torch.zeros(4, 8),), {})
+    graph = capture(model, Example((torch.zeros(4, 8),)))
     views = [call.args[-1].expr for call in graph.calls if call.op == "view"]
     assert views == [Attr("0.config", "hidden"), Attr("0.config.sub", "hidden")] * 2
     conv = graph.calls[1]
@@ -229,7 +230,7 @@ def test_attributes_of_torch_modules_and_of_a_shared_config():
 
 def test_comparisons_become_guards_with_their_place():
     lstm = nn.LSTM(4, 6, batch_first=True)
-    graph = capture(lstm, (torch.zeros(2, 5, 4),), {})
+    graph = capture(lstm, Example((torch.zeros(2, 5, 4),)))
     guard = next(g for g in graph.guards if Attr("", "input_size") in g.args)
     assert (guard.fn, guard.args, guard.result) == ("ne", (Attr("", "input_size"), Dim(graph.inputs[0].id, 2)), False)
     assert guard.source.startswith("torch/nn/modules/rnn.py:")
@@ -244,8 +245,8 @@ def test_a_cache_outside_the_model_cannot_bring_back_old_sizes():
         return x.view(sizes.setdefault("n", x.shape[0]), -1)
 
     model = Net(body)
-    assert isinstance(capture(model, (X,), {}).calls[0].args[1], Int)
-    assert type(capture(model, (X,), {}).calls[0].args[1]) is int
+    assert isinstance(capture(model, Example((X,))).calls[0].args[1], Int)
+    assert type(capture(model, Example((X,))).calls[0].args[1]) is int
 
 
 # -- structure ---------------------------------------------------------------------------------------------------
@@ -266,7 +267,7 @@ def test_modules_inputs_outputs_and_ties():
                 "z": (extra * self.scale,),
             }
 
-    graph = capture(Tied(), (X,), {"extra": X + 1})
+    graph = capture(Tied(), Example((X,), {"extra": X + 1}))
     assert [v.name for v in graph.inputs] == ["x", "extra"]
     assert graph.tensors["a.weight"] is graph.tensors["b.weight"] is graph.tensors["c.weight"]
     assert set(graph.tensors) == {"a.weight", "a.bias", "b.weight", "b.bias", "c.weight", "c.bias", "scale"}
@@ -280,7 +281,7 @@ def test_modules_inputs_outputs_and_ties():
 
 def test_a_module_call_knows_its_arguments_as_they_came():
     model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(inplace=True))
-    graph = capture(model, (X,), {})
+    graph = capture(model, Example((X,)))
     relu = graph.modules[2]
     assert relu.args == (graph.calls[0].out,)
     assert relu.out is graph.calls[1].out is not graph.calls[0].out
@@ -299,7 +300,7 @@ def test_both_modes_are_recorded_where_the_model_asks_for_its_mode():
             return x + torch.rand_like(x) if self.training else x
 
     model = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5), nn.BatchNorm1d(4), Noise()).eval()
-    evaluation, training = capture_all(model, (X,), {})
+    evaluation, training = capture_all(model, Example((X,)))
     assert ops(evaluation) == ["linear", "batch_norm"]
     assert ops(training) == ["linear", "dropout", "add", "batch_norm", "rand_like", "add"]
     assert (evaluation.training, training.training, model.training) == (False, True, False)
@@ -309,15 +310,15 @@ def test_both_modes_are_recorded_where_the_model_asks_for_its_mode():
 def test_layers_of_torch_do_not_need_a_run_in_training_mode():
     layer = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True)
     model = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5), nn.BatchNorm1d(3), nn.LSTM(4, 2)).eval()
-    assert len(capture_all(model, (torch.zeros(2, 3, 4),), {})) == 1
-    assert len(capture_all(nn.Sequential(layer, nn.RReLU()), (torch.zeros(2, 3, 4),), {})) == 1
+    assert len(capture_all(model, Example((torch.zeros(2, 3, 4),)))) == 1
+    assert len(capture_all(nn.Sequential(layer, nn.RReLU()), Example((torch.zeros(2, 3, 4),)))) == 1
 
 
 def test_a_mode_kept_in_the_class_is_not_overlooked():
     class Fixed(nn.Linear):
         training = False
 
-    assert len(capture_all(Fixed(4, 4), (X,), {})) == 2
+    assert len(capture_all(Fixed(4, 4), Example((X,)))) == 2
 
 
 def test_a_training_run_that_fails_is_a_warning():
@@ -327,7 +328,7 @@ def test_a_training_run_that_fails_is_a_warning():
         return s.linear(x)
 
     with pytest.warns(UserWarning, match="training mode was not captured.*targets are missing"):
-        assert len(capture_all(Net(body), (X,), {})) == 1
+        assert len(capture_all(Net(body), Example((X,)))) == 1
 
 
 @pytest.mark.parametrize("options", [{}, {"length": 50}, {"center": False}, {"onesided": False}])
@@ -338,7 +339,7 @@ def test_an_inverse_fourier_transform_needs_no_numbers(options, recwarn):
             return torch.istft(there, 16, 4, window=torch.ones(16), **options)
 
     x = torch.randn(2, 64)
-    assert capture(Net(), (x,), {}).outputs[0].shape == tuple(Net()(x).shape)
+    assert capture(Net(), Example((x,))).outputs[0].shape == tuple(Net()(x).shape)
     assert not recwarn.list
 
 
@@ -348,4 +349,4 @@ def test_an_inverse_fourier_transform_of_another_size_is_refused():
             return torch.istft(torch.stft(x, 16, 4, window=torch.ones(16), return_complex=True), 32, 4)
 
     with pytest.raises(ElastifyError, match=r"istft"):
-        capture(Net(), (torch.randn(2, 64),), {})
+        capture(Net(), Example((torch.randn(2, 64),)))

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from elastify import elastify, space
+from elastify._capture.examples import Example
 from elastify._capture.session import capture, capture_all
 
 X = torch.randn(2, 4, 6, 6)
@@ -27,8 +28,8 @@ class Asking(nn.Module):
 
 def graphs(*bodies, **attributes):
     model = nn.Sequential(*[Asking(body, **attributes) for body in bodies], nn.Conv2d(4, 4, 1)).eval()
-    found = capture_all(model, (X,), {})
-    first = capture(model, (X,), {})
+    found = capture_all(model, Example((X,)))
+    first = capture(model, Example((X,)))
     assert not any(graph.real for graph in found)
     assert [call.op for call in found[0].calls] == [call.op for call in first.calls]
     assert len(found[0].values) == len(first.values)
@@ -105,7 +106,7 @@ def test_modules_that_do_something_else(body):
     model = nn.Sequential(nn.Conv2d(4, 4, 1), Asking(body)).eval()
     called = []
     model[1].conv.register_forward_hook(lambda module, *_: called.append(module.training))
-    capture_all(model, (X,), {})
+    capture_all(model, Example((X,)))
     assert called[-1] is True
     assert len(called) >= 3
 
@@ -115,11 +116,11 @@ def test_each_of_several_modules_is_asked_unless_they_are_alike():
         return x * s.scale if s.training and s.learns else x + 0
 
     model = nn.Sequential(*[Asking(body, learns=False) for _ in range(3)]).eval()
-    assert len(capture_all(model, (X,), {})) == 1
+    assert len(capture_all(model, Example((X,)))) == 1
     model[2].learns = True
-    assert len(capture_all(model, (X,), {})) == 2
+    assert len(capture_all(model, Example((X,)))) == 2
     model[2].learns, model[1].drop = False, nn.Linear(2, 2)
-    assert len(capture_all(model, (X,), {})) == 1
+    assert len(capture_all(model, Example((X,)))) == 1
 
 
 def test_alike_modules_are_run_once():
@@ -130,7 +131,7 @@ def test_alike_modules_are_run_once():
         return F.dropout(x, 0.1, s.training)
 
     model = nn.Sequential(*[Asking(body) for _ in range(5)]).eval()
-    assert len(capture_all(model, (X,), {})) == 1
+    assert len(capture_all(model, Example((X,)))) == 1
     assert called == [False] * 5 + [True]
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from elastify import activate, elastify, extract, space
 from elastify._adapters import LIBRARIES, Library, Run
+from elastify._capture.examples import Example
 from elastify._capture.session import capture
 
 X = torch.randn(2, 6, generator=torch.Generator().manual_seed(0))
@@ -83,7 +84,7 @@ def _writes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_run_of_several_calls_is_one_record() -> None:
-    graph = capture(Writer(), (X,), {}, run=twice)
+    graph = capture(Writer(), Example((X,)), run=twice)
     assert [len(graph.roots), len(list(graph.results({"state"})))] == [3, 3]
     assert sum(call.op == "linear" for call in graph.calls) == 3 * 5
 

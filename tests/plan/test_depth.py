@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from elastify import ElastifyError, SubnetConfig, activate, elastify, extract, space
 from elastify._analysis.analyse import analyse
+from elastify._capture.examples import Example
 from elastify._capture.paths import attribute_value
 from elastify._capture.session import capture, capture_all
 from elastify._ir.ints import Attr
@@ -81,7 +82,7 @@ def chain(*blocks: nn.Module, width: int = 8, out: int = 8) -> nn.Module:
 
 
 def all_runs(model: nn.Module) -> list[BlockRow]:
-    graphs = capture_all(model, (X,), {})
+    graphs = capture_all(model, Example((X,)))
     found = analyse(graphs, lambda attr: attribute_value(model, attr), [name for name, _ in model.named_parameters()])
     parts = children(model, contained=True), children(model, contained=False)
     return find_rows(found, parts[0], lambda path: type(model.get_submodule(path)), parts[1])

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from elastify import ElastifyError, cost, elastify, space
 from elastify._analysis.analyse import Analysis, analyse
+from elastify._capture.examples import Example
 from elastify._capture.session import capture
 from elastify._errors import ElastifyError as Error
 from elastify._ir.choice import FULL, Choice
@@ -59,7 +60,7 @@ def failures(model: nn.Module, plan: Plan, **options: Any) -> dict[int, str]:
     def pick(result: Any) -> list[Tensor]:
         return [result] if isinstance(result, Tensor) else list(result)
 
-    return failing_axes(model, plan, options.pop("args", (X,)), {}, pick, **options)
+    return failing_axes(model, plan, Example(options.pop("args", (X,))), pick, **options)
 
 
 H, A, B = Axis(0, 4), Axis(1, 2), Axis(2, 2)
@@ -283,11 +284,12 @@ def test_only_modules_without_weights_are_quietened() -> None:
 
 def recorded(model: nn.Module) -> Analysis:
     names = {name for name, _ in model.named_parameters()}
-    return analyse([capture(model, (X,), {})], lambda attr: 0, names)
+    return analyse([capture(model, Example((X,)))], lambda attr: 0, names)
 
 
 def narrow(width: int, out: int = 3) -> Graph:
-    return capture(Net(lambda m, x: m.b(torch.tanh(m.a(x))), a=nn.Linear(6, width), b=nn.Linear(width, out)), (X,), {})
+    net = Net(lambda m, x: m.b(torch.tanh(m.a(x))), a=nn.Linear(6, width), b=nn.Linear(width, out))
+    return capture(net, Example((X,)))
 
 
 def hidden_of(found: Analysis) -> int:
@@ -303,8 +305,8 @@ def test_a_reduced_network_of_the_right_sizes_is_accepted() -> None:
     ("graph", "text"),
     [
         (lambda: narrow(3), "[2, 3] and not [2, 2] from linear in a (test_verify.py:"),
-        (lambda: capture(mlp(torch.relu), (X,), {}), "[2, 4] and not [2, 2]"),
-        (lambda: capture(mlp(lambda x: torch.tanh(x) + 1), (X,), {}), "4 operations instead of 3"),
+        (lambda: capture(mlp(torch.relu), Example((X,))), "[2, 4] and not [2, 2]"),
+        (lambda: capture(mlp(lambda x: torch.tanh(x) + 1), Example((X,))), "4 operations instead of 3"),
     ],
 )
 def test_a_difference_is_told_with_its_place(graph: Callable[[], Graph], text: str) -> None:
@@ -316,7 +318,7 @@ def test_a_difference_is_told_with_its_place(graph: Callable[[], Graph], text: s
 
 def test_another_operation_of_the_same_size_is_a_difference() -> None:
     found = recorded(mlp())
-    mismatch = compare(found, Plan(), capture(mlp(torch.relu), (X,), {}), FULL)
+    mismatch = compare(found, Plan(), capture(mlp(torch.relu), Example((X,))), FULL)
     assert mismatch is not None
     assert mismatch.text.startswith("relu runs in place of tanh")
 
@@ -328,7 +330,7 @@ def test_an_output_of_another_size_is_a_difference_even_if_all_operations_agree(
     stage = Stage("blocks", "", ("0", "1"), (1, 2), skips={"1": Skip(1, 2, ((last, first),))})
     cut = nn.Sequential(nn.Linear(6, 4), model[1])
     cut.forward = lambda x: cut[0](x)
-    mismatch = compare(found, Plan(stages=(stage,)), capture(cut, (X,), {}), Choice(blocks={"blocks": (0,)}))
+    mismatch = compare(found, Plan(stages=(stage,)), capture(cut, Example((X,))), Choice(blocks={"blocks": (0,)}))
     assert mismatch is not None
     assert mismatch.text == "[2, 4] and not [2, 3] from the whole model"
 

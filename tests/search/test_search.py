@@ -15,10 +15,12 @@ from hypothesis import strategies as st
 from elastify._errors import ElastifyError
 from elastify._ir.layout import Axis, Product
 from elastify._ir.plan import Constraint, ElasticAxis, Plan, Stage
+from elastify._search import search
 from elastify._search.budget import Budget, Trial, grow, largest_nested, shrink, starting_rows
-from elastify._search.search import Result, run_search
+from elastify._search.options import SearchOptions
+from elastify._search.search import Result
 from elastify._space.config import SubnetConfig
-from elastify._space.cost import Cost
+from elastify._space.metrics import Cost
 from elastify._space.space import SearchSpace
 
 
@@ -48,6 +50,10 @@ def cost(rows: np.ndarray) -> Cost:
 FULL = int(cost(space().rows.full[None]).macs[0])
 LEAST = int(cost(space().rows.least[None]).macs[0])
 QUICK = {"progress": False, "n_trials": 30, "population": 8}
+
+
+def run_search(space, cost_fn, budgets, score_fn=None, **options) -> Result:
+    return search.run_search(space, cost_fn, budgets, score_fn, SearchOptions(**options))
 
 
 def score(config: SubnetConfig) -> float:
@@ -270,7 +276,7 @@ def test_interrupting_returns_the_best_so_far():
 
 def test_time_limits_and_callbacks():
     seen: list[Trial] = []
-    result = run_search(space(), cost, {"macs": FULL // 3}, score, callbacks=[seen.append], **QUICK)
+    result = run_search(space(), cost, {"macs": FULL // 3}, score, callbacks=(seen.append,), **QUICK)
     assert [t.config for t in seen] == [t.config for t in result.history]
     assert len(run_search(space(), cost, {"macs": FULL // 3}, score, timeout=0.0, **QUICK).history) == 1
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import numpy as np
 import pytest
 import torch
@@ -11,14 +13,16 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from elastify import cost, elastify, extract, space
+from elastify._capture.examples import Example
 from elastify._capture.session import capture
 from elastify._errors import ElastifyError
 from elastify._ir.graph import Call, Graph, Value
 from elastify._ir.layout import Axis, Concat, Layout, Product
 from elastify._ir.plan import ElasticAxis, Plan, Stage
-from elastify._space.closed_form import itemsize
 from elastify._space.config import SubnetConfig
-from elastify._space.cost import Cost, CostModel, human, parse_budget
+from elastify._space.cost import CostModel, parse_budget
+from elastify._space.metrics import METRICS, Cost, Metric, human, itemsize
+from elastify._space.state import state
 from elastify.testing import check_model
 from elastify.testing.oracle import oracle_macs
 
@@ -168,7 +172,7 @@ FREE = {"einsum": (4, 5, 7)}
 @pytest.mark.parametrize(("op", "make"), CASES)
 def test_macs_are_those_of_the_kernels(op, make, request):
     model = make()
-    graph = capture(model, model.inputs, {})
+    graph = capture(model, Example(model.inputs))
     assert op in {call.op for call in graph.calls}
     macs = CostModel(graph, {}, Plan()).of().macs
     assert macs == oracle_macs(model, model.inputs)
@@ -179,7 +183,7 @@ def test_macs_are_those_of_the_kernels(op, make, request):
 def test_operations_without_products_are_free():
     model = nn.Sequential(nn.BatchNorm2d(3), nn.ReLU(), nn.AvgPool2d(2), nn.Flatten(), nn.Softmax(1))
     x = torch.randn(1, 3, 4, 4)
-    cost = CostModel(capture(model, (x,), {}), {}, Plan(), parameters=dict(model.named_parameters())).of()
+    cost = CostModel(capture(model, Example((x,))), {}, Plan(), parameters=dict(model.named_parameters())).of()
     assert cost == Cost(macs=0, params=6, bytes=4 * 12 + 8, activations=0)
     assert oracle_macs(model, (x,)) == 0
 
@@ -424,3 +428,18 @@ def test_what_a_loop_runs_around_a_block_goes_with_it() -> None:
         config = space(model).config({"blocks": depth})
         assert cost(model, config).macs == 6 * 8 + depth * 2 * 64 + 8 * 3
         assert cost(model, config).macs == oracle_macs(extract(model, config), (x,))
+
+
+def test_costs_have_a_field_for_every_metric() -> None:
+    assert [field.name for field in fields(Cost)] == list(METRICS)
+    assert repr(Cost(1200, 3, 4000, 5)) == "Cost(1.2k MACs, 3 parameters, 4kB, 5 activations)"
+
+
+def test_another_metric_is_counted_for_every_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    reads = Metric("reads", " reads", lambda products, output: [output, output], lambda dtype, is_parameter: 3)
+    monkeypatch.setitem(METRICS, "reads", reads)
+    model = elastify(nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 4)), torch.randn(2, 4))
+    rows = space(model).encode([0.5, 1.0])
+    values, known = state(model).costs.values(rows), cost(model, rows)
+    assert values["reads"].tolist() == (3 * known.params + 2 * known.activations).tolist()
+    assert values["macs"].tolist() == known.macs.tolist()

@@ -13,7 +13,7 @@ from elastify._ir.layout import Axis, Product
 from elastify._ir.plan import Constraint, ElasticAxis, FrozenDim, Plan, Stage
 from elastify._plan.choices import build_choices
 from elastify._space.config import SubnetConfig, fingerprint
-from elastify._space.cost import Cost
+from elastify._space.metrics import Cost
 from elastify._space.space import SearchSpace
 from elastify._space.wishes import match
 

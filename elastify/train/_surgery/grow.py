@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from elastify._capture import Example
 from elastify._deploy import copied, enlarged, own
-from elastify._elastify import inputs_of
 from elastify._errors import ElastifyError
 from elastify._ir import Axis, Layout, Plan, indices
 from elastify._proofs import redraw
 from elastify._rewrite import elastic_state
-from elastify._verbs import activate, space
+from elastify._verbs import activate, example_for, space
 from elastify.train._evaluate import alike, evaluating, float_tensors
 from elastify.train._surgery.sort import owners, tensors_of
 
@@ -53,15 +53,15 @@ def grow(
     activate(model, None)
     if elastic_state(model).transforms:
         raise ElastifyError("the values of this model are transformed", where="grow", fix="extract it, then elastify")
-    args, kwargs = inputs_of(model, example_inputs, example_kwargs)
+    example = example_for(model, example_inputs, example_kwargs)
     wanted = _wanted(space(model).plan, sizes)
     twin = copied(model)
     redraw(twin, seed)  # weights so small that nothing depends on them would prove nothing
-    before = _run(twin, args, kwargs)
-    if _equal(before, _grown(twin, wanted, seed), args, kwargs):
+    before = _run(twin, example)
+    if _equal(before, _grown(twin, wanted, seed), example):
         return _grown(model, wanted, seed)
     names = {axis.id: axis.name for axis in space(model).axes}
-    wrong = [names[i] for i, n in wanted.items() if not _equal(before, _grown(twin, {i: n}, seed), args, kwargs)]
+    wrong = [names[i] for i, n in wanted.items() if not _equal(before, _grown(twin, {i: n}, seed), example)]
     raise ElastifyError(
         f"growing {', '.join(wrong or map(names.__getitem__, wanted))} changes what the network computes",
         why="something other than a weighted sum hears how many units there are (a norm, attention scores)",
@@ -122,13 +122,13 @@ def _resized(layout: Layout, units: Mapping[int, np.ndarray]) -> Layout:
     return type(layout)(tuple(_resized(part, units) for part in layout.parts))
 
 
-def _equal(before: list[Tensor], made: nn.Module, args: Any, kwargs: Any) -> bool:
+def _equal(before: list[Tensor], made: nn.Module, example: Example) -> bool:
     try:
-        return alike(_run(made, args, kwargs), before)
+        return alike(_run(made, example), before)
     except (RuntimeError, ValueError, AssertionError, IndexError):  # of the network: its sizes do not fit
         return False
 
 
-def _run(model: nn.Module, args: Any, kwargs: Any) -> list[Tensor]:
+def _run(model: nn.Module, example: Example) -> list[Tensor]:
     with evaluating(model), torch.random.fork_rng(devices=[]):
-        return float_tensors(model(*args, **kwargs))
+        return float_tensors(example(model))

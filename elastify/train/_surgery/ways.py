@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from elastify._capture import capture
+from elastify._capture import Example, capture
 from elastify._errors import ElastifyError
 from elastify._ir import ElasticAxis, Plan
 from elastify._plan import STATISTICS
 from elastify._rewrite import elastic_state, install
-from elastify._space import METRICS, STATE, Cost, CostModel, SearchSpace, State
+from elastify._space import STATE, Cost, CostModel, SearchSpace, State
 from elastify._verbs import activate
 from elastify.train._evaluate import evaluating
 
@@ -44,7 +44,7 @@ class _Ways(CostModel):
 
     def __call__(self, encoded: Any) -> Cost:
         rows = np.asarray(encoded)[:, 0] - 1
-        return Cost(*(getattr(self._costs, metric)[rows] for metric in METRICS))
+        return self._costs[rows]
 
     def of(self, config: Any = None) -> Cost:
         return self._costs[-1 if config is None else config.sizes["stitch"] - 1]
@@ -56,10 +56,10 @@ def choose_way(model: nn.Sequential, ways: list[Way], x: Tensor, largest: Way) -
     for way in ways:
         for number, value in zip(way, [x, *trace([model[n] for n in way], x)], strict=False):
             if number not in pieces:
-                graph = capture(model[number], (value,), {})
+                graph = capture(model[number], Example((value,)))
                 names = [name for name, _ in model[number].named_parameters()]
                 counted = CostModel(graph, {}, Plan(), parameters=names).of()
-                pieces[number] = tuple(getattr(counted, metric) for metric in METRICS)
+                pieces[number] = tuple(value for _, value in counted.items())
     sums = {way: tuple(map(sum, zip(*(pieces[n] for n in way), strict=True))) for way in ways}
     kept = sorted((way for way in ways if sums[way] < sums[largest] or way == largest), key=sums.__getitem__)
     used = sorted(set().union(*kept))

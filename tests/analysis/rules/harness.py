@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from elastify._analysis.analyse import Analysis, analyse
+from elastify._capture.examples import Example
 from elastify._capture.paths import get_in, put_in
 from elastify._capture.session import capture
 from elastify._ir.graph import Graph, Value
@@ -79,7 +80,7 @@ class Wrapped(nn.Module):
 def check(sample: Sample) -> None:
     """Raise AssertionError with the first thing that the rule got wrong."""
     module = Wrapped(sample).eval()
-    graph = capture(module, (), {})
+    graph = capture(module, Example())
     ops = [call.op for call in graph.calls]
     assert sample.op in ops, f"recorded as {ops}"
     analysis = analyse([graph], lambda attr: get_in(getattr(module, attr.name), attr.index), (), lambda _: ())
