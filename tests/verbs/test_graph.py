@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import operator
 import re
 import sys
@@ -41,6 +42,8 @@ def _as_it_is_written() -> Iterator[None]:
 def flat(item: Any) -> list[Tensor]:
     if isinstance(item, Tensor):
         return [item]
+    if dataclasses.is_dataclass(item) and not isinstance(item, dict):
+        item = vars(item)
     parts = item.values() if isinstance(item, dict) else item if isinstance(item, (tuple, list)) else ()
     return [tensor for part in parts for tensor in flat(part)]
 
