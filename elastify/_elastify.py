@@ -18,7 +18,16 @@ from torch import nn
 from elastify import _adapters
 from elastify._adapters import Run
 from elastify._analysis import Analysis, Terms, analyse
-from elastify._capture import Example, attribute_value, capture, capture_all, describe, tensors_by_name, uncollected
+from elastify._capture import (
+    Example,
+    attribute_value,
+    capture,
+    capture_all,
+    describe,
+    parameter_names,
+    tensors_by_name,
+    uncollected,
+)
 from elastify._errors import ElastifyError
 from elastify._ir import ExampleSpec, Graph, Plan
 from elastify._plan import Options, Planner, check_patterns
@@ -166,8 +175,7 @@ def _record_other_run(
     """A record of what else the model is made for, if that may use parts that its forward does not, or make caches of
     which no run has `told`."""
     used = set[str]().union(*(graph.used() for graph in graphs))
-    names = {name for name, _ in model.named_parameters(remove_duplicate=False)}
-    if (told and names <= used) or any(p.is_meta for p in model.parameters()):
+    if (told and parameter_names(model) <= used) or any(p.is_meta for p in model.parameters()):
         return []
     try:
         graph = capture(model, example, fake=False, run=run)
@@ -180,8 +188,7 @@ def _record_other_run(
 
 
 def _infer_layouts(model: nn.Module, graphs: list[Graph], outputs: Outputs) -> Analysis:
-    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
-    return analyse(graphs, lambda attr: attribute_value(model, attr), parameters, outputs.fixed)
+    return analyse(graphs, lambda attr: attribute_value(model, attr), parameter_names(model), outputs.fixed)
 
 
 def _plan_checked(planner: Planner) -> Plan:
@@ -223,7 +230,7 @@ def _known(
         batch=analysis.batch,
         counted=analysis.counted(),
         samples=analysis.samples,
-        parameters={name for name, _ in model.named_parameters(remove_duplicate=False)},
+        parameters=parameter_names(model),
     )
     batch = _sample_dims(analysis)
     space = SearchSpace(

@@ -3,7 +3,7 @@
 The size of a term is a sum of products of the sizes of its leaves; frozen leaves are numbers. `reshape(b, c, h, w)`
 after a channel shuffle asks that `per * groups` be `groups * per`, and `C - hidden` where C is hidden and something
 asks for the something: as polynomials both are plain to see, whatever the order of the units. Only sizes are compared
-here; what an equation leaves open is unified by `_equations`.
+here; what an equation leaves open is unified by `equations`.
 """
 
 from __future__ import annotations

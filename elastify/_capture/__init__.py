@@ -14,7 +14,7 @@ from elastify._capture.fx_checks import check_input, check_way
 from elastify._capture.fx_writer import FxWriter
 from elastify._capture.kernels import viewed
 from elastify._capture.op_names import op_name
-from elastify._capture.paths import attribute_value, get_in, holder, put_in, read, resolve, write
+from elastify._capture.paths import attribute_value, get_in, holder, parameter_names, put_in, read, resolve, write
 from elastify._capture.quiet import recorders, uncollected, unrecorded
 from elastify._capture.session import Run, capture, capture_all, capture_fx
 from elastify._capture.stand_ins import generators
@@ -37,6 +37,7 @@ __all__ = [
     "holder",
     "mapped",
     "op_name",
+    "parameter_names",
     "prepare_inputs",
     "put_in",
     "read",

@@ -1,6 +1,6 @@
 """Neither must fake tensors outlive the capture, nor real ones come into it from an earlier run.
 
-What a module stores is put back by `_capture_state`. But a function under `functools.lru_cache`, or a dict at
+What a module stores is put back by `stand_ins`. But a function under `functools.lru_cache`, or a dict at
 module level, may have kept a tensor of the run, and would hand a tensor without data to the next real one. So
 after a run every tensor made in it should be gone; where one is not, the caches that hold it are emptied. Before a
 run, functions with a cache forget, in all the Python modules in which the classes of the model are written: what

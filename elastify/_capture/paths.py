@@ -108,4 +108,9 @@ def write(model: nn.Module, attr: Attr, value: Any) -> None:
 
 def attribute_value(model: nn.Module, attr: Attr) -> int:
     """The integer that an attribute holds in the full model."""
-    return int(get_in(holder(resolve(model, attr.owner), attr.name)[attr.name], attr.index))
+    return int(read(model, attr))
+
+
+def parameter_names(model: nn.Module) -> set[str]:
+    """All names of the parameters of a model; one that is shared has several."""
+    return {name for name, _ in model.named_parameters(remove_duplicate=False)}

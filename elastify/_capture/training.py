@@ -3,7 +3,7 @@
 It can only differ from one in evaluation mode from the first line on that reads `module.training`. Layers of torch.nn
 read it, too, but whatever they do then (dropout, statistics of the batch) has the dimensions that it has otherwise.
 Modules by others that read it run once more, alone, in training mode, right after the run in evaluation mode and on
-the same tensors; what runs inside them and does not ask is not run again (`_capture_replay`). Where each does again
+the same tensors; what runs inside them and does not ask is not run again (`replay`). Where each does again
 what it did, but for what the layers of torch.nn may do, the run in training mode is left out. Where the model itself
 does something else, it has been recorded by then.
 """

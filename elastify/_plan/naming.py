@@ -16,6 +16,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from elastify._plan.described import joined, within
+
 _NEAR = 2  # levels below the module that an axis is named after
 
 
@@ -172,7 +174,7 @@ def name_axes(drafts: Sequence[Draft]) -> Mapping[int, tuple[str, str]]:
     moved = [draft.id for draft in drafts]
     while moved:
         for ident in moved:
-            names[ident] = _join(rungs[ident].pop(0), words[ident])
+            names[ident] = joined(rungs[ident].pop(0), words[ident])
         counts = Counter(names.values())
         moved = [ident for ident, name in names.items() if counts[name] > 1 and rungs[ident]]
     _number(names)
@@ -187,7 +189,7 @@ def _homes(draft: Draft, word: str, streams: Sequence[Draft], flat: bool) -> lis
     parent = first.rpartition(".")[0]
     if draft.streams:
         homes = [_home_of_stream(draft, streams), parent, made]
-        return [*(home if word == "width" else _join(home, "width") for home in homes), first]
+        return [*(home if word == "width" else joined(home, "width") for home in homes), first]
     if role_of(word) in ("heads", "head_dim", "groups"):
         homes = [around, alike(owners), parent, made]
         return [*(home for home in homes if home or flat or (word != "groups" and not parent)), first]
@@ -202,14 +204,14 @@ def _home_of_stream(draft: Draft, streams: Sequence[Draft]) -> str:
     start = home.count(".") + 2 if home else 1
     blocks = {".".join(path.split(".")[:start]) for path in draft.sums}  # a stream may have others in its blocks
     paths = {path for other in streams if other.sums != draft.sums for path in other.sums}
-    apart = [path for path in paths if not any(_within(path, block) for block in blocks)]
+    apart = [path for path in paths if not any(within(path, block) for block in blocks)]
     if not apart:
         return enclosing([*draft.made, *draft.sums])
     for place in (home, draft.sums[0]):
         parts = place.split(".")
         for count in range(1, len(parts) + 1):
             prefix = ".".join(parts[:count])
-            if not any(_within(path, prefix) for path in apart):
+            if not any(within(path, prefix) for path in apart):
                 return prefix
     return draft.sums[0]
 
@@ -246,14 +248,6 @@ def _depth(path: str) -> int:
     return path.count(".") + bool(path)
 
 
-def _within(path: str, outer: str) -> bool:
-    return not outer or path == outer or path.startswith(f"{outer}.")
-
-
-def _join(path: str, word: str) -> str:
-    return f"{path}.{word}" if path else word
-
-
 def _number(names: dict[int, str]) -> None:
     """Numbers for those that still share a name."""
     counts, taken, seen = Counter(names.values()), set(names.values()), Counter[str]()
@@ -282,9 +276,9 @@ def name_runs(runs: Sequence[tuple[str, tuple[str, ...]]]) -> dict[tuple[str, ..
         first, last = (block.rpartition(".")[2] for block in (blocks[0], blocks[-1]))
         if home is None:
             words = [word for word in blocks[0].removeprefix(container).split(".") if word and not word.isdigit()]
-            names[blocks] = _join(container, words[-1] if words else "branches")
+            names[blocks] = joined(container, words[-1] if words else "branches")
         elif homes.count(home) > 1:
-            names[blocks] = _join(container, f"{first}-{last}")
+            names[blocks] = joined(container, f"{first}-{last}")
         else:
             names[blocks] = container or "blocks"
     counts, seen = Counter(names.values()), Counter[str]()

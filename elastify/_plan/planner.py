@@ -18,7 +18,7 @@ from torch import nn
 
 from elastify import _adapters
 from elastify._analysis import Analysis, Term
-from elastify._capture import attribute_value, resolve
+from elastify._capture import attribute_value, parameter_names, resolve
 from elastify._ir import Attr, Constraint, Dim, ElasticAxis, FrozenDim, Layout, Plan, mentions
 from elastify._plan.constraints import constraints
 from elastify._plan.described import Described
@@ -89,8 +89,7 @@ class Planner:
 
     @cached_property
     def _drafts(self) -> list[Draft]:
-        parameters = {name for name, _ in self.model.named_parameters(remove_duplicate=False)}
-        return find_drafts(self.analysis, self._canonical.values(), parameters)
+        return find_drafts(self.analysis, self._canonical.values(), parameter_names(self.model))
 
     @cached_property
     def _names(self) -> Mapping[int, tuple[str, str]]:

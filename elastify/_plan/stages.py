@@ -19,7 +19,7 @@ from elastify._capture import resolve
 from elastify._ir import RigidBlocks, Stage
 from elastify._plan.blocks import BlockRow
 from elastify._plan.depth import find_rows, skip_finders
-from elastify._plan.described import Described
+from elastify._plan.described import Described, joined
 from elastify._plan.naming import name_runs
 from elastify._plan.options import Options
 from elastify._plan.skips import SkipFinder
@@ -33,7 +33,7 @@ def children(model: nn.Module, *, contained: bool) -> dict[str, list[str]]:
     found = {}
     for path, module in model.named_modules():
         if isinstance(module, _CONTAINERS) is contained:
-            parts = [f"{path}.{name}" if path else name for name, _ in module.named_children()]
+            parts = [joined(path, name) for name, _ in module.named_children()]
             if parts:
                 found[path] = parts
     return found
@@ -180,7 +180,7 @@ class Stages:
         """What must be equal of blocks in a row: the class, and of containers the classes of what they hold."""
         module = resolve(self.model, path)
         names = [name for name, _ in module.named_children()] if isinstance(module, _CONTAINERS) else []
-        parts = tuple(self._kind(f"{path}.{name}" if path else name) for name in names)
+        parts = tuple(self._kind(joined(path, name)) for name in names)
         return (type(module), parts) if parts else type(module)
 
 

@@ -18,7 +18,7 @@ from torch import nn
 
 from elastify import _adapters
 from elastify._analysis import Analysis
-from elastify._capture import Example, capture
+from elastify._capture import Example, capture, parameter_names
 from elastify._errors import ElastifyError
 from elastify._ir import Choice, Graph, Plan, Stage
 from elastify._plan import Planner
@@ -74,8 +74,7 @@ def _one_of_the_list(model: nn.Module, analysis: Analysis, example: Example) -> 
 
 def _only_in_training(model: nn.Module, analysis: Analysis) -> bool:
     """Whether some parameter is used in training mode alone (a counter of batches is no parameter)."""
-    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
-    rest = parameters - analysis.graphs[0].used()
+    rest = parameter_names(model) - analysis.graphs[0].used()
     return any(graph.used() & rest for graph in analysis.graphs if graph.training)
 
 

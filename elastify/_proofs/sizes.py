@@ -32,7 +32,7 @@ class Mismatch:
 def compare(analysis: Analysis, plan: Plan, reduced: Graph, choice: Choice, index: int = 0) -> Mismatch | None:
     """The first difference between a captured subnet and what the plan says it is.
 
-    The same operations must run on the same tensors, where a tensor that a skipped block handed on is the one that
+    The same operations must run on the same tensors, where a tensor that a skipped block passed on is the one that
     takes its place. `index` tells which graph was captured again; where blocks go is known of the first only, of others
     it is then asked that they run and give what they should.
     """

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from elastify._analysis import operation
-from elastify._capture import Example, generators, op_name
+from elastify._capture import Example, generators, op_name, parameter_names
 from elastify._deploy import copied
 from elastify._errors import ElastifyError
 from elastify._ir import ElasticAxis, Layout, Plan, axes_of, indices
@@ -112,7 +112,7 @@ class _Symmetry:
         for name, dims in plan.tensors.items():
             for ident in {axis.id for layout in dims for axis in axes_of(layout)}:
                 self.members.setdefault(ident, []).append(name)
-        self.parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+        self.parameters = parameter_names(model)
         # one sample in float64 where the model allows it; some insist on a batch, or on float32 somewhere
         samples = (example,) if whole else (fewer or first_sample(example), example)
         precisions = ((torch.float64, True), (torch.float64, False), (torch.float32, False))

@@ -1,6 +1,6 @@
 """What fits: budgets, the rows within them, and one trial of a search.
 
-Rows are configurations as numbers (`_rows`). A row above a budget shrinks uniformly towards one that fits; one that
+Rows are configurations as numbers (`rows`). A row above a budget shrinks uniformly towards one that fits; one that
 fits grows, size by size, while anything still does.
 """
 

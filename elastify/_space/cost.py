@@ -1,7 +1,7 @@
 """What a subnetwork costs, as a closed form over its configuration.
 
-The closed form (`_closed_form`) is evaluated with numpy on a chunk of configurations at a time. Numbers are exact:
-int64, refused where the full network would overflow it. A MAC is one multiply-accumulate (see `_macs`). Costs are per
+The closed form (`closed_form`) is evaluated with numpy on a chunk of configurations at a time. Numbers are exact:
+int64, refused where the full network would overflow it. A MAC is one multiply-accumulate (see `macs`). Costs are per
 sample, also of samples mixed (tokens sorted by expert).
 """
 

@@ -17,7 +17,7 @@ from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
 
 from elastify._analysis import analyse
-from elastify._capture import Example, FxWriter, attribute_value, capture_fx, check_input, check_way
+from elastify._capture import Example, FxWriter, attribute_value, capture_fx, check_input, check_way, parameter_names
 from elastify._errors import ElastifyError
 from elastify._ir import Axis, Concat, Graph, Layout, Plan, Product
 from elastify._rewrite import elastic_state, is_elastic
@@ -162,8 +162,9 @@ def _full_names(model: nn.Module, source: nn.Module) -> dict[str, str]:
 
 def _lay_out(view: fx.GraphModule, source: nn.Module, recorded: Graph, plan: Plan, full: Mapping[str, str]) -> None:
     """Write what each dimension of each tensor is made of into the nodes."""
-    parameters = {name for name, _ in source.named_parameters(remove_duplicate=False)}
-    analysis = analyse([recorded], lambda attr: attribute_value(source, attr), parameters, lambda graph: ())
+    analysis = analyse(
+        [recorded], lambda attr: attribute_value(source, attr), parameter_names(source), lambda graph: ()
+    )
     resolve, known = analysis.terms.resolve, dict[int, Layout | None]()
     for name, planned in ((mine, plan.tensors[theirs]) for mine, theirs in full.items() if theirs in plan.tensors):
         for term, layout in zip(analysis.tensor(name), planned, strict=True):

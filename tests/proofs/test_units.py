@@ -304,7 +304,7 @@ def test_a_reduced_network_of_the_right_sizes_is_accepted() -> None:
 @pytest.mark.parametrize(
     ("graph", "text"),
     [
-        (lambda: narrow(3), "[2, 3] and not [2, 2] from linear in a (test_verify.py:"),
+        (lambda: narrow(3), "[2, 3] and not [2, 2] from linear in a (tests/proofs/test_units.py:"),
         (lambda: capture(mlp(torch.relu), Example((X,))), "[2, 4] and not [2, 2]"),
         (lambda: capture(mlp(lambda x: torch.tanh(x) + 1), Example((X,))), "4 operations instead of 3"),
     ],
@@ -313,7 +313,7 @@ def test_a_difference_is_told_with_its_place(graph: Callable[[], Graph], text: s
     found = recorded(mlp())
     mismatch = compare(found, Plan(), graph(), Choice({hidden_of(found): 2}))
     assert mismatch is not None
-    assert text.split(" (")[0] in mismatch.text
+    assert text in mismatch.text
 
 
 def test_another_operation_of_the_same_size_is_a_difference() -> None:
