@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -97,7 +98,8 @@ def test_refusals() -> None:
         grow(model, {"width": 2.0}, X[:2])
     with pytest.raises(ElastifyError, match="has 16 units already"):
         grow(model, {"0.*": 8}, X[:2])
-    with pytest.raises(ElastifyError, match="needs example inputs"):
+    model.__dict__[STATE] = replace(state(model), example=None)
+    with pytest.raises(ElastifyError, match="needs example inputs"):  # where no description of one is remembered either
         grow(model, {"*": 2.0})
     Compressible(model).prepare()
     with pytest.raises(ElastifyError, match="are transformed"):
