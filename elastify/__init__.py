@@ -5,7 +5,7 @@ from elastify._elastify import elastify
 from elastify._errors import ElastifyError
 from elastify._search import Result
 from elastify._space import Cost, SearchSpace, SubnetConfig
-from elastify._verbs import activate, cost, extract, search, space
+from elastify._verbs import activate, cost, extract, graph, search, space
 
 __all__ = [
     "Cost",
@@ -17,6 +17,7 @@ __all__ = [
     "cost",
     "elastify",
     "extract",
+    "graph",
     "load",
     "save",
     "search",

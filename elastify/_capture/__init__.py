@@ -10,20 +10,26 @@ README.md in this folder walks through one example.
 """
 
 from elastify._capture.examples import Example, describe, example_like, prepare_inputs, tensors_by_name
+from elastify._capture.fx_checks import check_input, check_way
+from elastify._capture.fx_writer import FxWriter
 from elastify._capture.kernels import viewed
 from elastify._capture.op_names import op_name
 from elastify._capture.paths import attribute_value, get_in, holder, put_in, read, resolve, write
 from elastify._capture.quiet import recorders, uncollected, unrecorded
-from elastify._capture.session import Run, capture, capture_all
+from elastify._capture.session import Run, capture, capture_all, capture_fx
 from elastify._capture.stand_ins import generators
 from elastify._capture.trees import mapped, results, tensors
 
 __all__ = [
     "Example",
+    "FxWriter",
     "Run",
     "attribute_value",
     "capture",
     "capture_all",
+    "capture_fx",
+    "check_input",
+    "check_way",
     "describe",
     "example_like",
     "generators",

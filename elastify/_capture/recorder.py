@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from elastify._analysis import operation
+from elastify._capture.fx_writer import FxWriter
 from elastify._capture.memo import Memo
 from elastify._capture.op_names import OpName, op_name
 from elastify._capture.sources import source_line
@@ -68,6 +69,7 @@ class Recorder(TorchFunctionMode):
         self.asking: set[ModuleCall | None] = set()  # calls in which the mode of a module was read; None outside any
         self.askers: list[Asker] = []
         self.ran: dict[ModuleCall, Ran] = {}
+        self.writer: FxWriter | None = None  # where the run is to be written as a graph that can be run
 
     # -- values ------------------------------------------------------------------------------------------------
 
@@ -126,6 +128,8 @@ class Recorder(TorchFunctionMode):
             self.dims.update((id(dim), dim) for dim in dims)
             size = torch.Size([Int(n, dim) for n, dim in zip(value.shape, dims, strict=True)])
             self.sizes[value.id] = size
+            if self.writer is not None:
+                self.writer.measured(tensor, value.id)
         return size
 
     # -- operations --------------------------------------------------------------------------------------------
@@ -149,9 +153,15 @@ class Recorder(TorchFunctionMode):
                 return self.told(name.op, args[0], out)
             if name.inplace or "out" in kwargs or any(True for _ in tensors(out)):
                 self.record(name, args, kwargs, out)
+                if self.writer is not None:
+                    self.writer.ran(func, args, kwargs, out, self.numbers(out))
         finally:
             self.busy -= 1
         return out
+
+    def numbers(self, out: Any) -> list[int]:
+        """The values of the tensors in a result, by their numbers."""
+        return [self.value(tensor).id for tensor in tensors(out)]
 
     def measured(self, op: str, out: Any, tensor: Tensor, dim: int | None = None) -> Any:
         """What `shape`, `size` and `numel` return, with provenance."""
@@ -222,6 +232,8 @@ class Recorder(TorchFunctionMode):
             out = run(*args, **kwargs)
             with _NO_FUNCTION():
                 self.unseen(func, args, kwargs, out)
+                if self.writer is not None and any(True for _ in tensors(out)):
+                    self.writer.ran(func, args, kwargs, out, self.numbers(out))
         finally:
             self.busy -= 1
         return out
@@ -254,7 +266,10 @@ class Recorder(TorchFunctionMode):
     def guard(self, fn: str, args: tuple[Any, ...], result: Any) -> None:
         dims = [leaf for arg in args for leaf in leaves(arg) if isinstance(leaf, Dim)]
         if not self.busy and all(id(dim) in self.dims for dim in dims):
-            self.guards[Guard(fn, args, result, source_line())] = None
+            guard = Guard(fn, args, result, source_line())
+            self.guards[guard] = None
+            if self.writer is not None:
+                self.writer.compared(guard)
 
     # -- modules -----------------------------------------------------------------------------------------------
 

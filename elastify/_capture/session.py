@@ -28,9 +28,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from elastify import _adapters
 from elastify._adapters import Run
 from elastify._capture.examples import INPUTS, Example
+from elastify._capture.fx_writer import FxWriter
 from elastify._capture.kernels import fake_tensor
 from elastify._capture.leaks import forget_frames, release, remembering
 from elastify._capture.memo import Memo
+from elastify._capture.paths import attribute_value
 from elastify._capture.quiet import recording
 from elastify._capture.recorder import Recorder
 from elastify._capture.sources import is_python, short_path
@@ -56,6 +58,16 @@ def capture(
     where the model does not run on the inputs.
     """
     return _Session(model, example).run(training=training, fake=fake, call=run)
+
+
+def capture_fx(model: nn.Module, example: Example) -> tuple[Graph, FxWriter]:
+    """The record of one evaluation run, and the same run written as an FX graph."""
+    session = _Session(model, example, writing=True)
+    graph = session.run(training=False)
+    assert session.writer is not None
+    if graph.real:
+        session.writer.refuse("the values of tensors decide what runs: this is the way that the example takes")
+    return graph, session.writer
 
 
 def capture_all(model: nn.Module, example: Example, run: Run | None = None) -> list[Graph]:
@@ -85,13 +97,15 @@ def _unless_it_fails(session: _Session, what: str, **how: Any) -> list[Graph]:
 class _Session:
     """Captures of one model on one example; fake tensors are made once and shared by its runs."""
 
-    def __init__(self, model: nn.Module, example: Example) -> None:
+    def __init__(self, model: nn.Module, example: Example, *, writing: bool = False) -> None:
         self.model, self.example = model, example
         self.paths: dict[int, list[str]] = {}
         for path, module in model.named_modules(remove_duplicate=False):
             self.paths.setdefault(id(module), []).append(path)
         self.real_only = False
         self.call: Run | None = None
+        self.writing = writing
+        self.writer: FxWriter | None = None
         self.remembering = remembering(model)
         self.exchanged: str | None = None
         self.recorder: Recorder | None = None
@@ -184,12 +198,17 @@ class _Session:
                 with torch._C.DisableTorchFunction():
                     given = self.example.mapped(convert)
                 self.name_tensors(recorder, swap, given)
+                if self.writing:
+                    self.start_writer(recorder, swap, given)
                 stack.enter_context(_watching(self.mode, recorder) if fake else _Watch(recorder))
                 stack.enter_context(recorder.modules())
                 stack.enter_context(guard_log(recorder.guard))
                 stack.enter_context(recording(recorder))
                 stack.enter_context(recorder)
-                run_recorded(self.model, given, self.call)
+                out = run_recorded(self.model, given, self.call)
+                if self.writer is not None:
+                    with torch._C.DisableTorchFunction():
+                        self.writer.end(out)
                 self.exchanged = next(swap.exchanged(), None)
                 with torch._C.DisableTorchFunction():
                     graph.caches = list(swap.caches())
@@ -197,7 +216,7 @@ class _Session:
                     found = in_training(recorder, self.model) if fake else None
                     self.has_modes, self.trained = found is None, found or []
         finally:
-            given = None
+            given = out = None
             recorder.askers.clear()
             recorder.ran.clear()
             if fake:
@@ -215,6 +234,17 @@ class _Session:
         owned = {id(made) for _, made in self.fakes.values()}
         found = (tensor for tensor, _ in recorder.known.values())
         return [weakref.ref(t) for t in found if id(t) not in owned and type(t) is FakeTensor]
+
+    def start_writer(self, recorder: Recorder, swap: Swap, given: Example) -> None:
+        recorder.writer = self.writer = writer = FxWriter(
+            lambda attr: attribute_value(self.model, attr),
+            {id(new): old for old, new in swap.copies.values() if isinstance(new, Tensor)},
+            recorder.where,
+        )
+        with torch._C.DisableTorchFunction():
+            for name, original in self.tensors:
+                writer.name(swap.stand_in(original), name)
+            writer.begin(given(self.bound.signature.bind))
 
     def name_tensors(self, recorder: Recorder, swap: Swap, given: Example) -> None:
         """Values for parameters, buffers and inputs, before anything runs."""

@@ -8,6 +8,7 @@ activations exactly, as closed forms of the sizes. `state` is what is known of a
 from elastify._space.config import SubnetConfig
 from elastify._space.cost import CostModel, parse_budget
 from elastify._space.metrics import METRICS, Cost, human
+from elastify._space.relation_text import size_text
 from elastify._space.space import SearchSpace
 from elastify._space.state import STATE, State, state
 from elastify._space.wishes import nearest
@@ -23,5 +24,6 @@ __all__ = [
     "human",
     "nearest",
     "parse_budget",
+    "size_text",
     "state",
 ]

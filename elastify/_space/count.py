@@ -12,6 +12,7 @@ import math
 from decimal import Decimal
 from itertools import product
 
+import networkx as nx
 import numpy as np
 
 from elastify._space.rows import Rows
@@ -96,9 +97,7 @@ def _skipped(rows: Rows, stage: int, depth: dict[int, int]) -> bool:
 
 def _clusters(stages_of: list[set[int]], n_stages: int) -> list[set[int]]:
     """Stages that own axes together must be counted together."""
-    clusters = [{stage} for stage in range(n_stages)]
+    links = nx.empty_graph(n_stages)
     for own in stages_of:
-        touched = [cluster for cluster in clusters if cluster & own]
-        if touched:
-            clusters = [cluster for cluster in clusters if not cluster & own] + [set().union(*touched)]
-    return clusters
+        nx.add_path(links, own)
+    return list(nx.connected_components(links))

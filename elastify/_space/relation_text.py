@@ -11,10 +11,10 @@ _SIGNS = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
 _SIGNS |= {"add": "+", "sub": "-", "mul": "*", "floordiv": "//", "mod": "%"}
 
 
-def describe(what: Any, names: Mapping[int, str]) -> str:
+def size_text(what: Any, names: Mapping[int, str]) -> str:
     """A constraint, expression or layout; `names` by axis id, other axes show as their size.
 
-    >>> describe(Constraint("eq", (Op("mod", (Axis(0, 96), Axis(1, 3))), 0), True), {0: "width", 1: "heads"})
+    >>> size_text(Constraint("eq", (Op("mod", (Axis(0, 96), Axis(1, 3))), 0), True), {0: "width", 1: "heads"})
     '(width % heads) == 0'
     """
     if isinstance(what, int):
@@ -23,10 +23,10 @@ def describe(what: Any, names: Mapping[int, str]) -> str:
         return names.get(what.id, str(what.size))
     if isinstance(what, (Op, Constraint)):
         sign = _SIGNS.get(what.fn)
-        args = [describe(arg, names) for arg in what.args]
+        args = [size_text(arg, names) for arg in what.args]
         text = f" {sign} ".join(args) if sign and len(args) == 2 else f"{what.fn}({', '.join(args)})"
         if isinstance(what, Constraint):
             return text if what.result is True else f"{text} is {what.result}"
         return f"({text})" if sign else text
     joiner = " * " if isinstance(what, Product) else " + "
-    return f"({joiner.join(describe(part, names) for part in what.parts)})"
+    return f"({joiner.join(size_text(part, names) for part in what.parts)})"

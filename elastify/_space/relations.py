@@ -15,14 +15,14 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from itertools import pairwise
 from typing import Any
 
+import networkx as nx
 import numpy as np
 
 from elastify._errors import ElastifyError
 from elastify._ir import Constraint, Op, Plan, active_size, axes_of, evaluate, leaves
-from elastify._space.relation_text import describe
+from elastify._space.relation_text import size_text
 
 _TABLE_LIMIT = 1 << 18
 _JOINT_LIMIT = 1 << 21
@@ -122,7 +122,7 @@ class Relations:
             key = (constraint.fn, constraint.args, constraint.result)
             columns = {self.column[i] for i in _ids(constraint) if i in self.column}
             if columns and key not in found:
-                text = describe(constraint, names)
+                text = size_text(constraint, names)
                 found[key] = Relation(tuple(sorted(columns)), _holds(constraint), text, constraint.source)
         full = [axis.size for axis in self.plan.axes]
         for relation in found.values():
@@ -313,20 +313,11 @@ def _ids(constraint: Constraint) -> set[int]:
 
 def _linked(tables: list[Table]) -> list[list[Table]]:
     """Tables grouped by shared columns."""
-    root: dict[int, int] = {}
-
-    def find(column: int) -> int:
-        while root.setdefault(column, column) != column:
-            column = root[column]
-        return column
-
+    links = nx.Graph()
     for table in tables:
-        for left, right in pairwise(table.scope):
-            root[find(right)] = find(left)
-    groups: dict[int, list[Table]] = {}
-    for table in tables:
-        groups.setdefault(find(table.scope[0]), []).append(table)
-    return [groups[key] for key in sorted(groups)]
+        nx.add_path(links, table.scope)
+    parts = sorted(nx.connected_components(links), key=min)
+    return [[table for table in tables if table.scope[0] in part] for part in parts]
 
 
 def _restrict(table: Table, left: Mapping[int, np.ndarray]) -> np.ndarray:

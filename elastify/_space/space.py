@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import networkx as nx
 import numpy as np
 
 from elastify._errors import ElastifyError
@@ -228,6 +229,23 @@ class SearchSpace:
     def why(self, name: str) -> str:
         """What an axis runs through, what ties it to others, and the recorded reasons."""
         return explain(self, name)
+
+    def graph(self) -> nx.Graph:
+        """Axes, stages, tensors and relations as the nodes of a graph of networkx, couplings as its edges.
+
+        A node is called `kind:name` and has `kind` and `name`. An axis has `size`, `choices`, `role` and `reasons`; a
+        tensor `shape`, `layout` and `frozen` (reasons by dimension); a stage `blocks` and `choices`; a relation
+        `source`. An edge from an axis to a tensor has the `dims` that the axis runs through, and of these the ones
+        that are `summed` over: there the tensor takes the units in. Every edge has `reasons`.
+
+        >>> axes = ElasticAxis(0, "hidden", 8, (2, 4, 8), members=(("up.weight", 0), ("down.weight", 1))),
+        >>> couplings = SearchSpace(Plan(axes)).graph()
+        >>> list(couplings["axis:hidden"]), couplings.edges["axis:hidden", "tensor:down.weight"]["dims"]
+        (['tensor:up.weight', 'tensor:down.weight'], (1,))
+        """
+        from elastify._space.graph import space_graph
+
+        return space_graph(self)
 
     def __str__(self) -> str:
         return table(self)

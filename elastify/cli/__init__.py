@@ -27,6 +27,7 @@ from elastify.cli.arguments import (
     find_recipe,
     known_recipes,
     read_choices,
+    read_drawing,
     read_input,
     read_pairs,
     read_ratio,
@@ -124,6 +125,13 @@ def inspect(
     keep_outputs: Annotated[
         bool, typer.Option("--keep-outputs/--free-outputs", help="Whether output dimensions stay as they are.")
     ] = True,
+    drawing: Annotated[
+        str | None,
+        typer.Option("--graph", metavar="FILE.svg|.html", help="Draw what each size runs through, into this file."),
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option("--only", metavar="PATTERN", help="Draw these axes, or modules, only.")
+    ] = None,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of a mistake, too.")] = False,
 ) -> None:
     """Print the search space of a model: axes, stages, what is frozen and why, the smallest and the largest cost.
@@ -137,8 +145,10 @@ def inspect(
     elastify inspect torchvision:vit_b_16 --freeze "*.mlp*" --min-ratio 0.5
     elastify inspect hf:BertForMaskedLM --input input_ids=2x64:30522
     elastify inspect mypackage.nets:make_net --input 2x1x16000 --choices "*=0.25,0.5,1.0"
+    elastify inspect torchvision:densenet121 --graph densenet.html --only "features.denseblock1.*"
     """
     with _mistakes(debug or bool(context.obj)), _announced():
+        draw = read_drawing(drawing, only)
         examples, keywords = read_input(inputs or [])
         built, own = build_model(model)
         if examples is None and not keywords:
@@ -159,6 +169,8 @@ def inspect(
         typer.echo(str(found))
         for pattern in why or ():
             typer.echo(f"\n{found.why(pattern)}")
+        if draw is not None:
+            draw(found.graph())
         if wishes:
             typer.echo(f"\n{_subnet(found, wishes, cost(elastic), cost(elastic, wishes))}")
 

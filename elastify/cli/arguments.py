@@ -11,16 +11,18 @@ import importlib.util
 import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+import networkx as nx
 import torch
 from torch import Tensor, nn
 
 from elastify._adapters import build, makers
 from elastify._errors import ElastifyError
+from elastify._report import wiring, wiring_page, wiring_picture
 
 _SHAPE = re.compile(r"(?:(?P<name>[A-Za-z_]\w*)=)?(?P<shape>\d+(?:[x,]\d+)*)(?::(?P<below>\d+))?")
 _FORMS = f"{', '.join(f'{prefix}:NAME' for prefix in makers())} or package.module:factory"
@@ -165,6 +167,25 @@ def _number(option: str, text: str) -> int | float:
         raise ElastifyError(
             f"{option}: {text!r} is not a number", fix="a whole number is a size, a number with a point is a ratio"
         ) from None
+
+
+def read_drawing(file: str | None, only: Sequence[str] | None) -> Callable[[nx.Graph], None] | None:
+    """What draws a search space into a file, of the kind that its name says; None where nothing is to be drawn."""
+    if file is None:
+        if only:
+            raise ElastifyError("--only chooses what is drawn", fix="--graph FILE.svg --only PATTERN")
+        return None
+    make = {".svg": wiring_picture, ".html": wiring_page}.get(Path(file).suffix)
+    if make is None:
+        raise ElastifyError(f"--graph {file!r} is no picture", fix="--graph FILE.svg, or --graph FILE.html")
+
+    def draw(graph: nx.Graph) -> None:
+        try:
+            Path(file).write_text(make(wiring(graph, only or ())), encoding="utf-8")
+        except OSError as error:
+            raise ElastifyError("the picture cannot be written", where=file, why=str(error)) from None
+
+    return draw
 
 
 def find_recipe(name: str) -> str:

@@ -10,6 +10,7 @@ Use it on your own network before you trust its subnets:
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ from elastify._errors import ElastifyError
 from elastify._ir import Plan
 from elastify._proofs import compare, first_sample, quiet, redraw, seeded
 from elastify._space import CostModel, SearchSpace, SubnetConfig
-from elastify._verbs import activate, cost, extract, space
+from elastify._verbs import activate, cost, extract, graph, space
 from elastify.testing.oracle import oracle_macs
 
 __all__ = ["Report", "check_model", "check_sizes", "oracle_macs"]
@@ -33,7 +34,8 @@ __all__ = ["Report", "check_model", "check_sizes", "oracle_macs"]
 
 @dataclass(slots=True)
 class Report:
-    """What `check_model` measured. `failures` is empty where every check passed; shares are of the full network."""
+    """What `check_model` measured. `failures` is empty where every check passed; shares are of the full network.
+    `cannot_run` says why the graph of the model can only be read."""
 
     model: str
     axes: int = 0
@@ -46,6 +48,7 @@ class Report:
     space: SearchSpace | None = None
     worst_error: float = 0.0
     worst_gradient: float = 0.0
+    cannot_run: str = ""
     failures: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -72,8 +75,9 @@ def check_model(
     The full configuration gives bit-identical outputs and `state_dict`; `configurations` random ones give the same
     output activated and extracted (to `tolerance` of the largest output, with parameters drawn anew); both proofs of
     `elastify` demote nothing; `costs` of them cost exactly what the kernels count; `gradients` of them have the
-    extracted model's gradients on their entries and none elsewhere; a deep copy and a `state_dict` round trip
-    behave. Other keywords go to `elastify`. The model itself is not changed.
+    extracted model's gradients on their entries and none elsewhere; the graph of the model computes what the model
+    computes, or says that it cannot run; a deep copy and a `state_dict` round trip behave. Other keywords go to
+    `elastify`. The model itself is not changed.
     """
     report = Report(type(model).__name__)
     elastic = copied(model).eval()
@@ -88,6 +92,7 @@ def check_model(
     check.plain = copied(model).eval()  # anew, because a model may cache what it made of its weights
     check.plain.load_state_dict(elastic.state_dict())
     _take_buffers(check.plain, elastic)
+    check.view()
     drawn = _drawn(space(elastic), configurations, seed)
     for index, config in enumerate(drawn):
         check.configuration(config, count=index < costs, gradients=index < gradients)
@@ -196,6 +201,23 @@ class _Check:
         before, after = self.plain.state_dict(), self.elastic.state_dict()
         if list(before) != list(after) or not all(torch.equal(before[k], after[k]) for k in before):
             self.fail("the state_dict has changed")
+
+    def view(self) -> None:
+        """What `elastify.graph` gives computes what the model computes, to the bit, or says that it cannot run."""
+        fused = torch.backends.mha.get_fastpath_enabled()
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            view = graph(self.elastic, self.built.example.args, example_kwargs=self.built.example.kwargs)
+            self.report.cannot_run = view.meta["cannot_run"]
+            if self.report.cannot_run:
+                return
+            try:
+                torch.backends.mha.set_fastpath_enabled(False)  # a graph has the parts of what it fuses
+                pairs = zip(self.run(self.plain), self.run(view), strict=True)
+                if not all(_identical(a, b) for a, b in pairs):
+                    self.fail("the graph does not compute what the model computes")
+            finally:
+                torch.backends.mha.set_fastpath_enabled(fused)
 
     def configuration(self, config: Any, *, count: bool, gradients: bool) -> None:
         try:
@@ -347,8 +369,6 @@ def _scalar(outputs: list[Tensor]) -> Tensor:
 
 @contextmanager
 def _collected(texts: list[str]) -> Iterator[None]:
-    import warnings
-
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         yield
