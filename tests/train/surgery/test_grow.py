@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from elastify import ElastifyError, elastify, extract, space
+from elastify._space.state import STATE, state
 from elastify.train import Compressible, grow, sort_channels
 from tests.small_nets import Net
 from tests.train.prepared import X, elastic_net
