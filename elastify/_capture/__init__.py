@@ -16,14 +16,13 @@ from elastify._capture.kernels import viewed
 from elastify._capture.op_names import op_name
 from elastify._capture.paths import attribute_value, get_in, holder, parameter_names, put_in, read, resolve, write
 from elastify._capture.quiet import recorders, uncollected, unrecorded
-from elastify._capture.session import Run, capture, capture_all, capture_fx
+from elastify._capture.session import capture, capture_all, capture_fx
 from elastify._capture.stand_ins import generators
-from elastify._capture.trees import mapped, results, tensors
+from elastify._capture.trees import results
 
 __all__ = [
     "Example",
     "FxWriter",
-    "Run",
     "attribute_value",
     "capture",
     "capture_all",
@@ -35,7 +34,6 @@ __all__ = [
     "generators",
     "get_in",
     "holder",
-    "mapped",
     "op_name",
     "parameter_names",
     "prepare_inputs",
@@ -44,7 +42,6 @@ __all__ = [
     "recorders",
     "resolve",
     "results",
-    "tensors",
     "tensors_by_name",
     "uncollected",
     "unrecorded",

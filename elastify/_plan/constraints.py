@@ -9,7 +9,21 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 
-from elastify._ir import Attr, Constraint, Dim, Expr, Guard, Layout, Op, SizeExpr, axes_of
+from elastify._ir import (
+    Attr,
+    Axis,
+    Concat,
+    Constraint,
+    Dim,
+    Expr,
+    Guard,
+    Layout,
+    Op,
+    Product,
+    SizeExpr,
+    active_size,
+    mentions,
+)
 
 
 def constraints(
@@ -34,7 +48,7 @@ def constraints(
 def _mentions(expr: SizeExpr, axes: Mapping[int, int]) -> bool:
     if isinstance(expr, Op):
         return any(_mentions(arg, axes) for arg in expr.args)  # type: ignore[arg-type]
-    return not isinstance(expr, int) and any(axis.id in axes for axis in axes_of(expr))
+    return not isinstance(expr, int) and mentions(expr, axes)
 
 
 def _proven(constraint: Constraint, smallest: Mapping[int, int]) -> bool:
@@ -47,8 +61,6 @@ def _proven(constraint: Constraint, smallest: Mapping[int, int]) -> bool:
 
 
 def _interval(expr: SizeExpr, smallest: Mapping[int, int]) -> tuple[float, float]:
-    from elastify._ir import active_size
-
     if isinstance(expr, int):
         return expr, expr
     if not isinstance(expr, Op):
@@ -80,8 +92,6 @@ def _divides(divisor: SizeExpr, number: SizeExpr) -> bool:
 
 
 def _monomial(expr: SizeExpr) -> Counter[SizeExpr] | None:
-    from elastify._ir import Axis, Concat, Product
-
     if isinstance(expr, Op):
         if expr.fn != "mul":
             return None
