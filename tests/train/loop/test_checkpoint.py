@@ -23,7 +23,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from elastify import ElastifyError, elastify
-from elastify.train import FullPlusRandom, Sandwich, fit
+from elastify.train import Compressible, FullPlusRandom, Sandwich, fit
 from elastify.train._loop.checkpoint import pack, read_checkpoint, unpack, write_checkpoint
 
 X, Y = torch.randn(8, 4), torch.arange(8) % 3
@@ -360,5 +360,17 @@ class TestForeign:
         model = elastify(net(8), torch.randn(2, 4))
         run(model, tmp_path, strategy=Sandwich(model, n_random=1, seed=1))
         said = refused(tmp_path, model, strategy=Sandwich(model, n_random=3, seed=1))
-        assert "another n_random of the strategy" in said
+        assert "a different n_random of the strategy" in said
         assert "1 there, 3 here" in said
+
+    def test_a_single_glob_as_earlier_versions_wrote_it(self, tmp_path: Path) -> None:
+        model = elastify(net(8), torch.randn(2, 4))
+        strategy = Compressible(model, params="all", dense="2.*", n_random=1)
+        run(model, tmp_path, strategy=strategy)
+        arguments = json.loads((tmp_path / "checkpoint.json").read_text())["state"]["arguments"]
+        assert arguments["dense"] == '["2.*"]'
+        state = json.loads((tmp_path / "checkpoint.json").read_text())["state"]
+        edit(tmp_path, state={**state, "arguments": {**arguments, "dense": '"2.*"'}})
+        run(model, tmp_path, steps=3, strategy=strategy)
+        edit(tmp_path, state={**state, "arguments": {**arguments, "dense": '"0.*"'}})
+        assert "a different dense of the strategy" in refused(tmp_path, model, strategy=strategy)

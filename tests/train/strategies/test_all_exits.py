@@ -96,6 +96,31 @@ class Cut(Net):
         return self.head(x)
 
 
+class Twice(nn.Module):
+    """A block that returns its result twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Block(16, 20)
+
+    def forward(self, pair: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        return (self.inner(pair[0]),) * 2
+
+
+class Pairs(Net):
+    """Blocks pass the same tensor on in two places."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(Twice() for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        pair = (self.stem(x),) * 2
+        for block in self.blocks:
+            pair = block(pair)
+        return self.head(pair[0] + pair[1])
+
+
 class Kept(torch.autograd.Function):
     """The first three units; counts the graphs that wait for their backward."""
 
@@ -147,7 +172,7 @@ def assert_mean_of_subnets(model: nn.Module, strategy: AllExits, x: Tensor, stag
 @pytest.fixture(scope="module")
 def made() -> dict[type, nn.Module]:
     torch.manual_seed(0)
-    return {kind: elastify(kind().double(), X.double()) for kind in (Net, Stages, Scaled, Skipping, Tied, InPlace, Cut)}
+    return {kind: elastify(kind().double(), X.double()) for kind in (Net, Stages, Scaled, Skipping, Tied, InPlace, Cut, Pairs)}
 
 
 @pytest.fixture
@@ -181,7 +206,8 @@ class TestAllExits:
         assert_mean_of_subnets(net, AllExits(net, exits=[2]), X.double(), "blocks", [2, 4])
 
     @pytest.mark.parametrize(
-        ("kind", "cut"), [(Net, True), (Stages, True), (Skipping, False), (Tied, False), (InPlace, True)]
+        ("kind", "cut"),
+        [(Net, True), (Stages, True), (Skipping, False), (Tied, False), (InPlace, True), (Pairs, True)],
     )
     def test_what_follows_uses_the_blocks_alone_or_more(
         self, made: dict[type, nn.Module], kind: type, cut: bool
