@@ -126,7 +126,7 @@ def test_a_factor_can_be_asked_for():
         ({"blocks": ()}, ["blocks [] cannot be kept"]),
         (
             {"width": 48, "blocks.1.attn.heads": 2, "blocks.1.attn.head_dim": 16},
-            ["head_dim = 16 does not go with the other sizes", "where: blocks.1.attn at vit.py:9", "legal: 24"],
+            ["head_dim = 16 does not fit the other sizes", "where: blocks.1.attn at vit.py:9", "legal: 24"],
         ),
     ],
 )

@@ -68,7 +68,7 @@ def difference(model: Any) -> str:
         return ""
     if not anew:
         return f"a {kind} built from its config and given its weights computes something else"
-    return f"{anew[0]} is no weight: a {kind} built from its config computes it anew, and gets other numbers"
+    return f"{anew[0]} is not a weight: a {kind} built from its config computes it again, with another result"
 
 
 def _computed_anew(model: nn.Module, other: nn.Module) -> list[str]:

@@ -172,7 +172,10 @@ def assert_mean_of_subnets(model: nn.Module, strategy: AllExits, x: Tensor, stag
 @pytest.fixture(scope="module")
 def made() -> dict[type, nn.Module]:
     torch.manual_seed(0)
-    return {kind: elastify(kind().double(), X.double()) for kind in (Net, Stages, Scaled, Skipping, Tied, InPlace, Cut, Pairs)}
+    return {
+        kind: elastify(kind().double(), X.double())
+        for kind in (Net, Stages, Scaled, Skipping, Tied, InPlace, Cut, Pairs)
+    }
 
 
 @pytest.fixture
@@ -323,7 +326,7 @@ class TestAllExits:
 
     def test_refusals(self, made: dict[type, nn.Module], net: nn.Module) -> None:
         scaled = copy.deepcopy(made[Scaled])
-        with pytest.raises(ElastifyError, match="is no exit of the full network"):
+        with pytest.raises(ElastifyError, match="is not the full network up to there"):
             AllExits(scaled).step(lambda: scaled(X.double()), loss)
         cut = copy.deepcopy(made[Cut])
         with pytest.raises(ElastifyError, match="a gradient was lost"):
@@ -380,7 +383,7 @@ class TestExitEarly:
     def test_refusals(self, net: nn.Module) -> None:
         with pytest.raises(ElastifyError, match="in training mode"):
             exit_early(net.train(), X.double())
-        with pytest.raises(ElastifyError, match="neither logits nor has any"):
+        with pytest.raises(ElastifyError, match="not a tensor of logits"):
             exit_early(_tuple_model(), X)
 
 
