@@ -144,7 +144,7 @@ def test_configurations_of_other_models_are_refused():
     with pytest.raises(ElastifyError, match="belongs to another model"):
         space.check(SubnetConfig.of({"width": 96}, {}))
     broken = SubnetConfig.of(dict(space.max.sizes) | {"width": 96}, space.max.depths, space.fingerprint)
-    with pytest.raises(ElastifyError, match="do not go together: width=96, blocks") as error:
+    with pytest.raises(ElastifyError, match="do not fit together: width=96, blocks") as error:
         space.check(broken)
     assert "repair" in str(error.value)
     with pytest.raises(ElastifyError, match="47 is not a legal size"):

@@ -325,11 +325,11 @@ class TestRefusals:
         self.refuse("checkpoint_every=5 needs checkpoint=", checkpoint_every=5)
         self.refuse("checkpoint_keep=2 needs checkpoint=", checkpoint_keep=2)
         self.refuse("checkpoint_keep=-1 needs checkpoint=", checkpoint_keep=-1)
-        self.refuse("optimizer gives a int", optimizer=lambda p: 3)
+        self.refuse("optimizer returns a int", optimizer=lambda p: 3)
         self.refuse(
             "the optimizer does not train this model", optimizer=torch.optim.SGD(nn.Linear(2, 2).parameters(), 0.1)
         )
-        self.refuse("scheduler gives a str", scheduler="linear")
+        self.refuse("scheduler returns a str", scheduler="linear")
         self.refuse("nothing to train", nn.ReLU(), loader())
         self.refuse("a cosine schedule needs the length of the run", net(), (b for b in loader()), scheduler="cosine")
 
