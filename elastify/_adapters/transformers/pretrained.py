@@ -33,11 +33,11 @@ def guard(model: nn.Module) -> None:
 
 def save_pretrained(self: Any, save_directory: Any, *args: Any, **kwargs: Any) -> Any:
     """The method of the class, for a model that its config describes; else an ElastifyError."""
-    record = next((m.__dict__["_elastify"] for m in self.modules() if "_elastify" in m.__dict__), None)
-    if record is None:
+    elastic = next((m.__dict__["_elastify"] for m in self.modules() if "_elastify" in m.__dict__), None)
+    if elastic is None:
         why, fix = difference(self), "elastify.save(model, directory); elastify.load reads it"
     else:
-        subnet = bool(record.choice.parts)
+        subnet = bool(elastic.choice.parts)
         why = "a subnet is active: the config describes it, the weights are those of the full network" if subnet else ""
         fix = "extract(model) makes a model of the subnet; activate(model, None) saves the full network"
     if why:

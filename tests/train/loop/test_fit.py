@@ -478,7 +478,7 @@ def test_an_optimizer_of_a_part_is_the_users_choice(model: nn.Module) -> None:
 
 
 def test_a_state_of_another_strategy(model: nn.Module) -> None:
-    with pytest.raises(ElastifyError, match=r"no state of a ProgressiveShrinking[\s\S]*it has no now"):
+    with pytest.raises(ElastifyError, match=r"not the state of a ProgressiveShrinking[\s\S]*it has no now"):
         ProgressiveShrinking(model).load_state_dict(Sandwich(model).state_dict())
 
 
