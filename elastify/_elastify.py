@@ -120,7 +120,7 @@ def build(
         raise ElastifyError(f"elastify takes a torch.nn.Module, not a {type(model).__name__}")
     if is_elastic(model):
         raise ElastifyError(
-            "this model is elastic already", fix="use it as it is, or copy.deepcopy the original before elastify"
+            "this model is already elastic", fix="use it as it is, or copy.deepcopy the original before elastify"
         )
     options = Options(**asked)
     example = example_for(model, example_inputs, example_kwargs)

@@ -42,7 +42,9 @@ class Library:
 
     def __init_subclass__(cls, package: str = "") -> None:
         if package in LIBRARIES:
-            raise ElastifyError(f"{package} is known already", where=cls.__qualname__, fix="one subclass a package")
+            raise ElastifyError(
+                f"{package} already has a library", where=cls.__qualname__, fix="one subclass per package"
+            )
         if package:
             cls.package = package
             LIBRARIES[package] = cls()

@@ -88,7 +88,7 @@ def analyse(
         by_id = {v.id: n for n, v in graph.tensors.items()}
         here = {by_id[v.id] for call in graph.calls for v in values((call.args, call.kwargs)) if v.id in by_id}
         for term in (term for name in here - used if graph.apart for term in shared[name]):
-            facts.freeze(term, "used by a run of the model that is not its forward")
+            facts.freeze(term, "used by a run other than forward")
         used |= here
         needed |= {by_id[ident] for ident in _needed(graph) if ident in by_id}
         uses = Counter(ident for call in graph.calls for ident in {value.id for value in call.inputs()})

@@ -35,7 +35,7 @@ class Solver:
             if guard.fn == "int" and not self._settled(guard.args[0]):
                 self.facts.why = Why("int", "", guard.source)
                 for leaf in leaves(guard.args[0]):
-                    self.facts.freeze(self._leaf(leaf), "int() makes a number of its size that does not follow")
+                    self.facts.freeze(self._leaf(leaf), "int() turns its size into a number that cannot follow")
         for guard in dict.fromkeys(filter(None, map(_whole, guards))):
             equal = (guard.fn, guard.result) in {("eq", True), ("ne", False)}
             if not equal or any(_uses(arg, "mod") for arg in guard.args):

@@ -67,7 +67,7 @@ def capture_fx(model: nn.Module, example: Example) -> tuple[Graph, FxWriter]:
     graph = session.run(training=False)
     assert session.writer is not None
     if graph.real:
-        session.writer.refuse("the values of tensors decide what runs: this is the way that the example takes")
+        session.writer.refuse("the values of tensors decide what runs: this is the path that the example takes")
     return graph, session.writer
 
 
@@ -91,7 +91,7 @@ def _unless_it_fails(session: _Session, what: str, **how: Any) -> list[Graph]:
         return [session.run(**how)]
     except ElastifyError as error:
         reason = f"{error.where}: {error.why}"
-        warnings.warn(f"{what} was not captured, what only it uses stays as it is: {reason}", stacklevel=3)
+        warnings.warn(f"{what} was not captured, so what only it uses stays as it is: {reason}", stacklevel=3)
         return []
 
 
@@ -152,7 +152,7 @@ class _Session:
         graph = self.graph(training, fake)
         if self.exchanged is not None:
             raise ElastifyError(
-                "forward exchanges modules of the model",
+                "forward replaces modules of the model",
                 where=self.exchanged or type(self.model).__name__,
                 why="what it puts in their place would not follow the sizes of a subnet",
                 fix="model(*example_inputs) once before elastify, if it does so on its first run only",

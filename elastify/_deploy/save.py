@@ -59,8 +59,8 @@ def save(model: nn.Module, directory: str | os.PathLike[str]) -> None:
     hooks = (hook for module in model.modules() for hook in module._forward_pre_hooks.values())
     if any(isinstance(hook, InputHook) for hook in hooks):
         raise ElastifyError(
-            "this model rounds what its layers take in",
-            why="a saved folder holds weights; read back, it would compute something else",
+            "this model rounds the inputs of its layers",
+            why="a saved folder holds only weights: loaded again, the model would compute something else",
             fix="keep the elastic model's checkpoint and extract from it, or train with activations=False",
         )
     folder = Path(directory)
@@ -265,13 +265,13 @@ def _full_size(folder: Path, spec: Mapping[str, Any], like: nn.Module | Callable
             raise ElastifyError(
                 f"the full-size {name} cannot be built from the saved notes",
                 where=str(folder),
-                why=f"it is no model of {known()} that they list",
+                why=f"it is not one of the models that {known()} list",
                 fix="load(directory, like=model_of_full_size)",
             )
         return full
     full = like if isinstance(like, nn.Module) else like()
     if not isinstance(full, nn.Module):
-        raise ElastifyError("`like` gives no model", why=f"it is a {type(full).__name__}", fix="pass a module")
+        raise ElastifyError("`like` is not a model", why=f"it is a {type(full).__name__}", fix="pass a module")
     return full
 
 

@@ -113,10 +113,10 @@ class Planner:
                 members, old = tuple(draft.members), former[draft.id]
                 axes.append(ElasticAxis(draft.id, name, draft.size, choices, role, members, former=old))
             elif pattern is not None:
-                kept[draft.id] = f"frozen as asked by {pattern!r}"
+                kept[draft.id] = f"frozen by the pattern {pattern!r}"
             else:
                 asked = self.options.explicit(name)
-                kept[draft.id] = "no smaller size is asked for" if asked else "too small to shrink"
+                kept[draft.id] = "no smaller size was asked for" if asked else "too small to shrink"
         return tuple(axes), kept
 
     def _frozen(self, elastic: Collection[int], kept: Mapping[int, str]) -> tuple[FrozenDim, ...]:
@@ -136,7 +136,7 @@ class Planner:
             if leaf.frozen is not None:
                 why = leaf.frozen
                 return f"{why[0]}: {why[1]}" if isinstance(why, tuple) else str(why)
-        return next((kept[leaf.id] for leaf in inside if leaf.id in kept), "of no weight that could shrink")
+        return next((kept[leaf.id] for leaf in inside if leaf.id in kept), "no elastic axis runs through it")
 
     # -- what follows the axes ---------------------------------------------------------------------------
 

@@ -102,7 +102,7 @@ class Stages:
         for row in self._candidates(moving):
             pattern = self.options.frozen_by(names.get(row.blocks, ""), row.container, *row.blocks)
             if pattern is not None:
-                self._reasons[row.blocks] = f"frozen as asked by {pattern!r}"
+                self._reasons[row.blocks] = f"frozen by the pattern {pattern!r}"
             elif row.blocks not in self._reasons:
                 rows.append(row)
         return rows

@@ -55,7 +55,7 @@ def compare(analysis: Analysis, plan: Plan, reduced: Graph, choice: Choice, inde
     if cut:
         found = sizer.paths(full[counts:], now[counts:])
         if not found and any(max(skip.calls()) >= graph.calls.index(full[counts]) for skip in skips):
-            found = "blocks are left out where other operations than before run"
+            found = "without the blocks other operations run"
         if found:
             return Mismatch(found)
         full, now = full[:counts], now[:counts]
@@ -184,11 +184,13 @@ class _Sizer:
                 differences = [self.values(a.outputs(), b.outputs(), counted=True) for a in known.get((op, source), ())]
                 if all(differences):
                     return (
-                        f"{differences[0]} from {op} ({source})" if differences else "other operations than before run"
+                        f"{differences[0]} from {op} ({source})"
+                        if differences
+                        else "the smaller network runs other operations"
                     )
         missing = known.keys() - _by_line(reduced).keys()
         if not full or any(self.touches(call) for line in missing for call in known[line]):
-            return "other operations than before run"
+            return "the smaller network runs other operations"
         return ""
 
     def touches(self, call: Call) -> bool:

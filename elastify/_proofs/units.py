@@ -87,7 +87,7 @@ def check_finite(model: nn.Module) -> None:
                 f"parameter {name} has values that are NaN or infinite",
                 where="verification",
                 why="outputs of such a model cannot be compared",
-                fix="mend the weights, or pass verify=False",
+                fix="fix the weights, or pass verify=False",
             )
 
 

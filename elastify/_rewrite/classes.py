@@ -101,7 +101,7 @@ def _common_members(base: Any, names: frozenset[str]) -> dict[str, Any]:
     def delete(self: Any, name: str) -> None:
         _refuse_active(self, name, names, "deleted")
         if name in names and sys._getframe(1).f_globals.get("__name__") == "torch.nn.utils.parametrize":
-            raise ElastifyError(f"{name!r} is elastic already", fix="register parametrizations before elastify(model)")
+            raise ElastifyError(f"{name!r} is already elastic", fix="register parametrizations before elastify(model)")
         base.__delattr__(self, name)
 
     def _replicate_for_data_parallel(self: Any) -> Any:

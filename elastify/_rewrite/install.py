@@ -28,7 +28,7 @@ from elastify._rewrite.state import ElasticState, Tables, known_models
 def install(model: nn.Module, plan: Plan) -> None:
     """Rewrite `model` in place after `plan`; on any error it is as it was."""
     if any("_elastify" in module.__dict__ for module in model.modules()):
-        raise ElastifyError("the model is elastic already", fix="deepcopy it before elastify, or use it as it is")
+        raise ElastifyError("the model is already elastic", fix="deepcopy it before elastify, or use it as it is")
     tables = Tables(plan)
     elastic = ElasticState(plan, tables)
     elastic.setters = compile_setters(model, plan, tables.ruler, elastic.originals)

@@ -95,7 +95,7 @@ def attach(
     elastic = elastic_state(model)
     if name in elastic.transforms:
         raise ElastifyError(
-            f"{name} is transformed already",
+            f"{name} is already transformed",
             why=f"by a {type(elastic.transforms[name]).__name__}",
             fix="one strategy that adds parameters per model; begin with a fresh copy",
         )

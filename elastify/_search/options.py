@@ -33,7 +33,7 @@ class SearchOptions:
             raise ElastifyError(f"direction must be 'maximize' or 'minimize', not {self.direction!r}")
         if self.n_trials < 1 or self.population < 2:
             sizes = f"n_trials={self.n_trials} and population={self.population}"
-            raise ElastifyError(f"{sizes} cannot search", fix="at least 1 and 2")
+            raise ElastifyError(f"{sizes} are too small for a search", fix="at least 1 and 2")
 
     def better(self, score: float, other: float) -> bool:
         """Whether a score beats another one."""

@@ -228,16 +228,10 @@ class Relations:
             good &= self.satisfied(relation, rows)
         return good
 
-    def solve(
-        self, component: Component, unary: Mapping[int, np.ndarray], choose: Callable[[np.ndarray], Any] = np.argmin
-    ) -> dict[int, int] | None:
-        """A legal size per column of the component, or None.
-
-        `unary` is a cost per choice (inf forbids); `choose` picks a choice from the costs of the best completions:
-        `argmin` gives the cheapest assignment of all.
-        """
+    def solve(self, component: Component, unary: Mapping[int, np.ndarray]) -> dict[int, int] | None:
+        """The cheapest legal size per column of the component, or None; `unary` is a cost per choice (inf forbids)."""
         trail = self.eliminate(component, unary)
-        return None if trail is None else self.read_back(trail, choose)
+        return None if trail is None else self.read_back(trail, np.argmin)
 
     def eliminate(self, component: Component, unary: Mapping[int, np.ndarray]) -> list[Step] | None:
         """The elimination of a component's axes one by one, or None where nothing legal is left."""

@@ -289,7 +289,7 @@ class SearchSpace:
             if not self.rows.relations.satisfied(relation, sizes)[0]:
                 found = ", ".join(f"{self.columns[c]}={row[c]}" for c in relation.scope)
                 raise ElastifyError(
-                    f"these sizes do not go together: {found}",
+                    f"these sizes do not fit together: {found}",
                     where=relation.source,
                     why=relation.text,
                     fix="space(model).repair(...) gives the nearest legal configuration",

@@ -105,10 +105,10 @@ def _stages(space: SearchSpace) -> list[str]:
         lines = ["", *_aligned(rows, right={1})]
     limited = [stage for stage in space.stages if stage.prefix]
     if limited:
-        lines += ["", f"stages that keep first blocks only, in numbers that were tried ({len(limited)})"]
+        lines += ["", f"stages that keep only their first blocks, in numbers that were tested ({len(limited)})"]
         lines += _wrapped(f"{stage.name}: {stage.prefix}" for stage in limited)
     if space.plan.rigid:
-        lines += ["", f"rows of blocks that stay whole ({len(space.plan.rigid)})"]
+        lines += ["", f"rows of blocks that cannot be shortened ({len(space.plan.rigid)})"]
         lines += _wrapped(f"{_span(rigid.blocks)}: {rigid.reason}" for rigid in space.plan.rigid)
     return lines
 

@@ -136,10 +136,10 @@ def conflict(rows: Rows, read: Wishes) -> ElastifyError:
                 legal.append(int(size))
         tied = [relation for relation in rows.relations.relations if column in relation.scope]
         return ElastifyError(
-            f"{names[column]} = {int(read.targets[column])} does not go with the other sizes",
+            f"{names[column]} = {int(read.targets[column])} does not fit the other sizes",
             where=tied[0].source if tied else "",
             why="; ".join(relation.text for relation in tied[:3]),
-            fix=f"beside the others {names[column]} may be one of these, {legal_choices(legal)}",
+            fix=f"{names[column]} with the others: {legal_choices(legal)}",
         )
     pinned = ", ".join(f"{names[column]}={int(read.targets[column])}" for column in np.flatnonzero(read.pins))
     return ElastifyError("no configuration has all of these sizes", why=pinned, fix="ask for ratios instead")

@@ -57,9 +57,9 @@ def _version(wanted: bool) -> None:
 def main(
     context: typer.Context,
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of a mistake, too.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Also show the traceback of an error.")] = False,
 ) -> None:
     """Make any PyTorch model elastic, train all its sizes at once, extract the one that fits.
 
@@ -132,7 +132,7 @@ def inspect(
     only: Annotated[
         list[str] | None, typer.Option("--only", metavar="PATTERN", help="Draw these axes, or modules, only.")
     ] = None,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of a mistake, too.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Also show the traceback of an error.")] = False,
 ) -> None:
     """Print the search space of a model: axes, stages, what is frozen and why, the smallest and the largest cost.
 

@@ -68,7 +68,7 @@ def _call_factory(module: str, name: str) -> tuple[nn.Module, Any]:
     model, inputs = found if isinstance(found, tuple) and len(found) == 2 else (found, None)
     if not isinstance(model, nn.Module):
         raise ElastifyError(
-            f"{module}:{name} gives no torch.nn.Module but {type(model).__name__}",
+            f"{module}:{name} returns a {type(model).__name__}, not a torch.nn.Module",
             fix="let it return a model, or a pair of a model and its example inputs",
         )
     return model.eval(), inputs
@@ -179,7 +179,9 @@ def read_drawing(file: str | None, only: Sequence[str] | None) -> Callable[[nx.G
         return None
     make = {".svg": wiring_picture, ".html": wiring_page}.get(Path(file).suffix)
     if make is None:
-        raise ElastifyError(f"--graph {file!r} is no picture", fix="--graph FILE.svg, or --graph FILE.html")
+        raise ElastifyError(
+            f"--graph {file!r} has to end in .svg or .html", fix="--graph FILE.svg, or --graph FILE.html"
+        )
 
     def draw(graph: nx.Graph) -> None:
         try:
@@ -243,7 +245,7 @@ def read_recipe_options(words: Sequence[str]) -> list[str]:
     except (OSError, ValueError) as error:
         raise ElastifyError("the options cannot be read", where=f"--config {file}", why=str(error)) from None
     if not isinstance(options, dict):
-        raise ElastifyError("the options are no JSON object", where=file, fix='{"epochs": 2, "quick": true}')
+        raise ElastifyError("the options are not a JSON object", where=file, fix='{"epochs": 2, "quick": true}')
     flags: list[str] = []
     for name, value in options.items():
         flag = f"--{name.replace('_', '-')}"

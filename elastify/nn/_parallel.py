@@ -59,7 +59,9 @@ class ParallelResidual(nn.Module):
         if not modules:
             raise ElastifyError("there are no branches", where="ParallelResidual")
         if gate == "tac" and channels is None:
-            raise ElastifyError("how wide is x?", where="ParallelResidual", why="tac needs it", fix="channels=...")
+            raise ElastifyError(
+                "the width of x is not known", where="ParallelResidual", why="tac needs it", fix="channels=..."
+            )
         self.gate, self.dim, self.residual = gate, dim, residual
         self.branches = nn.ModuleList(map(Scaled, modules) if gate == "scalar" else modules)
         if gate == "tac" and channels is not None:
@@ -123,7 +125,7 @@ def widen(model: nn.Module, pattern: str, branches: int = 4, **options: Any) -> 
     (1, 2)
     """
     if any(is_elastic(module) for module in model.modules()):
-        raise ElastifyError("the model is elastic already", where="widen", fix="widen it before elastify")
+        raise ElastifyError("the model is already elastic", where="widen", fix="widen it before elastify")
     found = [path for path, _ in model.named_modules() if path and fnmatchcase(path, pattern)]
     found = [path for path in found if not any(path.startswith(f"{outer}.") for outer in found)]
     if not found or branches < 1:

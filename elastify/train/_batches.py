@@ -78,7 +78,7 @@ def epoch_batches(data: Iterable[Any], seed: int, epoch: int, skip: int = 0, ran
         raise ElastifyError(
             f"the data have {passed} batches, the checkpoint has used {skip} of this epoch",
             why="the checkpoint belongs to a run with other data",
-            fix="pass the same data, or resume=False to begin anew",
+            fix="pass the same data, or resume=False to start over",
         )
     return batches
 

@@ -158,7 +158,7 @@ MISTAKES = {
     "dependency missing": (["half_installed:f"], ["half_installed cannot be imported", "no_such_dependency"]),
     "no attribute": (["handmade_nets:Tinny"], ["handmade_nets has no 'Tinny'", "handmade_nets:Tiny"]),
     "arguments needed": (["handmade_nets:Picky"], ["cannot be called without arguments", "size"]),
-    "not a model": (["handmade_nets:nothing"], ["gives no torch.nn.Module but int"]),
+    "not a model": (["handmade_nets:nothing"], ["returns a int, not a torch.nn.Module"]),
     "not callable": (["handmade_nets:number"], ["is a int"]),
     "no inputs": (["handmade_nets:Tiny"], ["needs example inputs for Tiny"]),
     "wrong shape word": (["handmade_nets:Tiny", "--input", "2xx4"], ["is not a shape", "2x3x224x224"]),
@@ -293,7 +293,7 @@ def test_train_runs_a_recipe_with_flags_and_a_file(
     assert "there is no recipe 'music_separation.game'" in refused("train", "music_separation.game")
     assert "the options cannot be read" in refused("train", "music_separation", "--config", "theirs.json")
     (tmp_path / "mine.json").write_text("[1]", encoding="utf-8")
-    assert "the options are no JSON object" in refused("train", "music_separation", "--config", "mine.json")
+    assert "the options are not a JSON object" in refused("train", "music_separation", "--config", "mine.json")
 
 
 def test_train_refuses_what_has_no_main(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh: None) -> None:

@@ -85,7 +85,7 @@ def test_what_is_frozen(plain: SearchSpace, pattern: str, gone: set[str]) -> Non
     assert choices(plain).keys() - choices(space).keys() == gone
     assert f"asked: freeze={[pattern]!r}" in str(space)
     parts = pattern == "*.heads"  # of dimensions that still move, with head_dim
-    assert parts or f"frozen as asked by {pattern!r}" in str(space)
+    assert parts or f"frozen by the pattern {pattern!r}" in str(space)
 
 
 def test_choices() -> None:

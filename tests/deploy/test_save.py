@@ -368,5 +368,5 @@ class TestBadFolders:
     def test_no_full_size_model(self, folder):
         with pytest.raises(ElastifyError, match=r"full-size Language cannot be built[\s\S]*like=model_of_full_size"):
             load(folder)
-        with pytest.raises(ElastifyError, match="gives no model"):
+        with pytest.raises(ElastifyError, match="is not a model"):
             load(folder, like=lambda: 3)

@@ -534,7 +534,7 @@ def test_the_minimum_is_raised_to_what_works_and_the_space_says_why() -> None:
     assert stage.prefix.startswith("not the first 2: the smaller network does not run: IndexError")
     assert "test_depth.py:" in stage.prefix
     told = " ".join(str(space(model)).split())
-    assert f"stages that keep first blocks only, in numbers that were tried (1) blocks: {stage.prefix}" in told
+    assert f"stages that keep only their first blocks, in numbers that were tested (1) blocks: {stage.prefix}" in told
     assert f"the first blocks only: {stage.prefix}" in space(model).why("blocks")
     assert space(model).min.depths["blocks"] == (0, 1, 2)
     assert space(model).plan.rigid == ()

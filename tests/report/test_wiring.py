@@ -92,7 +92,7 @@ def test_the_command_draws(tmp_path: Path) -> None:
     assert "<details>" in page.read_text(encoding="utf-8")
     wrong = CliRunner().invoke(app, [*words, "net.txt"])
     assert wrong.exit_code == 2
-    assert "is no picture" in wrong.output
+    assert "has to end in .svg or .html" in wrong.output
     assert CliRunner().invoke(app, ["inspect", "tests.small_nets:Net", "--only", "x"]).exit_code == 2
 
 

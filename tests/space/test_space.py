@@ -126,7 +126,7 @@ def test_a_factor_can_be_asked_for():
         ({"blocks": ()}, ["blocks [] cannot be kept"]),
         (
             {"width": 48, "blocks.1.attn.heads": 2, "blocks.1.attn.head_dim": 16},
-            ["head_dim = 16 does not go with the other sizes", "where: blocks.1.attn at vit.py:9", "legal: 24"],
+            ["head_dim = 16 does not fit the other sizes", "where: blocks.1.attn at vit.py:9", "legal: 24"],
         ),
     ],
 )
@@ -144,7 +144,7 @@ def test_configurations_of_other_models_are_refused():
     with pytest.raises(ElastifyError, match="belongs to another model"):
         space.check(SubnetConfig.of({"width": 96}, {}))
     broken = SubnetConfig.of(dict(space.max.sizes) | {"width": 96}, space.max.depths, space.fingerprint)
-    with pytest.raises(ElastifyError, match="do not go together: width=96, blocks") as error:
+    with pytest.raises(ElastifyError, match="do not fit together: width=96, blocks") as error:
         space.check(broken)
     assert "repair" in str(error.value)
     with pytest.raises(ElastifyError, match="47 is not a legal size"):

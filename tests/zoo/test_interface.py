@@ -56,7 +56,7 @@ def test_options(case: Any) -> None:
     text = str(found)
     asked = {"freeze": (module,), "choices": {stage: [2]}, "min_ratio": {axis: 0.5}, "multiple_of": 4}
     assert text.splitlines()[1:5] == [f"asked: {name}={value!r}" for name, value in asked.items()]
-    assert f"frozen as asked by '{module}'" in text
+    assert f"frozen by the pattern '{module}'" in text
     small = extract(model, found.min)
     assert small.get_submodule(module).weight.shape == make().get_submodule(module).weight.shape
     assert cost(model, found.min).macs < cost(model).macs
@@ -74,7 +74,7 @@ def test_a_frozen_stage_and_no_depth(case: Any) -> None:
     make, (_, _, stage) = case
     found = space(make(freeze=[stage], keep_outputs=False))
     assert stage not in [s.name for s in found.stages]
-    assert f"frozen as asked by '{stage}'" in str(found)
+    assert f"frozen by the pattern '{stage}'" in str(found)
     assert space(make(depth=False)).stages == ()
 
 

@@ -33,11 +33,11 @@ def guard(model: nn.Module) -> None:
 
 def save_pretrained(self: Any, save_directory: Any, *args: Any, **kwargs: Any) -> Any:
     """The method of the class, for a model that its config describes; else an ElastifyError."""
-    record = next((m.__dict__["_elastify"] for m in self.modules() if "_elastify" in m.__dict__), None)
-    if record is None:
+    elastic = next((m.__dict__["_elastify"] for m in self.modules() if "_elastify" in m.__dict__), None)
+    if elastic is None:
         why, fix = difference(self), "elastify.save(model, directory); elastify.load reads it"
     else:
-        subnet = bool(record.choice.parts)
+        subnet = bool(elastic.choice.parts)
         why = "a subnet is active: the config describes it, the weights are those of the full network" if subnet else ""
         fix = "extract(model) makes a model of the subnet; activate(model, None) saves the full network"
     if why:
@@ -68,7 +68,7 @@ def difference(model: Any) -> str:
         return ""
     if not anew:
         return f"a {kind} built from its config and given its weights computes something else"
-    return f"{anew[0]} is no weight: a {kind} built from its config computes it anew, and gets other numbers"
+    return f"{anew[0]} is not a weight: a {kind} built from its config computes it again, with another result"
 
 
 def _computed_anew(model: nn.Module, other: nn.Module) -> list[str]:

@@ -50,7 +50,7 @@ def active_only(optimizer: _O) -> _O:
     if not isinstance(optimizer, _BEGIN_AT_ZERO):
         raise ElastifyError(
             f"active_only does not know {type(optimizer).__name__}",
-            why="its state may not begin at zero, entry by entry",
+            why="its state may not start at zero for each weight",
             fix="SGD, Adam or another of " + ", ".join(kind.__name__ for kind in _BEGIN_AT_ZERO),
         )
     watch = _Watch(optimizer)

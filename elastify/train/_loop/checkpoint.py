@@ -109,10 +109,10 @@ def read_checkpoint(folder: Path) -> dict[str, Any] | None:
 def damaged(folder: Path, why: str) -> ElastifyError:
     """The error for a checkpoint that cannot be read."""
     return ElastifyError(
-        "the checkpoint is damaged or not one of elastify",
+        "the checkpoint is damaged or was not written by elastify",
         where=str(folder),
         why=why,
-        fix="resume=False to begin anew, or another folder",
+        fix="resume=False to start over, or another folder",
     )
 
 

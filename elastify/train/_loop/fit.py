@@ -116,7 +116,9 @@ def fit(
     checkpointing = Checkpointing(folder, checkpoint_every, checkpoint_keep)
     logging = Logging(log_dir, tensorboard, on_step, progress)
     if distill is not None and strategy is None:
-        raise ElastifyError("there is nobody to distil into", why="fit has no strategy", fix="strategy=Sandwich(model)")
+        raise ElastifyError(
+            "there is no subnet to distil into", why="fit has no strategy", fix="strategy=Sandwich(model)"
+        )
     if folder is not None:
         make_folder(folder)
     if isinstance(model, DistributedDataParallel):
@@ -193,7 +195,7 @@ def _make_optimizer(given: Any, parameters: list[nn.Parameter]) -> Optimizer:
     made = given if isinstance(given, Optimizer) else given(parameters)
     if not isinstance(made, Optimizer):
         raise ElastifyError(
-            f"optimizer gives a {type(made).__name__}",
+            f"optimizer returns a {type(made).__name__}",
             fix="optimizer=lambda parameters: torch.optim.AdamW(parameters, 3e-4)",
         )
     known = {id(p) for p in parameters}

@@ -92,11 +92,11 @@ class Learner:
     def _check(self, state: Mapping[str, Any], where: str) -> None:
         mine, stored = describe_tensors(self.model.state_dict()), describe_tensors(state["model"])
         different = [name for name in {**mine, **stored} if mine.get(name) != stored.get(name)]
-        fix = "the same arguments as before, resume=False to begin anew, or another folder"
+        fix = "the same arguments as before, resume=False to start over, or another folder"
         if different:
             name = different[0]
             raise ElastifyError(
-                "the checkpoint is of another model",
+                "the checkpoint belongs to a different model",
                 where=where,
                 why=f"{name} has shape {mine.get(name)} here, {stored.get(name)} there ({len(different)} differ)",
                 fix=fix,
@@ -104,7 +104,7 @@ class Learner:
         for name, kind in self._kinds().items():
             if state["kinds"][name] != kind:
                 raise ElastifyError(
-                    f"the checkpoint is of a run with another {name}",
+                    f"the checkpoint was written with a different {name}",
                     where=where,
                     why=f"{state['kinds'][name]} there, {kind} here",
                     fix=fix,

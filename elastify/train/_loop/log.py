@@ -59,7 +59,7 @@ def _events(folder: Path) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise ElastifyError(
-            "there is no TensorBoard here",
+            "TensorBoard is not installed",
             where="fit(tensorboard=True)",
             why=str(error),
             fix="pip install tensorboard, or tensorboard=False: losses.csv has the same numbers",

@@ -30,7 +30,7 @@ class Plain:
     def step(
         self, forward: Forward, loss: Loss, *, distill: Distill | None = None, backward: Backward = Tensor.backward
     ) -> Losses:
-        """Add the gradient of the loss; there is nobody to distil into."""
+        """Add the gradient of the loss; there is no subnet to distil into."""
         value = scalar(loss(forward()))
         backward(value)
         return Losses(floats([value.detach()])[0])

@@ -46,7 +46,7 @@ class Ranks:
         if os.environ.get("TORCHELASTIC_RUN_ID") and int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise ElastifyError(
                 f"{os.environ['WORLD_SIZE']} processes were started, but they do not know each other",
-                why="each would train a model of its own",
+                why="each would train a separate model",
                 fix="torch.distributed.init_process_group() before training",
             )
         return Ranks(device)
@@ -167,7 +167,7 @@ def _others() -> Iterator[None]:
         if not isinstance(error, dist.DistError) and not _UNANSWERED.search(str(error)):
             raise
         raise ElastifyError(
-            "another rank has gone or does not answer",
+            "another rank has stopped or does not respond",
             why=str(error).strip().splitlines()[0],
             fix="start all of them again: from the last checkpoint, if there is one",
         ) from error

@@ -63,7 +63,7 @@ class TrainingRun:
         self._saved = (len(self.losses), time.monotonic())
         if self.checkpointing.folder is not None:
             pack(self.learner.small_state(), {})  # what cannot be stored is refused now, not at the first checkpoint
-        self.ranks.same("numbers of steps behind them", len(self.losses), "a checkpoint folder that all of them see")
+        self.ranks.same("numbers of finished steps", len(self.losses), "a checkpoint folder that all of them see")
         self.ranks.broadcast(iter([*self.learner.model.parameters(), *self.learner.buffers()]))
         bar = Bar(*self.limits.total(), len(self.losses), self.seconds, shown=progress and self.ranks.rank == 0)
         with catch_interrupt(self._note_interrupt), bar:
@@ -102,9 +102,9 @@ class TrainingRun:
                 self._save()
         if self.batch == 0 and not self.interrupted:
             raise ElastifyError(
-                "the data gave no batch",
+                "the data have no batches",
                 where=f"epoch {self.epoch + 1}",
-                why="they are empty, or a generator that can be read only once",
+                why="they are empty, or can be read only once",
                 fix="pass a DataLoader or a list of batches",
             )
         if not self.interrupted:

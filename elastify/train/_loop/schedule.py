@@ -37,10 +37,12 @@ class Limits:
             name: getattr(self, name) for name in ("epochs", "steps", "minutes") if getattr(self, name) is not None
         }
         if not given:
-            raise ElastifyError("fit needs an end", fix="epochs=, steps= or minutes=")
+            raise ElastifyError("fit needs a limit", fix="epochs=, steps= or minutes=")
         for name, value in given.items():
             if not isinstance(value, (int, float)) or not value > 0 or (name != "minutes" and value != int(value)):
-                raise ElastifyError(f"{name}={value!r} is no end", fix="a number above 0 (whole, for epochs and steps)")
+                raise ElastifyError(
+                    f"{name}={value!r} is not a limit", fix="a number above 0 (whole, for epochs and steps)"
+                )
         if self.batches == 0:
             raise ElastifyError("the data have no batches", fix="a smaller batch size, or drop_last=False")
 
@@ -150,13 +152,13 @@ def make_schedule(given: object, optimizer: Optimizer, limits: Limits) -> Schedu
     if given == "cosine":
         if limits.steps is None and limits.minutes is None and limits.batches is None:
             raise ElastifyError(
-                "a cosine needs to know the end", why="the data have no length", fix="steps= or minutes="
+                "a cosine schedule needs the length of the run", why="the data have no length", fix="steps= or minutes="
             )
         return Cosine(optimizer)
     made = given if isinstance(given, LRScheduler) else given(optimizer) if callable(given) else given
     if not isinstance(made, LRScheduler):
         raise ElastifyError(
-            f"scheduler gives a {type(made).__name__}",
+            f"scheduler returns a {type(made).__name__}",
             fix='"cosine", or scheduler=lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 1000)',
         )
     return Torch(made)

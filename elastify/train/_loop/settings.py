@@ -45,7 +45,7 @@ class Precision:
         if self.amp not in _AMP:
             raise ElastifyError(f"unknown amp {self.amp!r}", fix='None, "bf16" or "fp16"')
         if self.clip is not None and not (isinstance(self.clip, Real) and self.clip > 0):
-            raise ElastifyError(f"clip={self.clip!r} is no bound of a norm", fix="a number above 0, or None")
+            raise ElastifyError(f"clip={self.clip!r} is not a limit for a norm", fix="a number above 0, or None")
 
     @property
     def dtype(self) -> torch.dtype | None:
@@ -66,7 +66,7 @@ class Checkpointing:
         if every is not None and (self.folder is None or not isinstance(every, int) or every < 1):
             raise ElastifyError(f"checkpoint_every={every!r} needs checkpoint='folder/' and at least 1 step")
         if not isinstance(keep, int) or keep < 0 or (keep and self.folder is None):
-            raise ElastifyError(f"checkpoint_keep={keep!r} needs checkpoint='folder/' and a number of them")
+            raise ElastifyError(f"checkpoint_keep={keep!r} needs checkpoint='folder/' and a whole number of at least 0")
 
 
 @dataclass(frozen=True, slots=True)

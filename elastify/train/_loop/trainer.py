@@ -71,7 +71,7 @@ class ElasticTrainer(Trainer):
             (name in _IN_BACKWARD, f"{name} steps within a backward, and there are several", 'optim="adamw_torch"'),
         ):
             if refused:
-                raise ElastifyError("a strategy cannot be trained like this", where="ElasticTrainer", why=why, fix=fix)
+                raise ElastifyError("a strategy cannot be used in this setup", where="ElasticTrainer", why=why, fix=fix)
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
         """As ever; refused is one that does not know the parameters that the strategy has added."""

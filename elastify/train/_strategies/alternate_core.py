@@ -42,7 +42,9 @@ class AlternateCore(Strategy):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.core_steps < 1 or self.full_steps < 1:
-            raise ElastifyError("there is at least one step on each", where="AlternateCore", fix="core_steps=1")
+            raise ElastifyError(
+                "core_steps and full_steps must be at least 1", where="AlternateCore", fix="core_steps=1"
+            )
         if space(self.model).config(self.core) == space(self.model).max:
             raise ElastifyError("the core is the full network", where="AlternateCore", fix="a smaller core")
 

@@ -6,12 +6,14 @@ of a strategy with the same arguments.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
 
 from elastify._errors import ElastifyError
+from elastify._verbs import space
 from elastify.train._strategies.strategy import Strategy
 
 
@@ -40,12 +42,21 @@ def check_arguments(strategy: Strategy, stored: Mapping[str, str], where: str) -
     """Refuse to go on from the checkpoint of a run whose strategy had other arguments."""
     for name, value in strategy.arguments.items():
         before = stored.get(name, value)
-        if before != value:
+        if before != value and json.loads(before) not in _other_spellings(strategy, name, json.loads(value)):
             same = next((n for n, (a, b) in enumerate(zip(before, value, strict=False)) if a != b), 0)
             start = max(0, same - 20)
             raise ElastifyError(
-                f"the checkpoint is of a run with another {name} of the strategy",
+                f"the checkpoint was written with a different {name} of the strategy",
                 where=where,
                 why=f"{before[start : start + 80]} there, {value[start : start + 80]} here",
                 fix="the same arguments as before, or another folder",
             )
+
+
+def _other_spellings(strategy: Strategy, name: str, value: Any) -> list[Any]:
+    """What earlier versions wrote for the same value: other names of axes, and a single glob as it was given."""
+    if name == "axes":
+        known = space(strategy.model)
+        rungs = [axis.choices for axis in known.axes]
+        return [[[n, *c] for n, c in zip(names, rungs, strict=False)] for names in known.spellings.values()]
+    return value if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str) else []

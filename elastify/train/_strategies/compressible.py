@@ -61,9 +61,9 @@ class Compressible(Strategy):
             if value not in known:
                 raise ElastifyError(f"no such choice: {value!r}", where="Compressible", fix=f"one of {known}")
         if self.activations and self.compress != "bits":
-            raise ElastifyError("only bits can be those of activations", where="Compressible", fix='compress="bits"')
+            raise ElastifyError("only bits can compress activations", where="Compressible", fix='compress="bits"')
         if self.n_random < 0 or self.warmup < 0 or not (self.beta >= 0 and 0 <= self.ends <= 1):
-            raise ElastifyError("beta, n_random and warmup are 0 or more, ends is a probability", where="Compressible")
+            raise ElastifyError("beta, n_random and warmup must be at least 0, ends from 0 to 1", where="Compressible")
 
     def prepare(self) -> None:
         """Add the other ends of the lines, once; the full network stays as it is ("bits": in 8 bits)."""

@@ -40,7 +40,8 @@ def soft_cross_entropy(outputs: object, teacher_outputs: Any) -> Tensor:
     student, teacher = getattr(outputs, "logits", outputs), getattr(teacher_outputs, "logits", teacher_outputs)
     if not isinstance(student, Tensor):
         raise ElastifyError(
-            f"{type(outputs).__name__} is neither logits nor has any", fix="distill=lambda outputs, teacher: ..."
+            f"{type(outputs).__name__} is not a tensor of logits and has no attribute logits",
+            fix="distill=lambda outputs, teacher: ...",
         )
     return -(teacher.softmax(-1) * student.log_softmax(-1)).sum(-1).mean()
 

@@ -33,7 +33,9 @@ class EdgePopup(Masked):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 < self.keep <= 1:
-            raise ElastifyError(f"keep={self.keep} is no share", where="EdgePopup", fix="a number above 0, at most 1")
+            raise ElastifyError(
+                f"keep={self.keep} is not a share", where="EdgePopup", fix="a number above 0, at most 1"
+            )
 
     def _choose(self) -> list[str]:
         return to_gate(self.model, "weight", self.select)

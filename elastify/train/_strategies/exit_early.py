@@ -83,6 +83,7 @@ def _largest_probability(outputs: object) -> Tensor:
     logits = getattr(outputs, "logits", outputs)
     if not isinstance(logits, Tensor):
         raise ElastifyError(
-            f"{type(outputs).__name__} is neither logits nor has any", fix="confidence=lambda outputs: ..."
+            f"{type(outputs).__name__} is not a tensor of logits and has no attribute logits",
+            fix="confidence=lambda outputs: ...",
         )
     return logits.softmax(-1).amax(-1)

@@ -123,7 +123,7 @@ def prove(model: nn.Module, forward: Forward, loss: Loss) -> None:
     if wrong:
         raise ElastifyError(
             f"closing gates of {', '.join(wrong[:4])} is not the same as leaving out what they close",
-            why="other units hear of these before a layer sums over them (a norm, attention scores)",
+            why="other units depend on these before a layer sums over them (a norm, attention scores)",
             fix="select=(...) without them, on a fresh copy of the model",
         )
 

@@ -51,7 +51,7 @@ def find_habits(model: nn.Module, stage: Stage, exits: Sequence[int], forward: F
                         replayed, value = run()
                 if not alike(replayed, expected):
                     raise ElastifyError(
-                        f"the subnet of {blocks} blocks is no exit of the full network",
+                        f"the subnet of {blocks} blocks is not the full network up to there",
                         where=stage.name,
                         why="what runs before or between its blocks depends on their number",
                         fix="Sorted trains the same subnets one by one",

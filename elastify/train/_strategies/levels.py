@@ -172,7 +172,7 @@ def weights(model: nn.Module, dense: str | Sequence[str] | None) -> list[str]:
         raise ElastifyError(
             "there is nothing to compress",
             why=f"all weights stay dense: {', '.join(names[:4]) or 'there are none'}",
-            fix="dense=() compresses every weight, dense=(glob, ...) all but those (None: but the first and last)",
+            fix="dense=() compresses every weight, dense=(glob, ...) all but those (None: all but the first and last)",
         )
     return [name for name in names if name not in kept]
 

@@ -133,7 +133,7 @@ def _summed(model: nn.Module, axis: ElasticAxis) -> list[tuple[str, int]]:
     """Where units of an axis are summed over, as (tensor, dimension): at least one place."""
     places = [place for place in axis.members if place in elastic_state(model).plan.summed]
     if not places:
-        raise ElastifyError("an axis cannot be gated", where=axis.name, why="no parameter takes its units in")
+        raise ElastifyError("an axis cannot be gated", where=axis.name, why="no parameter sums over its units")
     return places
 
 

@@ -61,7 +61,7 @@ class ProgressiveShrinking(Strategy):
             raise ElastifyError("a copy of an untrained network cannot teach", fix='teacher="inplace" or full_phases=0')
         least = min(self.draws - 1, self.kd_ratio, self.full_phases, self.depth_phases, self.width_phases)
         if least < 0 or not self._plan:
-            raise ElastifyError("draws is 1 or more, kd_ratio and phases are not negative, and there is a phase")
+            raise ElastifyError("draws must be at least 1, kd_ratio and phases at least 0, and there must be a phase")
 
     @property
     def _plan(self) -> list[tuple[float, float]]:

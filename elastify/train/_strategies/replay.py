@@ -219,8 +219,9 @@ class Trace:
         return list(self._of_leaf.values())
 
     def last_outputs(self) -> list[StandIn]:
-        """Those of what the last block returned."""
-        return [self._of_leaf[id(leaf)] for leaf in self._returned(len(self._blocks) - 1) if id(leaf) in self._of_leaf]
+        """Those of what the last block returned, each once: it may return a tensor twice."""
+        last = {id(leaf) for leaf in self._returned(len(self._blocks) - 1)}
+        return [made for ident, made in self._of_leaf.items() if ident in last]
 
     def was_handed(self, made: StandIn) -> bool:
         """Whether the last block of the present or latest replay handed it out."""

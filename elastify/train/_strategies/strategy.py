@@ -92,9 +92,9 @@ class Strategy(ABC):
         missing = {"generator", *self._memory} - state.keys()
         if missing:
             raise ElastifyError(
-                f"this is no state of a {type(self).__name__}",
+                f"this is not the state of a {type(self).__name__}",
                 why=f"it has no {min(missing)}",
-                fix="what state_dict() of such a strategy gave, in this version of elastify",
+                fix="the state_dict() of such a strategy, from this version of elastify",
             )
         self._generator.bit_generator.state = state["generator"]
         self._memory.update({name: copy.copy(state[name]) for name in self._memory})

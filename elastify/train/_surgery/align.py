@@ -122,7 +122,7 @@ def _match(
     mass = np.full(axis.size, 1 / axis.size)
     partners = ot.emd(mass, mass, cost.numpy(), numItermax=10_000_000).argmax(1)
     if len(set(partners.tolist())) != axis.size:
-        raise ElastifyError("the transport plan is no permutation", where=axis.name, why="ot.emd did not converge")
+        raise ElastifyError("the transport plan is not a permutation", where=axis.name, why="ot.emd did not converge")
     return partners
 
 

@@ -41,7 +41,7 @@ def factorize(model: nn.Module, rank: float = 1.0, pattern: str = "*") -> nn.Mod
     training (Mohtashami et al., arXiv 2106.08895): `AlternateCore(model, {"*.rank": 0.25})`.
     """
     if any(is_elastic(module) for module in model.modules()):
-        raise ElastifyError("the model is elastic already", where="factorize", fix="elastify(factorize(model), inputs)")
+        raise ElastifyError("the model is already elastic", where="factorize", fix="elastify(factorize(model), inputs)")
     names: dict[int, int] = {}
     for _, parameter in model.named_parameters(remove_duplicate=False):
         names[id(parameter)] = names.get(id(parameter), 0) + 1
@@ -54,7 +54,7 @@ def factorize(model: nn.Module, rank: float = 1.0, pattern: str = "*") -> nn.Mod
         raise ElastifyError(
             "there is nothing to factorize",
             where=pattern,
-            why="no nn.Linear or 1x1 convolution of that name has a weight of its own",
+            why="no nn.Linear or 1x1 convolution of that name has a weight that nothing else uses",
             fix='a glob of module paths such as "*.mlp.*"',
         )
     for path, module in layers.items():

@@ -52,7 +52,9 @@ def grow(
     """
     activate(model, None)
     if elastic_state(model).transforms:
-        raise ElastifyError("the values of this model are transformed", where="grow", fix="extract it, then elastify")
+        raise ElastifyError(
+            "a strategy has changed how this model computes its weights", where="grow", fix="extract it, then elastify"
+        )
     example = example_for(model, example_inputs, example_kwargs)
     wanted = _wanted(space(model).plan, sizes)
     twin = copied(model)
@@ -64,7 +66,7 @@ def grow(
     wrong = [names[i] for i, n in wanted.items() if not _equal(before, _grown(twin, {i: n}, seed), example)]
     raise ElastifyError(
         f"growing {', '.join(wrong or map(names.__getitem__, wanted))} changes what the network computes",
-        why="something other than a weighted sum hears how many units there are (a norm, attention scores)",
+        why="something other than a weighted sum depends on the number of units (a norm, attention scores)",
         fix="a whole multiple for axes that norms run over; leave out head_dim and axes of tied weights",
     )
 

@@ -70,7 +70,7 @@ def _sums(weights: Mapping[str, nn.Parameter], score: Importance) -> Lines:
         if values.shape != parameter.shape:
             raise ElastifyError(
                 f"importance of shape {tuple(values.shape)} for {name} of shape {tuple(parameter.shape)}",
-                why="every weight needs a score of its own",
+                why="every weight needs its own score",
                 fix="importance=lambda p: p.abs()",
             )
         values = values.double()

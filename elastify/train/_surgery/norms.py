@@ -29,7 +29,7 @@ def replace_norms(model: nn.Module, kind: str = "group", groups: int = 32) -> in
     if kind not in ("group", "instance"):
         raise ElastifyError(f"unknown kind of norm {kind!r}", where="replace_norms", fix='"group" or "instance"')
     if any(is_elastic(module) for module in model.modules()):
-        raise ElastifyError("the model is elastic already", where="replace_norms", fix="replace norms before elastify")
+        raise ElastifyError("the model is already elastic", where="replace_norms", fix="replace norms before elastify")
     children = [(parent, name, child) for parent in model.modules() for name, child in parent.named_children()]
     batch = [item for item in children if isinstance(item[2], _NormBase) and "BatchNorm" in type(item[2]).__name__]
     made: dict[int, nn.Module] = {}

@@ -46,11 +46,11 @@ def stitch(
     ('stitch', 4)
     """
     if len(models) < 2 or nearest < 1:
-        raise ElastifyError("stitching takes two models or more, and at least one nearest place", where="stitch")
+        raise ElastifyError("stitching needs at least two models, and nearest of at least 1", where="stitch")
     anchors = [[copy.deepcopy(piece) for piece in (parts or _parts)(model)] for model in models]
     traces = [trace(pieces, inputs) for pieces in anchors]
     if len({given[-1].shape for given in traces}) > 1:
-        raise ElastifyError("the models give outputs of different shapes", where="stitch")
+        raise ElastifyError("the models return outputs of different shapes", where="stitch")
     pieces: list[nn.Module] = list(anchors[0])
     ways: list[Way] = [tuple(range(len(pieces)))]
     for (before, after), (front, back) in zip(pairwise(anchors), pairwise(traces), strict=True):
@@ -83,9 +83,9 @@ def _check_order(model: nn.Sequential, anchors: Sequence[list[nn.Module]]) -> No
 def _parts(model: nn.Module) -> list[nn.Module]:
     if not isinstance(model, nn.Sequential):
         raise ElastifyError(
-            f"how does this {type(model).__name__} come apart?",
+            f"this {type(model).__name__} cannot be split into pieces",
             where="stitch",
-            why="only a Sequential is known to be a sequence of pieces",
+            why="only a Sequential says what its pieces are",
             fix="parts=lambda model: [stem, *model.blocks, head]",
         )
     nested = [_parts(child) if isinstance(child, nn.Sequential) else [child] for child in model]

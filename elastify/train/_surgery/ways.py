@@ -31,7 +31,9 @@ def trace(pieces: Sequence[nn.Module], x: Any) -> list[Tensor]:
         for piece in pieces:
             x = piece(x)
             if not isinstance(x, Tensor):
-                raise ElastifyError(f"a piece gives a {type(x).__name__}", where=type(piece).__name__, why="no tensor")
+                raise ElastifyError(
+                    f"a piece returns a {type(x).__name__}", where=type(piece).__name__, why="no tensor"
+                )
             outputs.append(x)
     return outputs
 

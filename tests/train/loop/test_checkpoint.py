@@ -23,7 +23,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from elastify import ElastifyError, elastify
-from elastify.train import FullPlusRandom, Sandwich, fit
+from elastify.train import Compressible, FullPlusRandom, Sandwich, fit
 from elastify.train._loop.checkpoint import pack, read_checkpoint, unpack, write_checkpoint
 
 X, Y = torch.randn(8, 4), torch.arange(8) % 3
@@ -273,7 +273,7 @@ def test_a_run_killed_at_a_random_moment_goes_on_to_the_same_losses(tmp_path: Pa
 
 def test_tensorboard_is_optional(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(ElastifyError, match="there is no TensorBoard here") as caught:
+    with pytest.raises(ElastifyError, match="TensorBoard is not installed") as caught:
         run(net(), tmp_path / "a", log_dir=tmp_path / "log", tensorboard=True)
     assert "pip install tensorboard" in str(caught.value)
     with pytest.raises(ElastifyError, match="TensorBoard needs a folder"):
@@ -315,13 +315,13 @@ class TestDamage:
         path = folder / "checkpoint.json"
         path.write_text(path.read_text()[:100])
         said = refused(folder)
-        assert "the checkpoint is damaged or not one of elastify" in said
-        assert "resume=False to begin anew" in said
+        assert "the checkpoint is damaged or was not written by elastify" in said
+        assert "resume=False to start over" in said
 
     @pytest.mark.parametrize("text", ["[]", "{}", '{"elastify_checkpoint": "1"}', "[" * 100000, "\x00"])
     def test_foreign_json(self, folder: Path, text: str) -> None:
         (folder / "checkpoint.json").write_text(text)
-        assert "damaged or not one of elastify" in refused(folder)
+        assert "damaged or was not written by elastify" in refused(folder)
 
     def test_newer_format(self, folder: Path) -> None:
         edit(folder, elastify_checkpoint=99)
@@ -335,30 +335,42 @@ class TestDamage:
     @pytest.mark.parametrize("state", [None, [], {"$": "code"}, {"model": {"$": "tensor", "name": "no"}}, {}])
     def test_state_of_another_kind(self, folder: Path, state: object) -> None:
         edit(folder, state=state)
-        assert "damaged or not one of elastify" in refused(folder)
+        assert "damaged or was not written by elastify" in refused(folder)
 
 
 class TestForeign:
     def test_another_model(self, folder: Path) -> None:
         said = refused(folder, net(6))
-        assert "the checkpoint is of another model" in said
+        assert "the checkpoint belongs to a different model" in said
         assert "0.weight has shape [6, 4] here, [5, 4] there" in said
 
     def test_another_optimizer_or_scheduler_or_precision(self, folder: Path) -> None:
-        assert "another optimizer" in refused(folder, optimizer=lambda p: torch.optim.SGD(p, 0.1))
-        assert "another scheduler" in refused(folder, scheduler="cosine")
-        assert "another amp" in refused(folder, amp="bf16")
+        assert "a different optimizer" in refused(folder, optimizer=lambda p: torch.optim.SGD(p, 0.1))
+        assert "a different scheduler" in refused(folder, scheduler="cosine")
+        assert "a different amp" in refused(folder, amp="bf16")
 
     def test_another_strategy(self, tmp_path: Path) -> None:
         model = elastify(net(8), torch.randn(2, 4))
         run(model, tmp_path, strategy=Sandwich(model))
         said = refused(tmp_path, model, strategy=FullPlusRandom(model))
-        assert "a run with another strategy" in said
+        assert "a different strategy" in said
         assert "Sandwich there, FullPlusRandom here" in said
 
     def test_other_arguments_of_the_strategy(self, tmp_path: Path) -> None:
         model = elastify(net(8), torch.randn(2, 4))
         run(model, tmp_path, strategy=Sandwich(model, n_random=1, seed=1))
         said = refused(tmp_path, model, strategy=Sandwich(model, n_random=3, seed=1))
-        assert "another n_random of the strategy" in said
+        assert "a different n_random of the strategy" in said
         assert "1 there, 3 here" in said
+
+    def test_a_single_glob_as_earlier_versions_wrote_it(self, tmp_path: Path) -> None:
+        model = elastify(net(8), torch.randn(2, 4))
+        strategy = Compressible(model, params="all", dense="2.*", n_random=1)
+        run(model, tmp_path, strategy=strategy)
+        arguments = json.loads((tmp_path / "checkpoint.json").read_text())["state"]["arguments"]
+        assert arguments["dense"] == '["2.*"]'
+        state = json.loads((tmp_path / "checkpoint.json").read_text())["state"]
+        edit(tmp_path, state={**state, "arguments": {**arguments, "dense": '"2.*"'}})
+        run(model, tmp_path, steps=3, strategy=strategy)
+        edit(tmp_path, state={**state, "arguments": {**arguments, "dense": '"0.*"'}})
+        assert "a different dense of the strategy" in refused(tmp_path, model, strategy=strategy)

@@ -316,22 +316,22 @@ class TestRefusals:
         return str(caught.value)
 
     def test_arguments(self) -> None:
-        self.refuse("fit needs an end", epochs=None)
-        self.refuse("there is nobody to distil into", distill=F.mse_loss)
-        self.refuse("epochs=0 is no end", epochs=0)
-        self.refuse("steps=2.5 is no end", steps=2.5)
-        self.refuse("minutes=-1 is no end", minutes=-1)
+        self.refuse("fit needs a limit", epochs=None)
+        self.refuse("there is no subnet to distil into", distill=F.mse_loss)
+        self.refuse("epochs=0 is not a limit", epochs=0)
+        self.refuse("steps=2.5 is not a limit", steps=2.5)
+        self.refuse("minutes=-1 is not a limit", minutes=-1)
         self.refuse("unknown amp 'int8'", amp="int8")
         self.refuse("checkpoint_every=5 needs checkpoint=", checkpoint_every=5)
         self.refuse("checkpoint_keep=2 needs checkpoint=", checkpoint_keep=2)
         self.refuse("checkpoint_keep=-1 needs checkpoint=", checkpoint_keep=-1)
-        self.refuse("optimizer gives a int", optimizer=lambda p: 3)
+        self.refuse("optimizer returns a int", optimizer=lambda p: 3)
         self.refuse(
             "the optimizer does not train this model", optimizer=torch.optim.SGD(nn.Linear(2, 2).parameters(), 0.1)
         )
-        self.refuse("scheduler gives a str", scheduler="linear")
+        self.refuse("scheduler returns a str", scheduler="linear")
         self.refuse("nothing to train", nn.ReLU(), loader())
-        self.refuse("a cosine needs to know the end", net(), (b for b in loader()), scheduler="cosine")
+        self.refuse("a cosine schedule needs the length of the run", net(), (b for b in loader()), scheduler="cosine")
 
     def test_strategy_of_another_model(self, model: nn.Module) -> None:
         self.refuse("this Sandwich trains another model", net(), loader(), strategy=Sandwich(model))
@@ -342,10 +342,10 @@ class TestRefusals:
         )
         self.refuse("it is a Tensor", net(), [X])
         self.refuse("the data have no batches", net(), [])
-        self.refuse("the data gave no batch", net(), iter(()))
-        said = self.refuse("the data gave no batch", net(), (batch for batch in loader()), epochs=2)
+        self.refuse("the data have no batches", net(), iter(()))
+        said = self.refuse("the data have no batches", net(), (batch for batch in loader()), epochs=2)
         assert "epoch 2" in said
-        assert "a generator that can be read only once" in said
+        assert "or can be read only once" in said
 
     def test_loss_that_is_not_finite(self, tmp_path: Path) -> None:
         data = [(X, Y), (X * torch.inf, Y)]
@@ -445,8 +445,8 @@ def test_an_optimizer_that_does_not_know_what_the_strategy_adds(model: nn.Module
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"clip": -1.0}, "clip=-1.0 is no bound"),
-        ({"clip": "1"}, "clip='1' is no bound"),
+        ({"clip": -1.0}, "clip=-1.0 is not a limit"),
+        ({"clip": "1"}, "clip='1' is not a limit"),
         ({"checkpoint": "run", "checkpoint_every": "5"}, "checkpoint_every='5' needs"),
         ({"strategy": Sandwich}, "is not a strategy"),
         ({"strategy": "sandwich"}, "'sandwich' is not a strategy"),
@@ -478,7 +478,7 @@ def test_an_optimizer_of_a_part_is_the_users_choice(model: nn.Module) -> None:
 
 
 def test_a_state_of_another_strategy(model: nn.Module) -> None:
-    with pytest.raises(ElastifyError, match=r"no state of a ProgressiveShrinking[\s\S]*it has no now"):
+    with pytest.raises(ElastifyError, match=r"not the state of a ProgressiveShrinking[\s\S]*it has no now"):
         ProgressiveShrinking(model).load_state_dict(Sandwich(model).state_dict())
 
 

@@ -141,11 +141,11 @@ class TestWiden:
     def test_refusals(self) -> None:
         with pytest.raises(ElastifyError, match="nothing to widen with 'layers'"):
             widen(Net(), "layers")
-        with pytest.raises(ElastifyError, match="how wide is x"):
+        with pytest.raises(ElastifyError, match="the width of x"):
             ParallelResidual([branch()])
         with pytest.raises(ElastifyError, match="unknown gate 'max'"):
             ParallelResidual([branch()], "max")
         with pytest.raises(ElastifyError, match="there are no branches"):
             ParallelResidual([], "none")
-        with pytest.raises(ElastifyError, match="elastic already"):
+        with pytest.raises(ElastifyError, match="already elastic"):
             widen(elastify(Net(), torch.randn(2, 6)), "blocks.*")

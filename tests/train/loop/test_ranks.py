@@ -239,7 +239,7 @@ def test_a_rank_that_dies_is_an_error_and_the_rest_is_resumed(tmp_path: Path) ->
     begun = time.monotonic()
     first, second = on_two(interrupted, folder)
     assert second == -signal.SIGKILL
-    assert "another rank has gone" in first
+    assert "another rank has stopped" in first
     assert time.monotonic() - begun < 20
     resumed = on_two(partial(interrupted, dies=False), folder)
     whole = on_two(partial(interrupted, dies=False, name="whole"), tmp_path / "whole")
@@ -268,5 +268,5 @@ def test_processes_that_do_not_know_each_other(monkeypatch: pytest.MonkeyPatch) 
 def test_only_silence_is_told_as_a_lost_rank(error: RuntimeError, gone: bool) -> None:
     with pytest.raises(ElastifyError if gone else type(error)) as caught, _others():
         raise error
-    assert ("another rank has gone" in str(caught.value)) == gone
+    assert ("another rank has stopped" in str(caught.value)) == gone
     assert caught.value is error or caught.value.__cause__ is error

@@ -76,7 +76,7 @@ class TestFactorize:
         assert type(net[2].out_proj) is not nn.Sequential
 
     def test_an_elastic_model_is_too_late(self) -> None:
-        with pytest.raises(ElastifyError, match="the model is elastic already") as caught:
+        with pytest.raises(ElastifyError, match="the model is already elastic") as caught:
             factorize(elastify(Net(), X))
         assert "elastify(factorize(model), inputs)" in str(caught.value)
 
@@ -105,7 +105,7 @@ class TestAlternateCore:
         model = elastify(nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)), X)
         with pytest.raises(ElastifyError, match="the core is the full network"):
             AlternateCore(model, 1.0)
-        with pytest.raises(ElastifyError, match="at least one step on each"):
+        with pytest.raises(ElastifyError, match="must be at least 1"):
             AlternateCore(model, full_steps=0)
         with pytest.raises(ElastifyError, match="AlternateCore learns from labels only"):
             AlternateCore(model).step(lambda: model(X), lambda y: y.sum(), distill=soft_cross_entropy)

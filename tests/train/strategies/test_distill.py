@@ -90,7 +90,7 @@ def test_soft_cross_entropy_of_outputs_with_logits() -> None:
 
     teacher, student = logits(4, 3), logits(4, 3, seed=1)
     assert soft_cross_entropy(Output(student), Output(teacher)) == soft_cross_entropy(student, teacher)
-    with pytest.raises(ElastifyError, match="str is neither logits nor has any"):
+    with pytest.raises(ElastifyError, match="str is not a tensor of logits and has no attribute logits"):
         soft_cross_entropy("a", "b")
 
 

@@ -392,7 +392,7 @@ def test_refusals() -> None:
             GumbelMask(model, **wrong)
     with pytest.raises(ElastifyError, match="weights='random'"):
         Supermask(model, weights="random")
-    with pytest.raises(ElastifyError, match=r"keep=0 is no share"):
+    with pytest.raises(ElastifyError, match=r"keep=0 is not a share"):
         EdgePopup(model, keep=0)
     with pytest.raises(ElastifyError, match="has not been prepared"):
         GumbelMask(model).step(lambda: model(X), cross_entropy)

@@ -142,5 +142,5 @@ def test_phases_that_open_nothing_are_left_out() -> None:
     strategy = ProgressiveShrinking(narrow)
     strategy.advance(0.0)
     assert strategy.phase == (1.0, 0.5)
-    with pytest.raises(ElastifyError, match="there is a phase"):
+    with pytest.raises(ElastifyError, match="there must be a phase"):
         ProgressiveShrinking(narrow, width_phases=0)
