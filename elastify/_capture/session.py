@@ -18,6 +18,7 @@ import traceback
 import warnings
 import weakref
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import torch
@@ -216,7 +217,7 @@ class _Session:
                     found = in_training(recorder, self.model) if fake else None
                     self.has_modes, self.trained = found is None, found or []
         finally:
-            given = out = None
+            given = out = recorder.writer = None
             recorder.askers.clear()
             recorder.ran.clear()
             if fake:
@@ -237,7 +238,7 @@ class _Session:
 
     def start_writer(self, recorder: Recorder, swap: Swap, given: Example) -> None:
         recorder.writer = self.writer = writer = FxWriter(
-            lambda attr: attribute_value(self.model, attr),
+            partial(attribute_value, self.model),
             {id(new): old for old, new in swap.copies.values() if isinstance(new, Tensor)},
             recorder.where,
         )

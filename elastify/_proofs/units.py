@@ -16,6 +16,7 @@ import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -172,12 +173,12 @@ class _Symmetry:
         axes = list(axes)
         touched = sorted({name for axis in axes for name in (only(axis) if only else self.members.get(axis.id, ()))})
 
+        @lru_cache(1)  # the same for all tensors, unless they are `apart`
         def orders(number: int) -> dict[int, np.ndarray]:
-            seed = self.seed + 7919 * (draw + apart * number)
-            return {axis.id: derangement(axis.size, seed + axis.id) for axis in axes}
+            return {axis.id: derangement(axis.size, self.seed + 7919 * (draw + number) + axis.id) for axis in axes}
 
         for number, name in enumerate(touched):
-            self._permute(name, orders(number))
+            self._permute(name, orders(number * apart))
         try:
             return self.error(orders(0))
         finally:
@@ -185,7 +186,7 @@ class _Symmetry:
                 if name in self.buffers:
                     self.tensors[name].copy_(self.buffers[name])
                 else:
-                    self._permute(name, orders(number), back=True)
+                    self._permute(name, orders(number * apart), back=True)
 
     def _permute(self, name: str, orders: Mapping[int, np.ndarray], *, back: bool = False) -> None:
         value = self.tensors[name]

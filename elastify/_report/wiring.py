@@ -14,12 +14,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import networkx as nx
 
 from elastify._errors import ElastifyError
 from elastify._ir import enclosing
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 Marks = dict[int, str]
 

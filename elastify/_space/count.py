@@ -12,7 +12,6 @@ import math
 from decimal import Decimal
 from itertools import product
 
-import networkx as nx
 import numpy as np
 
 from elastify._space.rows import Rows
@@ -97,6 +96,8 @@ def _skipped(rows: Rows, stage: int, depth: dict[int, int]) -> bool:
 
 def _clusters(stages_of: list[set[int]], n_stages: int) -> list[set[int]]:
     """Stages that own axes together must be counted together."""
+    import networkx as nx  # not before it is needed: it takes a tenth of a second
+
     links = nx.empty_graph(n_stages)
     for own in stages_of:
         nx.add_path(links, own)

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from functools import reduce
 from typing import Any
 
-import networkx as nx
 import numpy as np
 
 from elastify._errors import ElastifyError
@@ -307,6 +306,10 @@ def _ids(constraint: Constraint) -> set[int]:
 
 def _linked(tables: list[Table]) -> list[list[Table]]:
     """Tables grouped by shared columns."""
+    if not tables:
+        return []
+    import networkx as nx  # not before it is needed: it takes a tenth of a second
+
     links = nx.Graph()
     for table in tables:
         nx.add_path(links, table.scope)

@@ -10,9 +10,8 @@ import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import networkx as nx
 import numpy as np
 
 from elastify._errors import ElastifyError
@@ -23,6 +22,9 @@ from elastify._space.count import SpaceSize, count_configurations
 from elastify._space.rows import Rows
 from elastify._space.table import explain, table
 from elastify._space.wishes import cannot_keep, conflict, legal_choices, read_wishes
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 Rng = random.Random | np.random.Generator | int | None
 

@@ -14,15 +14,17 @@ import sys
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import networkx as nx
 import torch
 from torch import Tensor, nn
 
 from elastify._adapters import build, makers
 from elastify._errors import ElastifyError
 from elastify._report import wiring, wiring_page, wiring_picture
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 _SHAPE = re.compile(r"(?:(?P<name>[A-Za-z_]\w*)=)?(?P<shape>\d+(?:[x,]\d+)*)(?::(?P<below>\d+))?")
 _FORMS = f"{', '.join(f'{prefix}:NAME' for prefix in makers())} or package.module:factory"

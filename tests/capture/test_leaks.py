@@ -204,13 +204,13 @@ def test_whatever_a_file_holds_is_not_asked_for_more_than_it_gives(kind, monkeyp
     monkeypatch.setattr(here, "found_beside_it", staticmethod(table), raising=False)
     cell = type("Cell", (Net,), {"__module__": __name__, "odd": ODD[kind]})
     assert table in _search(__name__)
-    assert capture(cell(lambda s, x: s.linear(x)), (X,), {}).calls
+    assert capture(cell(lambda s, x: s.linear(x)), Example((X,))).calls
 
 
 @pytest.mark.parametrize("base", [Generics, Shape])
 def test_classes_of_typing_are_bases_like_others(base):
     cell = type("Cell", (Net, base), {"__module__": __name__})
-    assert capture(cell(lambda s, x: s.linear(x)), (X,), {}).calls
+    assert capture(cell(lambda s, x: s.linear(x)), Example((X,))).calls
 
 
 def test_hooks_that_a_first_run_registers_are_not_left_behind():

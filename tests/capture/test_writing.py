@@ -92,9 +92,9 @@ def test_a_run_of_several_calls_is_one_record() -> None:
 def test_sizes_that_only_a_cache_needs_follow() -> None:
     model = elastify(Writer(), X)
     (stage,) = space(model).stages
-    small = extract(model, {"first.width": 4})
+    small = extract(model, {"width": 4})
     assert (small.width, stage.container) == (4, "blocks")
-    with activate(model, {"first.width": 4}), torch.no_grad():
+    with activate(model, {"width": 4}), torch.no_grad():
         assert torch.equal(model(X, keep=True)["logits"], small(X, keep=True)["logits"])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import gc
 import operator
 import re
 import sys
@@ -259,6 +260,23 @@ def test_values_that_decide_the_way_cannot_run() -> None:
         view(torch.ones(2, 4))
     with pytest.raises(ElastifyError, match="can be read, but not run"):
         fx.Interpreter(view).run(torch.ones(2, 4))
+
+
+def test_copies_of_the_weights_are_gone_with_the_run() -> None:
+    """A run on real tensors has copies, which no circle of objects may keep until the next collection."""
+
+    def live() -> int:
+        return sum(issubclass(type(item), Tensor) and item.shape == (3, 777) for item in gc.get_objects())
+
+    model = Fn(lambda m, x: m.last(x) if x.sum() > 0 else x, last=nn.Linear(777, 3))
+    gc.collect()
+    gc.disable()
+    try:
+        before = live()
+        view = graph(model, torch.ones(2, 777))
+        assert (live(), bool(view.meta["cannot_run"])) == (before, True)
+    finally:
+        gc.enable()
 
 
 def test_one_tensor_given_twice_stays_one() -> None:

@@ -140,8 +140,9 @@ def labelled(product: Contraction) -> tuple[list[tuple[Labels, Value]], Labels]:
         for words, value in zip(inputs.split(","), product.operands, strict=True)
         if value is not None
     ]
+    letters = result.split()
     most = max((sum(isinstance(label, int) for label in labels) for labels, _ in found), default=0)
-    return found, _labels(result, len([letter for letter in result.split() if letter != "..."]) + most)
+    return found, _labels(result, len(letters) - 1 + most if "..." in letters else len(letters))
 
 
 def _labels(words: str, rank: int) -> Labels:

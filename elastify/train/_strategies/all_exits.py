@@ -25,6 +25,7 @@ class AllExits(Strategy):
     """The mean loss over all exits of a stage in every step (Kavehzadeh et al., SoFT, arXiv 2309.08968).
 
     >>> from torch import nn
+    >>> import torch
     >>> from elastify import elastify
     >>> class Block(nn.Linear):
     ...     def forward(self, x):

@@ -32,7 +32,7 @@ def factorize(model: nn.Module, rank: float = 1.0, pattern: str = "*") -> nn.Mod
       (up): Linear(in_features=8, out_features=16, bias=True)
     )
     >>> [(axis.name, axis.size) for axis in space(elastify(net, torch.randn(2, 8))).axes]
-    [('0.rank', 8), ('hidden', 16)]
+    [('0.rank', 8), ('0.up.hidden', 16)]
 
     `pattern` is a glob of module paths. `rank` is a share of the full rank (float, rounded up) or a number; at the full
     rank the function stays the same, below it each layer is the nearest of that rank. A layer becomes an

@@ -112,6 +112,7 @@ SAMPLES = [
     Sample("einsum", lambda m, x, y: torch.einsum("bc...,dc->bd...", x, y), (T((2, 3, 5)), T((7, 3))), (2, 3, 5, 7)),
     Sample("einsum", lambda m, x, y: torch.einsum("b...d,de->b...e", x, y), (T((2, 3, 5)), T((5, 7))), (2, 3, 5, 7)),
     Sample("einsum", lambda m, x: torch.einsum("ii->i", x), (T((5, 5)),), ()),
+    Sample("einsum", lambda m, x, y: torch.einsum("...d,de->e", x, y), (T((2, 3, 5)), T((5, 7))), (2, 3, 5, 7)),
     Sample(
         "_grouped_mm",
         lambda m, x, y: F.grouped_mm(x, y, offs=torch.tensor([4, 8], dtype=torch.int32)),

@@ -12,6 +12,7 @@ from torch import Tensor
 from elastify._analysis.rules import OPS, Facts, apply
 from elastify._analysis.rules.ops import Op, names
 from elastify._analysis.terms import Terms
+from elastify._capture.examples import Example
 from elastify._capture.session import capture
 from elastify._ir.graph import Call, Value
 from elastify._ir.plan import Plan
@@ -92,7 +93,7 @@ def test_what_keeps_its_first_tensor_has_its_shape(sample: Sample) -> None:
 @pytest.mark.parametrize("sample", of(lambda op: op.multiplies), ids=str)
 def test_macs_are_those_of_the_kernels(sample: Sample) -> None:
     module = Wrapped(sample).eval()
-    graph = capture(module, (), {})
+    graph = capture(module, Example())
     assert CostModel(graph, {}, Plan()).of().macs == oracle_macs(module)
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from elastify import ElastifyError, elastify, extract, space
+from elastify._space.state import STATE, state
 from elastify.train import Compressible, grow, sort_channels
 from tests.small_nets import Net
 from tests.train.prepared import X, elastic_net
@@ -97,6 +99,9 @@ def test_refusals() -> None:
         grow(model, {"width": 2.0}, X[:2])
     with pytest.raises(ElastifyError, match="has 16 units already"):
         grow(model, {"0.*": 8}, X[:2])
+    model.__dict__[STATE] = replace(state(model), example=None)
+    with pytest.raises(ElastifyError, match="needs example inputs"):  # where no description of one is remembered either
+        grow(model, {"*": 2.0})
     Compressible(model).prepare()
     with pytest.raises(ElastifyError, match="has changed how this model computes its weights"):
         grow(model, {"*": 2.0}, X[:2])
