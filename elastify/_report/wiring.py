@@ -16,7 +16,6 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
-
 from elastify._errors import ElastifyError
 from elastify._ir import enclosing
 
