@@ -302,10 +302,10 @@ def _rebuild(folder: Path, full: nn.Module, spec: Mapping[str, Any], tensors: Ma
             continue
         name = spec["ties"].get(names[old], names[old])
         if name not in tensors:
-            raise _damaged(folder, f"{name!r} is the other name of nothing")
+            raise _damaged(folder, f"{name!r} should have another name, but is not stored")
         value = tensors[name]
         if value.dim() != tensor.dim() or any(a > b for a, b in zip(value.shape, tensor.shape, strict=True)):
-            raise other(f"{old} has shape {list(tensor.shape)}, saved is {list(value.shape)}")
+            raise other(f"{old} has shape {list(tensor.shape)}, the saved one {list(value.shape)}")
         if name not in made:
             device = "cpu" if tensor.device.type == "meta" else tensor.device
             made[name] = own(value.to(device), tensor)

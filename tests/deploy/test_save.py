@@ -303,7 +303,7 @@ class TestBadFolders:
         save(extracted("mlp", 0)[1], tmp_path)
         like = MLP()
         like.fc2 = nn.Linear(16, 3)
-        self.refuses(tmp_path, r"fc2.weight has shape \[3, 16\], saved is \[12, 5\]", like=like)
+        self.refuses(tmp_path, r"fc2.weight has shape \[3, 16\], the saved one \[12, 5\]", like=like)
 
     def test_more_tensors_than_the_model_has(self, tmp_path):
         save(extracted("mlp", 0)[1], tmp_path)
@@ -349,7 +349,7 @@ class TestBadFolders:
         ("change", "text"),
         [
             ({"removed": [3]}, "a name is not text"),
-            ({"ties": {"head.weight": "nothing"}}, "other name of nothing"),
+            ({"ties": {"head.weight": "nothing"}}, "should have another name"),
             ({"ties": {}}, "the tensors differ: head.weight"),
             ({"tensors": {"a": 3}}, "do not list the same tensors"),
         ],

@@ -20,7 +20,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], str, str, str]
         lambda: timm.create_model("test_vit"), (2, 3, 160, 160),
         "blocks.*.mlp.hidden", "blocks.1.mlp.fc1", "blocks",
     ),
-    "resnet": (lambda: timm.create_model("resnet18"), (2, 3, 64, 64), "layer*.hidden", "layer2.0.conv1", "layer3"),
+    "resnet": (lambda: timm.create_model("resnet18"), (2, 3, 64, 64), "layer*.channels", "layer2.0.conv1", "layer3"),
     "convnext": (
         lambda: timm.create_model("test_convnext"), (2, 3, 64, 64),
         "stages.*.mlp.hidden", "stages.2.blocks.1.mlp.fc1", "stages.2.blocks",

@@ -46,7 +46,7 @@ def check_arguments(strategy: Strategy, stored: Mapping[str, str], where: str) -
             same = next((n for n, (a, b) in enumerate(zip(before, value, strict=False)) if a != b), 0)
             start = max(0, same - 20)
             raise ElastifyError(
-                f"the checkpoint was written with a different {name} of the strategy",
+                f"the strategy of the checkpoint had a different value of {name}",
                 where=where,
                 why=f"{before[start : start + 80]} there, {value[start : start + 80]} here",
                 fix="the same arguments as before, or another folder",

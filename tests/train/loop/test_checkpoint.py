@@ -360,8 +360,26 @@ class TestForeign:
         model = elastify(net(8), torch.randn(2, 4))
         run(model, tmp_path, strategy=Sandwich(model, n_random=1, seed=1))
         said = refused(tmp_path, model, strategy=Sandwich(model, n_random=3, seed=1))
-        assert "a different n_random of the strategy" in said
+        assert "a different value of n_random" in said
         assert "1 there, 3 here" in said
+
+    def test_former_names_of_axes(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(
+            "elastify._plan.naming.FORMER", (lambda drafts, names: {i: name + "_units" for i, name in names.items()},)
+        )
+        model = elastify(net(8), torch.randn(2, 4))
+        strategy = Sandwich(model)
+        run(model, tmp_path, strategy=strategy)
+        state = json.loads((tmp_path / "checkpoint.json").read_text())["state"]
+        axes = state["arguments"]["axes"]
+        for name, read in (("hidden_units", True), ("cells", False)):
+            arguments = {**state["arguments"], "axes": axes.replace('"hidden"', f'"{name}"')}
+            assert arguments["axes"] != axes
+            edit(tmp_path, state={**state, "arguments": arguments})
+            if read:
+                assert run(model, tmp_path, steps=2, strategy=strategy).steps == 2
+            else:
+                assert "a different value of axes" in refused(tmp_path, model, strategy=strategy)
 
     def test_a_single_glob_as_earlier_versions_wrote_it(self, tmp_path: Path) -> None:
         model = elastify(net(8), torch.randn(2, 4))
@@ -373,4 +391,4 @@ class TestForeign:
         edit(tmp_path, state={**state, "arguments": {**arguments, "dense": '"2.*"'}})
         run(model, tmp_path, steps=3, strategy=strategy)
         edit(tmp_path, state={**state, "arguments": {**arguments, "dense": '"0.*"'}})
-        assert "a different dense of the strategy" in refused(tmp_path, model, strategy=strategy)
+        assert "a different value of dense" in refused(tmp_path, model, strategy=strategy)
