@@ -207,6 +207,7 @@ class _Check:
         fused = torch.backends.mha.get_fastpath_enabled()
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            activate(self.elastic, None)  # empties what forward has cached of weights that were redrawn since
             view = graph(self.elastic, self.built.example.args, example_kwargs=self.built.example.kwargs)
             self.report.cannot_run = view.meta["cannot_run"]
             if self.report.cannot_run:
