@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from elastify._analysis.terms import Term, Terms
-from elastify._ir import Attr, Call, Dim, Expr, Guard, Int, Op, Value, values
+from elastify._ir import Attr, Dim, Expr, Guard, Int, Op, RecordedCall, Value, values
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class Facts:
         self.attributes: dict[Attr, Term] = {}
         self.equations: list[Equation] = []
         self.guards: list[Guard] = []
-        self.makers: dict[int, Call] = {}  # by the id of what a call made
+        self.makers: dict[int, RecordedCall] = {}  # by the id of what a call made
         self.spread: set[tuple[int, int]] = set()  # (value id, dimension) along which a value repeats one entry
         self.summed: Counter[tuple[int, int]] = Counter()  # how many calls sum over (value id, dimension)
         self.counted: list[Term] = []  # dimensions whose sizes the data decide
@@ -75,7 +75,7 @@ class Facts:
         """Terms of every value of the graph."""
         return self._dims
 
-    def at(self, call: Call) -> None:
+    def at(self, call: RecordedCall) -> None:
         """Facts stated from now on come from this call."""
         self.why = Why(call.op, call.where, call.source)
         self.makers.update((value.id, call) for value in call.outputs())

@@ -15,7 +15,7 @@ from typing import Any
 
 from elastify._analysis.rules import Contraction, Dims, labelled, operation, without_out
 from elastify._errors import ElastifyError
-from elastify._ir import Call, Graph, Layout, mentions
+from elastify._ir import Graph, Layout, RecordedCall, mentions
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ def from_inputs(graph: Graph) -> set[int]:
     return found
 
 
-def products(call: Call, dims: Dims) -> list[MacTerm]:
+def products(call: RecordedCall, dims: Dims) -> list[MacTerm]:
     """The terms whose sum is the number of MACs of a call; empty for an op that does not count."""
     name, kwargs = without_out(call)
     op = operation(name)

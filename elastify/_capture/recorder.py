@@ -1,6 +1,6 @@
 """The recorder: a torch-function mode that writes down every operation as it happens.
 
-Each call that returns tensors (or changes one in place) becomes a `Call`; sizes are handed out as `Int`s that
+Each call that returns tensors (or changes one in place) becomes a `RecordedCall`; sizes are handed out as `Int`s that
 know the value and dimension they measure. A tensor changed in place is a new value from then on. Tensors are
 told apart by identity and kept alive during the run, so that an id is never used twice. ATen operations that
 reach the dispatcher outside any recorded call come from code that the mode cannot see; `unseen` records them.
@@ -24,7 +24,7 @@ from elastify._capture.memo import Memo
 from elastify._capture.op_names import OpName, op_name
 from elastify._capture.sources import source_line
 from elastify._capture.trees import tensors
-from elastify._ir import Call, Dim, Graph, Guard, Int, ModuleCall, Value, leaves
+from elastify._ir import Dim, Graph, Guard, Int, ModuleCall, RecordedCall, Value, leaves
 
 _NO_FUNCTION = torch._C.DisableTorchFunction
 _vmap_level = torch._C._functorch.maybe_current_level  # type: ignore[attr-defined]
@@ -43,7 +43,7 @@ class Asker:
 
 
 @dataclass(slots=True)
-class Ran:
+class ModuleResult:
     """What a call of a module returned; it and those inside are `modules[begin:end]` of the graph (-1: it raised)."""
 
     module: nn.Module
@@ -68,7 +68,7 @@ class Recorder(TorchFunctionMode):
         self.guards: dict[Guard, None] = {}
         self.asking: set[ModuleCall | None] = set()  # calls in which the mode of a module was read; None outside any
         self.askers: list[Asker] = []
-        self.ran: dict[ModuleCall, Ran] = {}
+        self.ran: dict[ModuleCall, ModuleResult] = {}
         self.writer: FxWriter | None = None  # where the run is to be written as a graph that can be run
 
     # -- values ------------------------------------------------------------------------------------------------
@@ -191,7 +191,7 @@ class Recorder(TorchFunctionMode):
         if tensor.numel() > _MAX_NUMBERS or not (found := count(out)):
             return out
         if made:
-            self.graph.calls.append(Call(op, (self.value(tensor),), {}, made, self.where(), source_line()))
+            self.graph.calls.append(RecordedCall(op, (self.value(tensor),), {}, made, self.where(), source_line()))
         return found
 
     def record(self, name: OpName, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
@@ -213,7 +213,7 @@ class Recorder(TorchFunctionMode):
         for tensor in changed:
             old = self.value(tensor)
             self.before[self.new(tensor).id] = old
-        call = Call(op, call_args, call_kwargs, None, self.where(), source_line(), bool(changed))
+        call = RecordedCall(op, call_args, call_kwargs, None, self.where(), source_line(), bool(changed))
         call.out = self.tree(out, self.result)
         if changed and not results:
             call.out = self.tree(changed[0] if len(changed) == 1 else changed)
@@ -259,7 +259,7 @@ class Recorder(TorchFunctionMode):
             old = self.value(tensor)
             self.before[self.new(tensor).id] = old
         name = "unseen:" + schema.name.replace("::", ".")
-        call = Call(name, tuple(call_args), call_kwargs, None, self.where(), source_line(), bool(changed))
+        call = RecordedCall(name, tuple(call_args), call_kwargs, None, self.where(), source_line(), bool(changed))
         call.out = self.tree(out, self.result) if results else self.tree(changed)
         self.graph.calls.append(call)
 
@@ -299,7 +299,7 @@ class Recorder(TorchFunctionMode):
             path = next((p for p in paths if p.startswith(inside)), path)
         with _NO_FUNCTION():
             call = ModuleCall(path, self.tree(args), {}, None, len(self.graph.calls), -1)
-        self.ran[call] = Ran(module, len(self.graph.modules))
+        self.ran[call] = ModuleResult(module, len(self.graph.modules))
         self.graph.modules.append(call)
         self.stack.append((module, path, call, len(self.graph.values)))
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from elastify._capture.recorder import Ran, Recorder
+from elastify._capture.recorder import ModuleResult, Recorder
 from elastify._capture.trees import tensors
 from elastify._ir import ModuleCall, values
 
@@ -44,7 +44,7 @@ class Replay:
             if calm and not call.kwargs and _is_handed(one.output) and all(n >= call.start for n in made[low:high]):
                 self.calls.setdefault(one.module, []).append(call)
 
-    def _is_calm(self, ran: Ran) -> bool:
+    def _is_calm(self, ran: ModuleResult) -> bool:
         return ran.end >= 0 and _is_plain(ran.module)
 
     def _changes(self, outer: ModuleCall) -> tuple[list[int], list[int]]:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from elastify._analysis import operation
 from elastify._capture.recorder import Asker, Recorder
 from elastify._capture.replay import Replay
-from elastify._ir import Attr, Call, Dim, Expr, Graph, Guard, Int, ModuleCall, Op, Value, guard_log, leaves
+from elastify._ir import Attr, Dim, Expr, Graph, Guard, Int, ModuleCall, Op, RecordedCall, Value, guard_log, leaves
 
 _LAYERS = os.path.dirname(nn.modules.__file__) + os.sep
 _TORCH = os.path.dirname(torch.__file__) + os.sep
@@ -138,7 +138,7 @@ def _tail(recorder: Recorder, calls: int, modules: int) -> Graph:
     )
 
 
-def _changed(recorder: Recorder, call: Call) -> Iterator[Value]:
+def _changed(recorder: Recorder, call: RecordedCall) -> Iterator[Value]:
     """What a call has changed in place, as it was."""
     return (recorder.before[value.id] for value in call.outputs() if value.id in recorder.before)
 
@@ -201,10 +201,10 @@ class _Trace:
         self.names: dict[int, Any] = {}
         self.numbers = count()
 
-    def calls(self, calls: Iterable[Call]) -> tuple[Any, ...]:
+    def calls(self, calls: Iterable[RecordedCall]) -> tuple[Any, ...]:
         return tuple(done for call in calls if (done := self.call(call)) is not None)
 
-    def call(self, call: Call) -> Any:
+    def call(self, call: RecordedCall) -> Any:
         """One call; None for what says nothing of dimensions: dropout, and work on single numbers."""
         results = call.outputs()
         op = operation(call.op)

@@ -9,7 +9,7 @@ in numbers, is a `Choice` (`choice`). What is remembered of the inputs of a run,
 
 from elastify._ir.choice import FULL, Choice, Key
 from elastify._ir.examples import MAX_TEXT, ExampleSpec, TensorSpec, Unknown
-from elastify._ir.graph import Call, Graph, ModuleCall, Value, enclosing, values
+from elastify._ir.graph import Graph, ModuleCall, RecordedCall, Value, enclosing, values
 from elastify._ir.ints import Attr, Dim, Expr, Guard, Int, Op, evaluate, exprs, guard_log, leaves
 from elastify._ir.layout import Axis, Concat, Layout, Product, active_size, axes_of, indices, mentions, settled
 from elastify._ir.plan import Constraint, ElasticAxis, FrozenDim, Plan, RigidBlocks, SizeExpr, Skip, Stage
@@ -19,7 +19,6 @@ __all__ = [
     "MAX_TEXT",
     "Attr",
     "Axis",
-    "Call",
     "Choice",
     "Concat",
     "Constraint",
@@ -37,6 +36,7 @@ __all__ = [
     "Op",
     "Plan",
     "Product",
+    "RecordedCall",
     "RigidBlocks",
     "SizeExpr",
     "Skip",

@@ -1,7 +1,7 @@
 """The record of one run of a model: plain data, no torch.
 
 A `Graph` lists the tensor operations of one forward pass in order. Tensors are `Value`s, numbered from 0 in
-the order of their appearance; a `Call` is one operation with its arguments as they were passed (every tensor
+the order of their appearance; a `RecordedCall` is one operation with its arguments as they were passed (every tensor
 replaced by its `Value`, every integer left as it was, so that an `Int` still carries its expression).
 `ModuleCall`s say which slice of the calls ran inside which module, with the values that went in and out.
 """
@@ -30,7 +30,7 @@ class Value:
 
 
 @dataclass(slots=True, eq=False)
-class Call:
+class RecordedCall:
     """One operation: `out` has the structure of what it returned, tensors replaced by values.
 
     `op` is the canonical lower-case name: a method, a functional and an operator of one meaning share it
@@ -86,7 +86,7 @@ class Graph:
     `apart` whether it is one that the proofs do not repeat: what only it uses keeps its sizes.
     """
 
-    calls: list[Call] = field(default_factory=list)
+    calls: list[RecordedCall] = field(default_factory=list)
     values: list[Value] = field(default_factory=list)
     tensors: dict[str, Value] = field(default_factory=dict)
     inputs: list[Value] = field(default_factory=list)

@@ -37,7 +37,7 @@ from dataclasses import dataclass
 from math import prod
 
 from elastify._analysis import Analysis, Term, operation
-from elastify._ir import Call, Layout, Skip, Value, axes_of, settled
+from elastify._ir import Layout, RecordedCall, Skip, Value, axes_of, settled
 from elastify._plan.flow import Flow, Span
 
 _LONGEST_SECOND = 24  # calls of a second loop, per round
@@ -270,5 +270,5 @@ class SkipFinder:
         return leaf.size > 1 and leaf.frozen is None and (self.moving is None or ident in self.moving)
 
 
-def _same_call(a: Call, b: Call) -> bool:
+def _same_call(a: RecordedCall, b: RecordedCall) -> bool:
     return a.op == b.op and [value.shape for value in a.inputs()] == [value.shape for value in b.inputs()]

@@ -21,7 +21,7 @@ from itertools import combinations
 from operator import or_
 
 from elastify._analysis import Analysis, Term, operation
-from elastify._ir import Axis, Call, Concat, Layout, Product, Value, axes_of
+from elastify._ir import Axis, Concat, Layout, Product, RecordedCall, Value, axes_of
 from elastify._plan.naming import Draft
 
 _LONG = 2000  # values of a branch
@@ -137,7 +137,7 @@ class _Uses:
 
     # -- who makes the units -----------------------------------------------------------------------------
 
-    def _makers(self, call: Call) -> None:
+    def _makers(self, call: RecordedCall) -> None:
         if operation(call.op).joins:
             self._joins(call)
         if self.weights.isdisjoint(value.id for value in call.inputs()):
@@ -153,7 +153,7 @@ class _Uses:
                 if call.where not in draft.made:
                     draft.made.append(call.where)
 
-    def _joins(self, call: Call) -> None:
+    def _joins(self, call: RecordedCall) -> None:
         for term in (term for value in call.outputs() for term in self.dims.get(value.id, ())):
             if isinstance(self.terms.resolve(term), Concat):
                 for ident in self.leaves([term]) & self.drafts.keys():
@@ -169,7 +169,7 @@ class _Uses:
             owners = {tensor.rpartition(".")[0] for tensor, _ in draft.members}
             draft.between = draft.id not in others and len(draft.members) == len(owners) == 2 and len(draft.made) == 1
 
-    def _convolution(self, call: Call) -> None:
+    def _convolution(self, call: RecordedCall) -> None:
         if not operation(call.op).convolves or len(call.inputs()) < 2:
             return
         (given, weight), (made,) = call.inputs()[:2], call.outputs()
@@ -181,7 +181,7 @@ class _Uses:
 
     # -- attention ---------------------------------------------------------------------------------------
 
-    def _matrices(self, call: Call) -> Iterator[tuple[Ids, Ids, Ids, bool]]:
+    def _matrices(self, call: RecordedCall) -> Iterator[tuple[Ids, Ids, Ids, bool]]:
         """Axes of the batch, summed axes and others of products of two computed tensors, whether one head is a head."""
         given = call.inputs()
         dims = [self.dims.get(value.id, []) for value in given]
@@ -224,7 +224,7 @@ class _Uses:
 
     # -- residual sums -----------------------------------------------------------------------------------
 
-    def _sum(self, number: int, call: Call) -> None:
+    def _sum(self, number: int, call: RecordedCall) -> None:
         operands = [value for value in call.inputs() if value.id in self.fed]
         for one, other in (operands, operands[::-1]) if len(operands) == 2 else ():
             roots = dict(self._back(one))

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from elastify._analysis import Analysis, Term
 from elastify._errors import ElastifyError
-from elastify._ir import Call, Choice, Graph, Layout, Plan, Value, active_size, mentions
+from elastify._ir import Choice, Graph, Layout, Plan, RecordedCall, Value, active_size, mentions
 
 Capture = Callable[[Choice, int], Graph]
 
@@ -81,7 +81,7 @@ def compare(analysis: Analysis, plan: Plan, reduced: Graph, choice: Choice, inde
     return Mismatch(f"{found} from the whole model") if found else None
 
 
-def _effective(call: Call) -> bool:
+def _effective(call: RecordedCall) -> bool:
     """Whether a call made something: `x.to(x.dtype)` gives back x, and may or may not be recorded."""
     return not {v.id for v in call.outputs()} <= {v.id for v in call.inputs()}
 
@@ -138,7 +138,7 @@ class _Sizer:
     def layouts(self, value: Value) -> list[Layout]:
         return [self.analysis.terms.resolve(term) for term in self.dims.get(value.id, ())]
 
-    def counts(self, call: Call) -> bool:
+    def counts(self, call: RecordedCall) -> bool:
         """Whether the data decide how many results a call gives."""
         return any(mentions(layout, self.counted) for value in call.outputs() for layout in self.layouts(value))
 
@@ -161,7 +161,7 @@ class _Sizer:
                 return f"{list(b.shape)} and not {expected}"
         return ""
 
-    def paths(self, full: Sequence[Call], reduced: Sequence[Call]) -> str:
+    def paths(self, full: Sequence[RecordedCall], reduced: Sequence[RecordedCall]) -> str:
         """The first difference in calls whose number is not fixed, module by module."""
         before, after = _by_module(full), _by_module(reduced)
         for path in before | after:
@@ -175,7 +175,7 @@ class _Sizer:
                 return f"{found} {where}"
         return ""
 
-    def lines(self, full: Sequence[Call], reduced: Sequence[Call]) -> str:
+    def lines(self, full: Sequence[RecordedCall], reduced: Sequence[RecordedCall]) -> str:
         """The first difference between rounds of a loop that runs more often or less: every line of the code must do in
         one round what it did in another, and all that touch moving axes must run."""
         known = _by_line(full)
@@ -193,19 +193,19 @@ class _Sizer:
             return "the smaller network runs other operations"
         return ""
 
-    def touches(self, call: Call) -> bool:
+    def touches(self, call: RecordedCall) -> bool:
         return any(self.moves(x) for value in (*call.inputs(), *call.outputs()) for x in self.layouts(value))
 
 
-def _by_module(calls: Sequence[Call]) -> dict[str, list[Call]]:
-    found: dict[str, list[Call]] = {}
+def _by_module(calls: Sequence[RecordedCall]) -> dict[str, list[RecordedCall]]:
+    found: dict[str, list[RecordedCall]] = {}
     for call in calls:
         found.setdefault(call.where, []).append(call)
     return found
 
 
-def _by_line(calls: Sequence[Call]) -> dict[tuple[str, str], list[Call]]:
-    found: dict[tuple[str, str], list[Call]] = {}
+def _by_line(calls: Sequence[RecordedCall]) -> dict[tuple[str, str], list[RecordedCall]]:
+    found: dict[tuple[str, str], list[RecordedCall]] = {}
     for call in calls:
         found.setdefault((call.op, call.source), []).append(call)
     return found

@@ -16,7 +16,7 @@ import numpy as np
 
 from elastify._analysis import MacTerm, from_inputs, products
 from elastify._errors import ElastifyError
-from elastify._ir import Axis, Call, Graph, Layout, Plan, Product, Value, enclosing
+from elastify._ir import Axis, Graph, Layout, Plan, Product, RecordedCall, Value, enclosing
 from elastify._space.metrics import METRICS
 
 Monomial = tuple[int, ...]
@@ -204,7 +204,7 @@ def _tensors(graph: Graph, plan: Plan) -> Iterator[tuple[Value, list[str]]]:
         yield value, list(dict.fromkeys(names[number] + aliases))
 
 
-def _output_size(call: Call, dims: Any) -> MacTerm:
+def _output_size(call: RecordedCall, dims: Any) -> MacTerm:
     return MacTerm(dims(call.outputs()[0]))
 
 

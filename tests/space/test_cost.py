@@ -16,7 +16,7 @@ from elastify import cost, elastify, extract, space
 from elastify._capture.examples import Example
 from elastify._capture.session import capture
 from elastify._errors import ElastifyError
-from elastify._ir.graph import Call, Graph, Value
+from elastify._ir.graph import Graph, RecordedCall, Value
 from elastify._ir.layout import Axis, Concat, Layout, Product
 from elastify._ir.plan import ElasticAxis, Plan, Stage
 from elastify._space.config import SubnetConfig
@@ -226,7 +226,7 @@ def test_maps_in_a_list_have_a_batch():
 
 
 def test_a_malformed_call_is_named():
-    graph = Graph([Call("linear", (Value(0, (2, 3)),), {}, Value(1, (2, 3)), where="head", source="net.py:7")])
+    graph = Graph([RecordedCall("linear", (Value(0, (2, 3)),), {}, Value(1, (2, 3)), where="head", source="net.py:7")])
     with pytest.raises(ElastifyError, match="cannot count linear") as error:
         CostModel(graph, {}, Plan()).of()
     assert error.value.where == "head net.py:7"
@@ -257,7 +257,7 @@ class Builder:
 
     def linear(self, x: Value, weight: Value, where: str) -> Value:
         out = self.value(*self.layouts[x.id][:-1], self.layouts[weight.id][0])
-        self.graph.calls.append(Call("linear", (x, weight), {}, out, where))
+        self.graph.calls.append(RecordedCall("linear", (x, weight), {}, out, where))
         return out
 
 
@@ -326,7 +326,9 @@ def test_size_one_contraction_is_free_like_the_kernel():
     make = Builder()
     heads = Axis(0, 16)
     left, right = make.value(Axis(90, 3), heads), make.value(heads, Axis(91, 5))
-    make.graph.calls.append(Call("einsum", ("ah,hb->ab", left, right), {}, make.value(Axis(90, 3), Axis(91, 5))))
+    make.graph.calls.append(
+        RecordedCall("einsum", ("ah,hb->ab", left, right), {}, make.value(Axis(90, 3), Axis(91, 5)))
+    )
     model = CostModel(make.graph, make.layouts, Plan(axes=AXES[:1]))
     assert model(np.array([[1], [2], [16]])).macs.tolist() == [0, 30, 240]
 

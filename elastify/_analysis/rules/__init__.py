@@ -22,7 +22,7 @@ from elastify._analysis.rules import (
 )
 from elastify._analysis.rules.contractions import contraction
 from elastify._analysis.rules.ops import OPS, Contraction, Dims, labelled, names, operation, rule, without_out
-from elastify._ir import Call, values
+from elastify._ir import RecordedCall, values
 
 __all__ = [
     "OPS",
@@ -43,7 +43,7 @@ __all__ = [
 _FAMILIES = (contractions, creation, elementwise, indexing, matrices, norms, recurrence, signals, views)
 
 
-def apply(facts: Facts, call: Call) -> None:
+def apply(facts: Facts, call: RecordedCall) -> None:
     """State what a call implies about the layouts of its tensors."""
     facts.at(call)
     name, given = without_out(call)
@@ -60,7 +60,7 @@ def apply(facts: Facts, call: Call) -> None:
         freeze_all(facts, call, f"a form of the operation that its rule does not cover ({error})")
 
 
-def freeze_all(facts: Facts, call: Call, reason: str) -> None:
+def freeze_all(facts: Facts, call: RecordedCall, reason: str) -> None:
     """Keep every dimension that the call reads or makes as it is, and remember that it was not understood."""
     facts.unknown.setdefault(call.op, facts.because(reason))
     for value in (*call.inputs(), *call.outputs()):

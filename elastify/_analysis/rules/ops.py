@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from elastify._ir import Call, Layout, Value
+from elastify._ir import Layout, RecordedCall, Value
 
 Rule = Callable[..., None]
 """`rule(facts, out, *args, **kwargs)`: states facts about a call (`facts.py`)."""
@@ -116,7 +116,7 @@ def rule(text: str, **facts: Any) -> Callable[[Rule], Rule]:
     return register
 
 
-def without_out(call: Call) -> tuple[str, dict[str, Any]]:
+def without_out(call: RecordedCall) -> tuple[str, dict[str, Any]]:
     """The operation of a call and its keyword arguments, leaving aside that the result goes to a tensor `out`."""
     name, _, form = call.op.partition(".")
     if form != "out":

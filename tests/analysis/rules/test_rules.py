@@ -14,7 +14,7 @@ from elastify._analysis.rules.ops import Op, names
 from elastify._analysis.terms import Terms
 from elastify._capture.examples import Example
 from elastify._capture.session import capture
-from elastify._ir.graph import Call, Value
+from elastify._ir.graph import RecordedCall, Value
 from elastify._ir.plan import Plan
 from elastify._space.cost import CostModel
 from elastify.testing.oracle import oracle_macs
@@ -107,7 +107,7 @@ def test_what_drops_does_nothing_in_evaluation_mode(op: str) -> None:
 def test_moving_to_another_device_keeps_the_units(op: str) -> None:
     facts, source, result = Facts(Terms()), Value(0, (2, 3)), Value(1, (2, 3))
     facts.start([source, result], {})
-    apply(facts, Call(op, (source,), {}, result))
+    apply(facts, RecordedCall(op, (source,), {}, result))
     assert facts.dims(result) == facts.dims(source)
     assert facts.unknown == {}
 
@@ -115,7 +115,7 @@ def test_moving_to_another_device_keeps_the_units(op: str) -> None:
 def test_an_operation_without_a_rule_freezes_what_it_touches_and_is_listed() -> None:
     facts, source, result = Facts(Terms()), Value(0, (2, 3)), Value(1, (3,))
     facts.start([source, result], {})
-    apply(facts, Call("frobnicate", (source,), {}, result, "block.0", "net.py:7"))
+    apply(facts, RecordedCall("frobnicate", (source,), {}, result, "block.0", "net.py:7"))
     assert all(facts.terms.is_frozen(term) for value in (source, result) for term in facts.dims(value))
     assert str(facts.unknown["frobnicate"]) == "no rule for this operation: frobnicate in block.0 (net.py:7)"
 
@@ -124,7 +124,7 @@ def test_results_written_to_a_given_tensor_are_those_of_the_operation() -> None:
     facts, values = Facts(Terms()), [Value(i, (2, 3)) for i in range(4)]
     facts.start(values, {})
     a, b, old, new = values
-    apply(facts, Call("add.out", (a, b), {"out": old}, new))
+    apply(facts, RecordedCall("add.out", (a, b), {"out": old}, new))
     assert facts.unknown == {}
     assert len({facts.terms.find(facts.dims(value)[1]).id for value in values}) == 1
 
@@ -132,7 +132,7 @@ def test_results_written_to_a_given_tensor_are_those_of_the_operation() -> None:
 def test_places_where_a_condition_holds_are_as_many_as_the_data_say() -> None:
     facts, condition, found = Facts(Terms()), Value(0, (2, 3), "bool"), Value(1, (4,), "int64")
     facts.start([condition, found], {})
-    apply(facts, Call("where", (condition,), {}, (found,)))
+    apply(facts, RecordedCall("where", (condition,), {}, (found,)))
     assert all(facts.terms.is_frozen(term) for value in (condition, found) for term in facts.dims(value))
     assert facts.counted == facts.dims(found)
 
@@ -141,6 +141,6 @@ def test_places_where_a_condition_holds_are_as_many_as_the_data_say() -> None:
 def test_a_form_that_a_rule_does_not_cover_freezes_and_is_listed(args: tuple[object, ...]) -> None:
     facts, source, result = Facts(Terms()), Value(0, (2, 3)), Value(1, (3, 2))
     facts.start([source, result], {})
-    apply(facts, Call("movedim", args, {}, result))
+    apply(facts, RecordedCall("movedim", args, {}, result))
     assert all(facts.terms.is_frozen(term) for term in facts.dims(result))
     assert "a form of the operation that its rule does not cover" in str(facts.unknown["movedim"])
