@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import copyreg
+import gc
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from elastify._errors import ElastifyError
 
 _ATOMS = frozenset({int, float, bool, str, type(None), torch.dtype, torch.device})
 _PICKLED = "__reduce_ex__ __reduce__ __getstate__ __getnewargs__ __getnewargs_ex__ __deepcopy__ __slots__".split()
@@ -52,7 +55,12 @@ class DeepCopy:
             return self.module(item)
         if isinstance(item, Tensor) and not item.is_leaf:
             return memo.setdefault(id(item), item.detach().clone())
-        return copy.deepcopy(item, memo)
+        try:
+            return copy.deepcopy(item, memo)
+        except TypeError:
+            if not _is_bare(item):
+                raise
+            return memo.setdefault(id(item), item)
 
     def module(self, module: nn.Module) -> Any:
         kind = self.class_of(type(module))
@@ -68,14 +76,30 @@ class DeepCopy:
             return made
         made: Any = kind.__new__(kind)  # type: ignore[call-overload]
         self.memo[id(module)] = made
-        made.__setstate__({name: self(value) for name, value in [*vars(module).items()] if not self.left_out(name)})
+        made.__setstate__({k: self.attribute(module, k, v) for k, v in [*vars(module).items()] if not self.left_out(k)})
         return made
+
+    def attribute(self, module: nn.Module, name: str, value: Any) -> Any:
+        """A copy of what a module holds under a name; an error that tells the name where there is none."""
+        try:
+            return self(value)
+        except TypeError as error:
+            raise ElastifyError(
+                f"{name!r} of this {type(module).__name__} cannot be copied",
+                why=f"it is or holds something that has no copy: {error}",
+                fix="set it to None before elastify, or give its class a __deepcopy__",
+            ) from error
 
 
 def _is_plain(kind: type) -> bool:
     """Whether modules of a class are copied as any other: a new one of the class, with copies of what it holds."""
     own = any(getattr(kind, name, None) is not getattr(nn.Module, name, None) for name in _PICKLED)
     return not own and kind not in copyreg.dispatch_table
+
+
+def _is_bare(item: Any) -> bool:
+    """Whether an object refers to nothing but its type, so that copies can share it: a lock, say."""
+    return not hasattr(item, "__dict__") and all(held is type(item) for held in gc.get_referents(item))
 
 
 def copied(model: nn.Module) -> nn.Module:

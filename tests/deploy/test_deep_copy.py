@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 from collections import OrderedDict
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from elastify import ElastifyError, elastify, extract
 from elastify._deploy.deep_copy import DeepCopy
 
 
@@ -112,3 +114,21 @@ def test_classes_and_attributes_can_be_others() -> None:
     assert "_mark" not in vars(made[0])
     assert "_mark" not in vars(made[1])
     assert torch.equal(made.get_parameter("0.weight"), net.get_parameter("0.weight"))
+
+
+@pytest.mark.parametrize("make", [threading.Lock, threading.RLock])
+def test_a_lock_is_shared(make: Any) -> None:
+    net = nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 3))
+    net[0].lock = lock = make()  # type: ignore[assignment]
+    small = extract(elastify(net, torch.randn(6, 4)), 0.5)
+    assert small[0].lock is lock  # type: ignore[index]
+    assert small(torch.randn(6, 4)).shape == (6, 3)
+
+
+@pytest.mark.parametrize("make", [lambda: (i for i in "ab"), lambda: [threading.Lock()], threading.Event])
+def test_what_has_no_copy_is_refused_by_name(make: Any) -> None:
+    net = nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 3))
+    net[0].thing = make()
+    with pytest.raises(ElastifyError, match="'thing' of this Linear cannot be copied"):
+        elastify(net, torch.randn(6, 4))
+    assert type(net[0]) is nn.Linear
