@@ -76,7 +76,9 @@ class DeepCopy:
             return made
         made: Any = kind.__new__(kind)  # type: ignore[call-overload]
         self.memo[id(module)] = made
-        made.__setstate__({k: self.attribute(module, k, v) for k, v in [*vars(module).items()] if not self.left_out(k)})
+        made.__setstate__(
+            {k: self.attribute(module, k, v) for k, v in module.__getstate__().items() if not self.left_out(k)}
+        )
         return made
 
     def attribute(self, module: nn.Module, name: str, value: Any) -> Any:

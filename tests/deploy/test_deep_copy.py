@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from elastify import ElastifyError, elastify, extract
+from elastify import ElastifyError, activate, elastify, extract
 from elastify._deploy.deep_copy import DeepCopy
 
 
@@ -132,3 +132,19 @@ def test_what_has_no_copy_is_refused_by_name(make: Any) -> None:
     with pytest.raises(ElastifyError, match="'thing' of this Linear cannot be copied"):
         elastify(net, torch.randn(6, 4))
     assert type(net[0]) is nn.Linear
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_model_that_was_compiled_in_place_gives_plain_submodels(first: bool) -> None:
+    net, x = nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 3)), torch.randn(6, 4)
+    if first:
+        net.compile(backend="eager")
+    elastify(net, x)
+    if not first:
+        net.compile(backend="eager")
+    small = extract(net, 0.5)
+    with activate(net, 0.5):
+        want = net(x)
+    torch.testing.assert_close(small(x), want)
+    assert small._compiled_call_impl is None
+    assert not torch.allclose(net(x), want)
