@@ -321,7 +321,7 @@ class Exchanging(nn.Module):
 def test_a_model_that_exchanges_its_modules_is_refused_until_it_has_run():
     net, x = Exchanging(), torch.randn(2, 4)
     wide = net.wide
-    with pytest.raises(ElastifyError, match=r"forward exchanges modules(.|\n)*once before elastify"):
+    with pytest.raises(ElastifyError, match=r"forward replaces modules(.|\n)*once before elastify"):
         elastify(net, x)
     assert net.wide is wide
     assert not net.exchanged
