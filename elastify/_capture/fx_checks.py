@@ -30,14 +30,14 @@ def check_input(tensor: Tensor, name: str, shape: Sequence[int | None], dtype: t
         raise ElastifyError(
             f"this graph was recorded with other sizes of {name}",
             where=name,
-            why=f"it takes [{wanted}], given is {list(given) if given is not None else type(tensor).__name__}",
+            why=f"it takes [{wanted}], it was given {list(given) if given is not None else type(tensor).__name__}",
             fix=_AGAIN,
         )
     if tensor.dtype != dtype:
         raise ElastifyError(
             f"this graph was recorded with another type of {name}",
             where=name,
-            why=f"it takes {dtype}, given is {tensor.dtype}",
+            why=f"it takes {dtype}, it was given {tensor.dtype}",
             fix=_AGAIN,
         )
 
@@ -56,7 +56,7 @@ def check_value(given: Any, name: str, recorded: Any) -> None:
     """Refuse another value of an argument that is no tensor."""
     if type(given) is not type(recorded) or given != recorded:
         raise ElastifyError(
-            f"this graph was recorded with {name}={recorded!r}", where=name, why=f"given is {given!r}", fix=_AGAIN
+            f"this graph was recorded with {name}={recorded!r}", where=name, why=f"it was given {given!r}", fix=_AGAIN
         )
 
 

@@ -211,7 +211,7 @@ def test_inputs_of_another_kind_are_refused() -> None:
     view = graph(nn.Linear(4, 3), torch.randn(2, 4))
     with pytest.raises(ElastifyError, match="other sizes of input") as caught:
         view(torch.randn(2, 1, 4))
-    assert "it takes [any, 4], given is [2, 1, 4]" in str(caught.value)
+    assert "it takes [any, 4], it was given [2, 1, 4]" in str(caught.value)
     with pytest.raises(ElastifyError, match="another type of input"):
         view(torch.randn(2, 4, dtype=torch.float64))
 
