@@ -47,3 +47,5 @@ if __name__ == "__main__":
     found = losses(target.parent, int(sys.argv[2]))
     if torch.distributed.get_rank() == 0:
         target.write_text(json.dumps({"ranks": torch.distributed.get_world_size(), "losses": found}))
+    # a group that is left to the end of the process may still have threads then, and abort it
+    torch.distributed.destroy_process_group()
