@@ -25,13 +25,12 @@ from elastify._capture import (
     capture_all,
     describe,
     parameter_names,
-    tensors_by_name,
     uncollected,
 )
 from elastify._errors import ElastifyError
-from elastify._ir import ExampleSpec, Graph, Plan
+from elastify._ir import Graph, Plan
 from elastify._plan import Options, Planner, check_patterns
-from elastify._proofs import Outputs, follow_measured, prove_sizes, prove_units
+from elastify._proofs import Batch, Outputs, find_batch, follow_measured, prove_sizes, prove_units
 from elastify._rewrite import emptied, install, is_elastic
 from elastify._space import STATE, CostModel, SearchSpace, State
 from elastify._verbs import example_for
@@ -51,6 +50,7 @@ def elastify(
     depth: bool = True,
     keep_outputs: bool = True,
     verify: bool = True,
+    batch: Mapping[str | int, int | None] | None = None,
 ) -> Model:
     """Make a model elastic in place: every channel dimension and repeated block that can shrink becomes an axis.
 
@@ -69,7 +69,8 @@ def elastify(
     `multiple_of` is the step between sizes: None means 8 for axes of 64 units and more and 1 otherwise. `depth=False`
     keeps all blocks. `keep_outputs=False` lets the output dimensions of the model move. `verify=False` skips the
     proofs, and what cannot be counted is an error at the first `cost` then; of a model on the meta device only sizes
-    can be proven.
+    can be proven. Which dimensions count samples is found out by a small run, and `print(space(model))` says it; where
+    none does, one call is one sample. `batch={"mask": None, "h0": 1}` tells it by names or positions of inputs.
 
     Raises ElastifyError where the model does not run on the inputs, nothing in it is elastic, or an argument is wrong.
     """
@@ -79,6 +80,7 @@ def elastify(
         example_kwargs=example_kwargs,
         keep_outputs=keep_outputs,
         verify=verify,
+        batch=batch,
         freeze=tuple([freeze] if isinstance(freeze, str) else freeze),
         choices=choices,
         min_ratio=min_ratio,
@@ -103,6 +105,7 @@ class Built:
     analysis: Analysis
     example: Example
     outputs: Outputs
+    batch: Batch
 
 
 def build(
@@ -113,6 +116,7 @@ def build(
     keep_outputs: bool = True,
     verify: bool = True,
     units: bool = True,
+    batch: Mapping[str | int, int | None] | None = None,
     **asked: Any,
 ) -> Built:
     """Make a model elastic (see `elastify`); `asked` are the fields of `Options`. `units=False` proves sizes only."""
@@ -127,28 +131,36 @@ def build(
     outputs = Outputs(_adapters.of(model).auxiliary_outputs, keep_outputs)
     # the proofs copy the model: what they leave behind is collected as ever
     with emptied(model, lambda: capture(model, example).caches), nullcontext() if verify else uncollected():
-        return _make_elastic(model, example, options, outputs, Proofs(verify and units, verify))
+        return _make_elastic(model, example, options, outputs, Proofs(verify and units, verify), batch or {})
 
 
-def _make_elastic(model: nn.Module, example: Example, options: Options, outputs: Outputs, proofs: Proofs) -> Built:
+def _make_elastic(
+    model: nn.Module,
+    example: Example,
+    options: Options,
+    outputs: Outputs,
+    proofs: Proofs,
+    told: Mapping[str | int, int | None],
+) -> Built:
     proofs = _possible_proofs(model, proofs)
     graphs = _record_runs(model, example)
     analysis = _infer_layouts(model, graphs, outputs)
     planner = Planner(model, analysis, options)
     plan = _plan_checked(planner)
+    batch = find_batch(model, analysis, example, outputs, told)
     if proofs.units:
-        plan = prove_units(planner, plan, example, outputs)
+        plan = prove_units(planner, plan, example, outputs, batch)
     if proofs.sizes:
         plan = prove_sizes(planner, plan, example)
     _check_something_moves(model, plan)
     plan = follow_measured(model, plan, example)
-    known = _known(model, plan, analysis, example, verified=proofs.units, asked=_asked(options, outputs))
+    known = _known(model, plan, analysis, example, batch, verified=proofs.units, asked=_asked(options, outputs))
     if proofs.sizes:
         known.costs.of()  # a model that cannot be counted is refused now, not when it is searched
     install(model, plan)
     model.__dict__[STATE] = known
     _adapters.guard(model)
-    return Built(analysis, example, outputs)
+    return Built(analysis, example, outputs, batch)
 
 
 def _possible_proofs(model: nn.Module, proofs: Proofs) -> Proofs:
@@ -218,7 +230,14 @@ def _asked(options: Options, outputs: Outputs) -> dict[str, Any]:
 
 
 def _known(
-    model: nn.Module, plan: Plan, analysis: Analysis, example: Example, *, verified: bool, asked: Mapping[str, Any]
+    model: nn.Module,
+    plan: Plan,
+    analysis: Analysis,
+    example: Example,
+    batch: Batch,
+    *,
+    verified: bool,
+    asked: Mapping[str, Any],
 ) -> State:
     """What the model will know of itself: its search space, its costs, and what its example was like."""
     graph, terms = analysis.graphs[0], analysis.terms
@@ -227,39 +246,22 @@ def _known(
         graph,
         layouts,
         plan,
-        batch=analysis.batch,
+        batch=batch.axes,
         counted=analysis.counted(),
-        samples=analysis.samples,
+        samples=batch.count,
         parameters=parameter_names(model),
     )
-    batch = _sample_dims(analysis)
     space = SearchSpace(
         plan,
         verified=verified,
         title=type(model).__name__,
-        example={v.name: v.shape[0 in batch[v.name] :] for v in graph.inputs},
+        example={value.name: batch.sample_shape(value) for value in graph.inputs},
+        doubt=batch.doubt,
         cost=costs,
         reasons=_reasons(plan, terms),
         asked=asked,
     )
-    return State(space, costs, _described(model, example, batch, analysis.samples))
-
-
-def _sample_dims(analysis: Analysis) -> dict[str, tuple[int, ...]]:
-    """Which dimensions of each input count samples."""
-    terms = analysis.terms
-    found = {}
-    for value in analysis.graphs[0].inputs:
-        ids = ({terms.find(term).id, *(leaf.id for leaf in terms.leaves(term))} for term in analysis.dims[0][value.id])
-        found[value.name] = tuple(dim for dim, own in enumerate(ids) if not own.isdisjoint(analysis.batch))
-    return found
-
-
-def _described(
-    model: nn.Module, example: Example, batch: Mapping[str, tuple[int, ...]], samples: int
-) -> ExampleSpec | None:
-    named = tensors_by_name(model, example)
-    return describe(example, {id(tensor): batch.get(name, ()) for name, tensor in named.items()}, max(1, samples))
+    return State(space, costs, describe(example, batch.by_tensor(model, example), batch.count), batch.dims)
 
 
 def _reasons(plan: Plan, terms: Terms) -> dict[str, tuple[str, ...]]:

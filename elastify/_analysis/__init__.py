@@ -9,7 +9,7 @@ README.md in this folder walks through one example.
 """
 
 from elastify._analysis.analyse import Analysis, analyse
-from elastify._analysis.macs import MacTerm, from_inputs, products
+from elastify._analysis.macs import MacTerm, made_of, products
 from elastify._analysis.rules import names, operation
 from elastify._analysis.terms import Term, Terms
 
@@ -19,7 +19,7 @@ __all__ = [
     "Term",
     "Terms",
     "analyse",
-    "from_inputs",
+    "made_of",
     "names",
     "operation",
     "products",

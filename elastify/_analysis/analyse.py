@@ -14,27 +14,26 @@ from dataclasses import dataclass
 from elastify._analysis.equations import Lookup, Solver
 from elastify._analysis.rules import Facts, Why, apply
 from elastify._analysis.terms import Term, Terms
-from elastify._ir import Graph, Guard, Value, values
+from elastify._ir import Graph, Guard, Layout, Value, values
 
 
 @dataclass(slots=True)
 class Analysis:
-    """Terms of every tensor of every graph, and the comparisons that no equation covers.
-
-    `batch` are the ids of the axes that count samples, `samples` is how many the example has.
-    """
+    """Terms of every tensor of every graph, and the comparisons that no equation covers."""
 
     facts: Facts
     graphs: list[Graph]
     dims: list[dict[int, list[Term]]]
     guards: list[list[Guard]]
-    batch: frozenset[int]
-    samples: int
     summed: frozenset[tuple[str, int]] = frozenset()
 
     @property
     def terms(self) -> Terms:
         return self.facts.terms
+
+    def layouts(self, value: Value, index: int = 0) -> tuple[Layout, ...]:
+        """The layouts of the dimensions of a value of graph `index`; none where nothing is known of it."""
+        return tuple(map(self.terms.resolve, self.dims[index].get(value.id, ())))
 
     def tensor(self, name: str) -> list[Term]:
         """Terms of the dimensions of a parameter or buffer."""
@@ -99,26 +98,7 @@ def analyse(
         dims.append(facts.finish())
     _freeze_idle(facts, {name: shared[name] for name in used}, needed)
     _freeze_unseen(facts, graphs[0], dims[0], used, parameters)
-    batch = [term for graph, known in zip(graphs, dims, strict=True) for term in _batch(facts, graph, known)]
-    samples = batch[0].size if batch else _listed(graphs[0])
-    alike = frozenset(term.id for term in batch)
-    return Analysis(facts, graphs, dims, guards, alike, samples, frozenset(summed - others))
-
-
-def _batch(facts: Facts, graph: Graph, dims: Mapping[int, list[Term]]) -> list[Term]:
-    """First dimensions of inputs, but for those that weights have too: a single picture begins with its channels."""
-    leaves = facts.terms.leaves
-    owned = {leaf.id for value in graph.tensors.values() for term in dims[value.id] for leaf in leaves(term)}
-    firsts = [facts.terms.find(dims[value.id][0]) for value in graph.inputs if value.shape]
-    return [term for term in firsts if owned.isdisjoint(leaf.id for leaf in leaves(term))]
-
-
-def _listed(graph: Graph) -> int:
-    """How many samples a list of them has, as detectors take them; 1 where no argument is a list of tensors."""
-    root = next((call for call in graph.modules if call.path == ""), None)
-    given = (*root.args, *root.kwargs.values()) if root else ()
-    lists = [arg for arg in given if isinstance(arg, (list, tuple)) and arg and isinstance(arg[0], Value)]
-    return max(map(len, lists), default=1)
+    return Analysis(facts, graphs, dims, guards, frozenset(summed - others))
 
 
 def _needed(graph: Graph) -> set[int]:

@@ -9,13 +9,13 @@ matrix products and recurrent layers as their cells.
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from elastify._analysis.rules import Contraction, Dims, labelled, operation, without_out
 from elastify._errors import ElastifyError
-from elastify._ir import Graph, Layout, RecordedCall, mentions
+from elastify._ir import Graph, Layout, RecordedCall, Value, mentions
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +30,10 @@ class MacTerm:
         return any(mentions(part, axes) for part in (*self.layouts, *self.contracted))
 
 
-def from_inputs(graph: Graph) -> set[int]:
-    """Ids of the values that were computed from the inputs, and so hold something of every sample of the batch."""
-    found = {value.id for value in graph.inputs}
+def made_of(graph: Graph, inputs: Iterable[Value]) -> set[int]:
+    """Ids of the values that were computed from some inputs; of those with a batch, they hold something of every
+    sample."""
+    found = {value.id for value in inputs}
     for call in graph.calls:
         if not found.isdisjoint(value.id for value in call.inputs()):
             found.update(value.id for value in call.outputs())

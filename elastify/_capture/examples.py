@@ -36,6 +36,18 @@ class Example:
         """The same with every tensor changed."""
         return Example(mapped(self.args, change), mapped(dict(self.kwargs), change))
 
+    def resized(self, samples: Mapping[int, Collection[int]], count: int, new: int) -> Example:
+        """The same with `new` samples instead of `count`, the first one once more where there are more; `samples`
+        gives, by the ids of the tensors, the dimensions that count them."""
+
+        def change(tensor: Tensor) -> Tensor:
+            for dim in samples.get(id(tensor), ()):
+                own = torch.arange(tensor.shape[dim] // count * new, device=tensor.device) % tensor.shape[dim]
+                tensor = tensor.index_select(dim, own)
+            return tensor
+
+        return self.mapped(change)
+
     def tensors(self) -> Iterator[Tensor]:
         """Every tensor, in order."""
         return tensors((self.args, dict(self.kwargs)))

@@ -2,21 +2,23 @@
 
 `units`: permuting the units of an axis in every tensor that it is said to run through must leave the function
 unchanged. `sizes`: a record of the smaller model must say what the plan says. What fails is taken out of the plan and
-reported (`demote`), and the proofs run again on what is left.
-`measured` lets numbers that forward never reads follow what other methods give; `outputs` is what a model hands out.
+reported (`demote`), and the proofs run again on what is left. `batch` tells which dimensions of the inputs count
+samples, by runs in which one sample is another (`independence`). `measured` lets numbers that forward never reads follow
+what other methods give; `outputs` is what a model hands out.
 """
 
+from elastify._proofs.batch import Batch, find_batch
 from elastify._proofs.demote import prove_sizes, prove_units
 from elastify._proofs.measured import follow_measured
 from elastify._proofs.outputs import Outputs
-from elastify._proofs.samples import first_sample
 from elastify._proofs.sizes import compare
 from elastify._proofs.units import quiet, redraw, seeded
 
 __all__ = [
+    "Batch",
     "Outputs",
     "compare",
-    "first_sample",
+    "find_batch",
     "follow_measured",
     "prove_sizes",
     "prove_units",

@@ -22,6 +22,7 @@ from elastify._capture import Example, capture, parameter_names
 from elastify._errors import ElastifyError
 from elastify._ir import Choice, Graph, Plan, Stage
 from elastify._plan import Planner
+from elastify._proofs.batch import Batch
 from elastify._proofs.outputs import Outputs
 from elastify._proofs.samples import first_of_lists
 from elastify._proofs.sizes import difference, failing
@@ -33,11 +34,13 @@ _ROUNDS = 6  # each takes something out of the plan
 _TRIALS = 16  # numbers of blocks that are tried of one row
 
 
-def prove_units(planner: Planner, plan: Plan, example: Example, outputs: Outputs) -> Plan:
+def prove_units(planner: Planner, plan: Plan, example: Example, outputs: Outputs, batch: Batch) -> Plan:
     """Demote axes in which the network is not symmetric; in train mode too where only that uses some parameters."""
     model, analysis = planner.model, planner.analysis
     modes = (False, True) if _only_in_training(model, analysis) else (False,)
-    fewer = _one_of_the_list(model, analysis, example)
+    fewer = batch.resized(model, example, 1) if batch.axes else None
+    if batch.count > 1 and fewer is None:
+        fewer = _one_of_the_list(model, analysis, example)
     failed = failing_axes(
         model,
         plan,
@@ -62,8 +65,6 @@ def prove_units(planner: Planner, plan: Plan, example: Example, outputs: Outputs
 def _one_of_the_list(model: nn.Module, analysis: Analysis, example: Example) -> Example | None:
     """The arguments with one sample of a list of them (pictures, for a detector) that meets the same weights as all."""
     graph = analysis.graphs[0]
-    if analysis.samples < 2 or analysis.batch:
-        return None
     fewer = first_of_lists(example)
     try:
         reduced = capture(model, fewer, fake=not graph.real)

@@ -1,4 +1,4 @@
-"""What the proof of units runs on: fewer samples than the example has, and none of zeros."""
+"""What the proofs run on: one picture of a list, in another precision, and nothing of zeros."""
 
 from __future__ import annotations
 
@@ -8,22 +8,6 @@ import torch
 from torch import Tensor
 
 from elastify._capture import Example
-
-
-def first_sample(example: Example) -> Example:
-    """The inputs cut down to a batch of one, which is told by the first size of the first tensor.
-
-    >>> example = first_sample(Example((torch.zeros(4, 9), torch.zeros(1, 4, 7), torch.zeros(9, 9))))
-    >>> [tuple(x.shape) for x in example.args]
-    [(1, 9), (1, 1, 7), (9, 9)]
-    """
-    size = next((t.size(0) for t in example.tensors() if t.dim()), 1)
-
-    def cut(tensor: Tensor) -> Tensor:
-        where = next((dim for dim, n in enumerate(tensor.shape) if n == size), None)
-        return tensor if where is None else tensor.narrow(where, 0, 1)
-
-    return example.mapped(cut)
 
 
 def first_of_lists(example: Example) -> Example:

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from elastify._analysis import Analysis, Term
+from elastify._analysis import Analysis
 from elastify._errors import ElastifyError
 from elastify._ir import Choice, Graph, Layout, Plan, RecordedCall, Value, active_size, mentions
 
@@ -131,12 +131,8 @@ class _Sizer:
     counted: frozenset[int]
     index: int
 
-    @property
-    def dims(self) -> dict[int, list[Term]]:
-        return self.analysis.dims[self.index]
-
-    def layouts(self, value: Value) -> list[Layout]:
-        return [self.analysis.terms.resolve(term) for term in self.dims.get(value.id, ())]
+    def layouts(self, value: Value) -> tuple[Layout, ...]:
+        return self.analysis.layouts(value, self.index)
 
     def counts(self, call: RecordedCall) -> bool:
         """Whether the data decide how many results a call gives."""
@@ -150,7 +146,7 @@ class _Sizer:
         if len(full) != len(reduced) and not counted:
             return f"{len(reduced)} results instead of {len(full)}"
         for a, b in zip(full, reduced, strict=False):
-            if a.id not in self.dims:
+            if a.id not in self.analysis.dims[self.index]:
                 continue
             layouts = self.layouts(a)
             expected = [active_size(layout, self.sizes) for layout in layouts]

@@ -29,7 +29,7 @@ from elastify._capture import Example, generators, op_name, parameter_names
 from elastify._deploy import copied
 from elastify._errors import ElastifyError
 from elastify._ir import ElasticAxis, Layout, Plan, axes_of, indices
-from elastify._proofs.samples import cast, filled, first_sample
+from elastify._proofs.samples import cast, filled
 from elastify._rewrite import remember, reset
 
 _TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-3}  # a float64 model may compute a norm in float32
@@ -114,7 +114,7 @@ class _Symmetry:
                 self.members.setdefault(ident, []).append(name)
         self.parameters = parameter_names(model)
         # one sample in float64 where the model allows it; some insist on a batch, or on float32 somewhere
-        samples = (example,) if whole else (fewer or first_sample(example), example)
+        samples = (example,) if whole or fewer is None else (fewer, example)
         precisions = ((torch.float64, True), (torch.float64, False), (torch.float32, False))
         trials = [(dtype, wide, inputs) for dtype, wide in precisions for inputs in samples]
         for number, (dtype, wide, inputs) in enumerate(trials, 1):
@@ -293,12 +293,14 @@ def derangement(size: int, seed: int) -> np.ndarray:
 
 
 @torch.no_grad()
-def redraw(model: nn.Module, seed: int, gain: float = 1.0) -> None:
-    """Draw all parameters anew so that every one matters: matrices keep the scale (times `gain`), vectors lie around
+def redraw(
+    model: nn.Module, seed: int, gain: float = 1.0, only: Callable[[Tensor], bool] = lambda weight: True
+) -> None:
+    """Draw parameters anew so that every one matters: matrices keep the scale (times `gain`), vectors lie around
     one."""
     generator = torch.Generator().manual_seed(seed)
     for parameter in model.parameters():
-        if not (parameter.is_floating_point() or parameter.is_complex()):
+        if not (parameter.is_floating_point() or parameter.is_complex()) or not only(parameter):
             continue
         shape = parameter.shape
         draw = torch.randn(shape, generator=generator, dtype=torch.float64)

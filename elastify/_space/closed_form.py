@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from elastify._analysis import MacTerm, from_inputs, products
+from elastify._analysis import MacTerm, made_of, products
 from elastify._errors import ElastifyError
-from elastify._ir import Axis, Graph, Layout, Plan, Product, RecordedCall, Value, enclosing
+from elastify._ir import Axis, Graph, Layout, Plan, Product, RecordedCall, Value, enclosing, mentions
 from elastify._space.metrics import METRICS
 
 Monomial = tuple[int, ...]
@@ -46,7 +46,8 @@ class ClosedForm:
             known = layouts.get(value.id)
             return known if known is not None else tuple(Axis(-1, size) for size in value.shape)
 
-        mixed, counted = (from_inputs(graph), counted) if samples > 1 else (set(), frozenset())
+        batched = [value for value in graph.inputs if not batch or any(mentions(dim, batch) for dim in dims(value))]
+        mixed, counted = (made_of(graph, batched), counted) if samples > 1 else (set(), frozenset())
         around = plan.blocks_around()
         for number, call in enumerate(graph.calls):
             terms = products(call, dims)

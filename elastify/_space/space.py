@@ -38,7 +38,8 @@ class SearchSpace:
     (3, SubnetConfig(mlp.hidden=4), SubnetConfig(mlp.hidden=2))
 
     `cost` maps encoded rows to their `Cost`; `reasons` has lines of text per axis name; `example` describes the sizes
-    that costs refer to, such as `{"x": (3, 224, 224)}`; `asked` are the options that `elastify` was given.
+    that costs refer to, such as `{"x": (3, 224, 224)}`, and `doubt` why these are those of a whole call, if they are;
+    `asked` are the options that `elastify` was given.
     """
 
     plan: Plan
@@ -46,6 +47,7 @@ class SearchSpace:
     title: str = ""
     example: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     cost: Callable[[np.ndarray], Cost] | None = None
+    doubt: str = ""
     reasons: Mapping[str, Sequence[str]] = field(default_factory=dict)
     asked: Mapping[str, Any] = field(default_factory=dict)
 

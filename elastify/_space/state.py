@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
@@ -22,6 +23,7 @@ class State:
     space: SearchSpace
     costs: CostModel
     example: ExampleSpec | None = None  # what it was made elastic with, without data
+    batch: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # dimensions of its inputs that count samples
 
     def __deepcopy__(self, memo: dict[int, Any]) -> State:
         return self

@@ -176,7 +176,8 @@ def _costs(space: SearchSpace) -> list[str]:
         ]
     if space.example:
         sizes = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in space.example.items())
-        lines += ([] if lines else [""]) + [f"  one sample: {sizes}"]
+        lines += [] if lines else [""]
+        lines += _wrapped([f"one sample: {sizes}", *filter(None, [space.doubt])])
     return lines
 
 

@@ -17,11 +17,20 @@ from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
 
 from elastify._analysis import analyse
-from elastify._capture import Example, FxWriter, attribute_value, capture_fx, check_input, check_way, parameter_names
+from elastify._capture import (
+    Example,
+    FxWriter,
+    attribute_value,
+    capture_fx,
+    check_input,
+    check_way,
+    parameter_names,
+    tensors_by_name,
+)
 from elastify._errors import ElastifyError
-from elastify._ir import Axis, Concat, Graph, Layout, Plan, Product
+from elastify._ir import Axis, Concat, Graph, Layout, Product, axes_of
 from elastify._rewrite import elastic_state, is_elastic
-from elastify._space import size_text
+from elastify._space import size_text, state
 from elastify._verbs.activation import active_config
 from elastify._verbs.examples import example_for
 from elastify._verbs.extraction import extract
@@ -59,7 +68,7 @@ def graph(
     )
     recorded, writer = capture_fx(source, example)
     _hold_constants(source, writer, example)
-    batch = writer.refused or _free_batch(source, writer, example)
+    batch = writer.refused or _free_batch(source, writer, example, _one_more(model, example))
     if writer.refused:
         writer.refuse_to_run()
     for attr in recorded.caches:
@@ -67,7 +76,7 @@ def graph(
     view = fx.GraphModule(writer.owned, writer.graph, type(source).__name__).eval()
     view.meta.update(batch=batch, limits=tuple(writer.limits), cannot_run=writer.refused)
     if is_elastic(model):
-        _lay_out(view, source, recorded, elastic_state(model).plan, _full_names(model, source))
+        _lay_out(view, source, recorded, model)
     return view
 
 
@@ -82,9 +91,8 @@ def _hold_constants(model: nn.Module, writer: FxWriter, example: Example) -> Non
             writer.refuse(f"two runs on the same inputs differ: {found}")
 
 
-def _free_batch(model: nn.Module, writer: FxWriter, example: Example) -> str:
+def _free_batch(model: nn.Module, writer: FxWriter, example: Example, more: Example | None) -> str:
     """Let the number of samples be any where a run with one more is the same; else say what is not."""
-    more = _one_more(example)
     try:
         other = None if more is None else capture_fx(model, more)[1]
         found = "no input has a batch" if other is None else other.refused or difference(writer, other)
@@ -102,8 +110,13 @@ def _free_batch(model: nn.Module, writer: FxWriter, example: Example) -> str:
     return found
 
 
-def _one_more(example: Example) -> Example | None:
-    """The inputs with one sample more; None where nothing has a batch."""
+def _one_more(model: nn.Module, example: Example) -> Example | None:
+    """The inputs with one sample more; None where nothing has a batch. An elastic model knows its dimensions that count
+    samples; of a plain one they are those that begin as the first input does."""
+    if is_elastic(model):
+        dims = {id(t): state(model).batch.get(name, ()) for name, t in tensors_by_name(model, example).items()}
+        counts = [tensor.shape[dim] for tensor in example.tensors() for dim in dims[id(tensor)]]
+        return example.resized(dims, min(counts), min(counts) + 1) if counts else None
     found = list(example.tensors())
     first = next((t for t in found if t.ndim > 1), found[0] if found else None)
     if first is None or not first.ndim or not first.shape[0]:
@@ -160,8 +173,9 @@ def _full_names(model: nn.Module, source: nn.Module) -> dict[str, str]:
     return dict(zip(mine, theirs, strict=True)) if len(mine) == len(theirs) else {}
 
 
-def _lay_out(view: fx.GraphModule, source: nn.Module, recorded: Graph, plan: Plan, full: Mapping[str, str]) -> None:
-    """Write what each dimension of each tensor is made of into the nodes."""
+def _lay_out(view: fx.GraphModule, source: nn.Module, recorded: Graph, model: nn.Module) -> None:
+    """Write what each dimension of each tensor is made of, by the plan of an elastic model, into the nodes."""
+    plan, full = elastic_state(model).plan, _full_names(model, source)
     analysis = analyse(
         [recorded], lambda attr: attribute_value(source, attr), parameter_names(source), lambda graph: ()
     )
@@ -169,13 +183,15 @@ def _lay_out(view: fx.GraphModule, source: nn.Module, recorded: Graph, plan: Pla
     for name, planned in ((mine, plan.tensors[theirs]) for mine, theirs in full.items() if theirs in plan.tensors):
         for term, layout in zip(analysis.tensor(name), planned, strict=True):
             _match(resolve(term), layout, known)
+    counting = [analysis.layouts(v)[dim] for v in recorded.inputs for dim in state(model).batch.get(v.name, ())]
+    batch = frozenset(axis.id for layout in counting for axis in axes_of(layout))
     names = {**{axis.id: axis.name for axis in plan.axes}, _BATCH: "batch"}
     by_name = {value.name: value.id for value in recorded.inputs} | {n: v.id for n, v in recorded.tensors.items()}
     for node in view.graph.nodes:
         ident = node.meta.get("value", by_name.get(str(node.target)))
         dims = analysis.dims[0].get(ident) if ident is not None else None
         if dims is not None and "shape" in node.meta:
-            parts = [_named(resolve(term), known, analysis.batch) for term in dims]
+            parts = [_named(resolve(term), known, batch) for term in dims]
             node.meta["layout"] = tuple(size_text(part, names).removeprefix("(").removesuffix(")") for part in parts)
 
 

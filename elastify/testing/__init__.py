@@ -24,7 +24,7 @@ from elastify._deploy import copied
 from elastify._elastify import Built, build
 from elastify._errors import ElastifyError
 from elastify._ir import Plan
-from elastify._proofs import compare, first_sample, quiet, redraw, seeded
+from elastify._proofs import compare, quiet, redraw, seeded
 from elastify._space import CostModel, SearchSpace, SubnetConfig
 from elastify._verbs import activate, cost, extract, graph, space
 from elastify.testing.oracle import oracle_macs
@@ -252,9 +252,9 @@ class _Check:
         Where the values of tensors decide what runs (the tokens of an expert, the rounds of a loop), they may decide
         otherwise here than in the run that was captured: then a record of this very run must say what is counted.
         """
-        given, analysis = self.built.example, self.built.analysis
-        samples = 1 if analysis.batch else analysis.samples  # else a list of samples, perhaps of different sizes
-        given = first_sample(given) if analysis.batch else given
+        given, analysis, batch = self.built.example, self.built.analysis, self.built.batch
+        samples = 1 if batch.axes else batch.count  # else a list of samples, perhaps of different sizes
+        given = batch.resized(self.elastic, given, 1)
         counted = oracle_macs(small, given.args, given.kwargs)
         said = cost(self.elastic, config)
         wrong = counted // samples != said.macs

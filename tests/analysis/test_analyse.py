@@ -61,11 +61,9 @@ def test_outputs_are_free_on_request() -> None:
     assert free(found, "b.weight") == [True, True]
 
 
-def test_the_batch_is_known_and_never_elastic() -> None:
+def test_the_dimensions_of_inputs_are_never_elastic() -> None:
     found = analysed(mlp(), X)
-    ids = {leaf.id for leaf in found.terms.leaves(found.dims[0][found.graphs[0].inputs[0].id][0])}
-    assert ids <= found.batch
-    assert all(found.terms.by_id(ident).frozen is not None for ident in found.batch)
+    assert all(found.terms.is_frozen(term) for term in found.dims[0][found.graphs[0].inputs[0].id])
 
 
 def test_a_tensor_from_outside_is_held() -> None:

@@ -1,0 +1,136 @@
+"""Whether samples are independent: other numbers for one of them, and what moves.
+
+A copy of the model runs in eval mode on the example, and again with other numbers in all entries of the inputs that
+belong to one sample. If the outputs of the other samples are the same to the bit, and its own are not, that sample is
+on its own. Vectors and constant weights of the copy are drawn anew first: a gate of zeros hides what depends on what.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
+
+from elastify._analysis import Analysis
+from elastify._capture import Example, tensors_by_name
+from elastify._deploy import copied
+from elastify._ir import Layout, axes_of, indices, mentions
+from elastify._proofs.outputs import Outputs
+from elastify._proofs.samples import cast, filled
+from elastify._proofs.units import redraw, seeded
+from elastify._rewrite import remember, reset
+
+Layouts = Mapping[str, Sequence[Layout]]
+
+_ROUNDING = 1e-4  # where the data decide how many rows a product has: other kernels may run then
+
+
+class Runs:
+    """Runs of a copy of the model in eval mode, with other numbers for one sample."""
+
+    def __init__(self, model: nn.Module, analysis: Analysis, example: Example, outputs: Outputs) -> None:
+        self.original, self.graph, self.outputs = model, analysis.graphs[0], outputs
+        tensors = (*model.parameters(), *model.buffers(), *example.tensors())
+        blind = any(t.is_meta or isinstance(t, FakeTensor) for t in tensors)
+        half = any(p.is_floating_point() and p.dtype.itemsize < 4 for p in model.parameters())
+        self.dtype = torch.float32 if half else None
+        example = example if blind else filled(example, 0)
+        self.example = cast(example, torch.float32) if half else example
+        self.names = {id(tensor): name for name, tensor in tensors_by_name(model, self.example).items()}
+        self.rounding = _ROUNDING if self.graph.real or analysis.counted() else 0.0
+        self.failed = "the model has no weights to run" if blind else ""
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """Vectors and constant weights are drawn anew: a gate of zeros would hide what depends on what."""
+        model = copied(self.original).eval().to(self.dtype)
+        redraw(model, 0, only=lambda weight: weight.dim() < 2 or bool((_few(weight) == _few(weight)[:1]).all()))
+        self.caches = remember(model, self.graph.caches)
+        return model
+
+    @cached_property
+    def before(self) -> list[Tensor]:
+        """What the model gives for the example."""
+        return self.run(self.example)
+
+    def run(self, example: Example) -> list[Tensor]:
+        model, fast = self.model, torch.backends.mha.get_fastpath_enabled()
+        reset(model, self.graph.caches, self.caches)
+        torch.backends.mha.set_fastpath_enabled(False)  # it drops what is masked
+        try:
+            with torch.no_grad(), seeded(0):
+                return [t.detach() for t in self.outputs.tensors(example(model))]
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fast)
+
+    def independent(self, axes: Collection[int], inputs: Layouts, results: Sequence[Sequence[Layout]]) -> bool:
+        """Whether other numbers for one sample move its own outputs, and those of no other."""
+        size = next(a.size for own in inputs.values() for layout in own for a in axes_of(layout) if a.id in axes)
+        return all(
+            self._moves_alone(axes, at, inputs, results, whole=True)
+            or self._moves_alone(axes, at, inputs, results, whole=False)  # lengths, say, cannot be any numbers
+            for at in (0, size - 1)
+        )
+
+    def _moves_alone(
+        self, axes: Collection[int], at: int, inputs: Layouts, results: Sequence[Sequence[Layout]], *, whole: bool
+    ) -> bool:
+        """Whether it is so for the sample `at`, with other integers as well if `whole`."""
+
+        def other(tensor: Tensor) -> Tensor:
+            own = _entries(tensor, inputs[self.names[id(tensor)]], axes, at)
+            changes = own.any() and (whole or tensor.is_floating_point())
+            return torch.where(own, _redrawn(tensor), tensor) if changes else tensor
+
+        try:
+            before, after = self.before, self.run(self.example.mapped(other))
+        except Exception as error:  # noqa: BLE001 - whatever it is, nothing is shown
+            self.failed = "" if whole else f"{type(error).__name__} in a run with other numbers"
+            return False
+        if len(before) != len(after):
+            return False
+        moved = False
+        for then, now, layouts in zip(before, after, results, strict=True):
+            if then.shape != now.shape:
+                return False
+            own = _entries(then, layouts, axes, at)
+            wide = torch.complex128 if then.is_complex() else torch.float64
+            same = torch.isclose(then.to(wide), now.to(wide), self.rounding, self.rounding, equal_nan=True)
+            if then.numel() > 1 and not bool((same | own).all()):
+                return False
+            moved = moved or not bool((same | ~own).all())
+        return moved
+
+
+def _few(weight: Tensor) -> Tensor:
+    return weight.detach().reshape(-1)[:64]
+
+
+def _entries(tensor: Tensor, layouts: Sequence[Layout], axes: Collection[int], at: int) -> Tensor:
+    """Which entries of a tensor belong to the sample number `at`."""
+    found = torch.zeros(tensor.shape, dtype=torch.bool, device=tensor.device)
+    for dim, layout in enumerate(layouts):
+        if mentions(layout, axes):
+            where = indices(layout, dict.fromkeys(axes, np.array([at])))
+            found.index_fill_(dim, torch.from_numpy(where).to(tensor.device), True)
+    return found
+
+
+def _redrawn(tensor: Tensor) -> Tensor:
+    """Other numbers in the range of those that there are."""
+    generator = torch.Generator().manual_seed(1)
+    if tensor.is_floating_point() or tensor.is_complex():
+        finite = tensor[torch.isfinite(tensor)]
+        noise = torch.randn(tensor.shape, generator=generator).to(tensor.device, tensor.dtype)
+        if tensor.is_complex() or not finite.numel() or bool((finite == finite[0]).all()):
+            return noise
+        low, high = finite.min(), finite.max()
+        return low + (high - low) * torch.rand(tensor.shape, generator=generator).to(tensor.device, tensor.dtype)
+    low, high = int(tensor.min()), int(tensor.max())
+    if low == high:  # of zeros one, else one less
+        low = high = low - 1 if low else 1
+    return torch.randint(low, high + 1, tensor.shape, generator=generator).to(tensor.device, tensor.dtype)
