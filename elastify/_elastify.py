@@ -13,6 +13,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
+import torch
 from torch import nn
 
 from elastify import _adapters
@@ -126,6 +127,11 @@ def build(
         raise ElastifyError(
             "this model is already elastic", fix="use it as it is, or copy.deepcopy the original before elastify"
         )
+    _refuse_compiled(model)
+    if not isinstance(batch, (Mapping, type(None))):
+        raise ElastifyError(
+            f"batch is a {type(batch).__name__}", fix='batch={"mask": None, "h0": 1}, names to dimensions'
+        )
     options = Options(**asked)
     example = example_for(model, example_inputs, example_kwargs)
     outputs = Outputs(_adapters.of(model).auxiliary_outputs, keep_outputs)
@@ -152,7 +158,7 @@ def _make_elastic(
         plan = prove_units(planner, plan, example, outputs, batch)
     if proofs.sizes:
         plan = prove_sizes(planner, plan, example)
-    _check_something_moves(model, plan)
+    _check_something_moves(planner, plan)
     plan = follow_measured(model, plan, example)
     known = _known(model, plan, analysis, example, batch, verified=proofs.units, asked=_asked(options, outputs))
     if proofs.sizes:
@@ -161,6 +167,25 @@ def _make_elastic(
     model.__dict__[STATE] = known
     _adapters.guard(model)
     return Built(analysis, example, outputs, batch)
+
+
+def _refuse_compiled(model: nn.Module) -> None:
+    """Scripted and quantised models have no Python, or no weights, that could be had in other sizes."""
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ElastifyError(
+            "a scripted or traced model cannot be elastic",
+            where=str(model.original_name),
+            why="its forward is no Python any more, which could be recorded and run with other sizes",
+            fix="elastify the model that it was made of; torch.jit.script(extract(model, config)) afterwards",
+        )
+    for path, module in model.named_modules():
+        if "quantized" in type(module).__module__.split("."):
+            raise ElastifyError(
+                "a quantised model cannot be elastic",
+                where=path,
+                why=f"{type(module).__name__} has packed integers instead of weights",
+                fix="elastify the model before it is quantised; quantise extract(model, config)",
+            )
 
 
 def _possible_proofs(model: nn.Module, proofs: Proofs) -> Proofs:
@@ -209,16 +234,18 @@ def _plan_checked(planner: Planner) -> Plan:
     if options.choices or isinstance(options.min_ratio, Mapping) or options.freeze:
         check_patterns(options, planner.names(), [path for path, _ in planner.model.named_modules()])
     plan = planner.plan()
-    _check_something_moves(planner.model, plan)
+    _check_something_moves(planner, plan)
     return plan
 
 
-def _check_something_moves(model: nn.Module, plan: Plan) -> None:
+def _check_something_moves(planner: Planner, plan: Plan) -> None:
     if plan.axes or plan.stages:
         return
     reasons = list(dict.fromkeys(dim.reason for dim in plan.frozen))[:4]
+    if any(graph.real and graph.constants for graph in planner.analysis.graphs):
+        reasons.insert(0, "forward goes on with tensors that torch has not made of others (of numpy, say)")
     raise ElastifyError(
-        f"nothing in this {type(model).__name__} is elastic",
+        f"nothing in this {type(planner.model).__name__} is elastic",
         why="; ".join(reasons) or "it has no parameter with a dimension that could shrink",
         fix="see the reasons; freeze, min_ratio, choices and keep_outputs=False change what may move",
     )

@@ -6,11 +6,14 @@ import pickle
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from elastify import ElastifyError, activate, cost, elastify, extract, space
+from elastify import ElastifyError, activate, cost, elastify, extract, search, space
+from elastify.train import Sandwich, fit
 
 from .small_nets import Net, Odd, X, plain
 
@@ -265,3 +268,168 @@ def test_a_pickle_of_a_whole_model_by_an_older_version_says_what_to_do() -> None
     with pytest.raises(ElastifyError, match="made by an older elastify") as error:
         pickle.loads(b"celastify._rewrite\n_revive\n.")  # noqa: S301 - the first bytes of such a file
     assert "state_dict" in str(error.value)
+
+
+# -- mistakes in using an elastic model, or in making one ------------------------------------------------------------
+
+
+def elastic() -> nn.Sequential:
+    return elastify(nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 3)), X)
+
+
+def active() -> nn.Sequential:
+    model = elastic()
+    activate(model, 0.5)
+    return model
+
+
+class Looks(nn.Module):
+    """A table of words whose gradients are sparse."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.a, self.b = nn.Embedding(20, 16, sparse=True), nn.Linear(16, 32), nn.Linear(32, 3)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.b(torch.relu(self.a(self.table(ids).mean(1))))
+
+
+def with_numpy(m: Odd, x: Tensor) -> Tensor:
+    return m.b(torch.from_numpy(np.tanh(m.a(x).detach().numpy())))
+
+
+def trained(model: nn.Module, inputs: Any = X, **options: Any) -> Any:
+    data = options.pop("data", [(inputs, torch.zeros(len(inputs), dtype=torch.long))] * 2)
+    return fit(model, data, F.cross_entropy, strategy=Sandwich(model), steps=1, progress=False, **options)
+
+
+def searched(**options: Any) -> Any:
+    return search(elastic(), **{"budget_macs": "50%", "n_trials": 2, "progress": False, **options})
+
+
+def quantised() -> nn.Module:
+    return torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Linear(6, 32), nn.Linear(32, 3)), {nn.Linear})
+
+
+IDS = torch.zeros(4, 5, dtype=torch.long)
+MISTAKES: dict[str, tuple[Callable[[], Any], tuple[str, ...]]] = {
+    "a scripted model": (
+        lambda: elastify(torch.jit.script(Net().stem), X),
+        ("a scripted or traced model cannot be elastic", "no Python any more", "torch.jit.script(extract"),
+    ),
+    "a traced model": (
+        lambda: elastify(torch.jit.trace(nn.Sequential(nn.Linear(6, 3)), X), X),
+        ("a scripted or traced model", "where: Sequential"),
+    ),
+    "a quantised model": (
+        lambda: elastify(quantised(), X),
+        ("a quantised model cannot be elastic", "where: 0", "packed integers", "quantise extract(model, config)"),
+    ),
+    "numpy in forward": (
+        lambda: elastify(Odd(with_numpy), X),
+        ("nothing in this Odd is elastic", "tensors that torch has not made of others (of numpy, say)"),
+    ),
+    "export of an active subnet": (
+        lambda: torch.export.export(active(), (X,), strict=False),
+        ("an active subnet cannot be exported", "torch.export.export(extract(model), ...)"),
+    ),
+    "scripting an elastic model": (
+        lambda: torch.jit.script(elastic()),
+        ("an elastic model cannot be scripted", "torch.jit.script(extract(model, config))"),
+    ),
+    "sparse gradients": (
+        lambda: trained(elastify(Looks(), IDS), IDS),
+        ("a subnet has no sparse gradients", "where: table", "model.table.sparse = False"),
+    ),
+    "LBFGS": (
+        lambda: trained(elastic(), optimizer=torch.optim.LBFGS),
+        ("fit cannot use LBFGS", "asks for the loss again", "torch.optim.AdamW"),
+    ),
+    "an optimizer by name": (lambda: trained(elastic(), optimizer="adam"), ("optimizer is a str", "AdamW(parameters")),
+    "no data": (lambda: trained(elastic(), data=[]), ("the data have no batches",)),
+    "data that are read up": (lambda: trained(elastic(), data=iter([])), ("the data have no batches", "only once")),
+    "data that are no data": (lambda: trained(elastic(), data=3), ("data are a int", "a list of (inputs, targets)")),
+    "one unit of everything": (
+        lambda: activate(elastic(), {"*": 1}),
+        ("1 is not a legal size", "where: hidden", "legal: 8..32; or 1.0, which is all of it"),
+    ),
+    "a size out of range": (lambda: activate(elastic(), {"hidden": 64}), ("64 is not a legal size", "legal: 8..32")),
+    "a misspelt axis": (
+        lambda: activate(elastic(), {"hiden": 0.5}),
+        ("'hiden' matches no axis and no stage", "such as hidden"),
+    ),
+    "a misspelt axis to freeze": (
+        lambda: elastify(nn.Sequential(nn.Linear(6, 9), nn.Linear(9, 3)), X, freeze="hiden"),
+        ("freeze pattern 'hiden' fits no axis", "are called hidden"),
+    ),
+    "a list as a configuration": (
+        lambda: activate(elastic(), [0.5]),
+        ("[0.5] is not a ratio", "a SubnetConfig", '{"*.hidden": 0.5, "blocks": 4}'),
+    ),
+    "a word as a configuration": (lambda: extract(elastic(), "small"), ("'small' is not a ratio", "a SubnetConfig")),
+    "a word as a size": (lambda: cost(elastic(), {"hidden": "50%"}), ("'50%' is not a ratio", "where: hidden")),
+    "choices that are no lists": (
+        lambda: elastify(Net(), X, choices={"width": 8}),  # type: ignore[dict-item]
+        ("choices={'width': 8} is no mapping to lists", "[64, 128, 0.75]"),
+    ),
+    "a batch by number": (
+        lambda: elastify(Net(), X, batch=0),  # type: ignore[arg-type]
+        ("batch is a int", 'batch={"mask": None, "h0": 1}'),
+    ),
+    "a share as a budget": (
+        lambda: searched(budget_macs=0.5),
+        ("budget 0.5 is below one", "it is a number, not a share", '"50%"'),
+    ),
+    "a share in words": (lambda: searched(budget_macs="0.25"), ("budget '0.25' is below one", '"25%"')),
+    "a budget with an unknown word": (lambda: searched(budget_macs="5 percent"), ("unknown suffix 'percent'", "1.2G")),
+    "a score of -inf": (
+        lambda: searched(evaluate=lambda m: float("-inf")),
+        ("evaluate failed", "it returned -inf", "-1e9 for one that must not win"),
+    ),
+    "a score of nan": (lambda: searched(evaluate=lambda m: float("nan")), ("evaluate failed", "it returned nan")),
+    "no score": (lambda: searched(evaluate=lambda m: None), ("it returned None, which is not a number",)),
+    "a score for each picture": (
+        lambda: searched(evaluate=lambda m: m(X)),
+        ("it returned a Tensor of shape [2, 3], which is not a number",),
+    ),
+    "a score for each picture, of the full model": (
+        lambda: searched(budget_macs="100%", evaluate=lambda m: m(X)),
+        ("evaluate failed", "it returned a Tensor of shape [2, 3], which is not a number"),
+    ),
+    "a score in words": (lambda: searched(evaluate=lambda m: "0.5"), ("it returned '0.5', which is not a number",)),
+    "a score instead of a function": (lambda: searched(evaluate=0.5), ("evaluate is a float",)),
+}
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+@pytest.mark.filterwarnings("ignore")
+def test_a_mistake_is_told_with_what_to_do(case: str) -> None:
+    make, texts = MISTAKES[case]
+    with pytest.raises(ElastifyError) as caught:
+        make()
+    for text in texts:
+        assert text in str(caught.value)
+
+
+def test_a_subnet_that_was_not_exported_runs_as_before() -> None:
+    model = active()
+    before = model(X)
+    with pytest.raises(ElastifyError):
+        torch.export.export(model, (X,), strict=False)
+    assert torch.equal(model(X), before)
+    small = torch.export.export(extract(model), (X,), strict=False).module()
+    assert torch.allclose(small(X), before, atol=1e-6)
+
+
+def test_none_is_the_network_as_it_runs_now() -> None:
+    model = elastic()
+    full, half = cost(model), cost(model, 0.5)
+    assert full == cost(model, space(model).max) != half
+    with activate(model, 0.5):
+        assert cost(model) == half
+        assert cost(model, [None, 1.0])[0] == half
+        assert extract(model)[0].weight.shape == (16, 6)
+        with activate(model):
+            assert cost(model) == full
+    assert cost(model) == full
+    assert extract(model)[0].weight.shape == (32, 6)

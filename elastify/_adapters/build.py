@@ -63,9 +63,14 @@ def check_name(prefix: str, name: str, names: Iterable[str]) -> None:
     known = list(names)
     if name in known:
         return
+    words = name.lower().rpartition("/")[2].replace("_", "-").split("-")  # of a checkpoint of the hub, too
+    starts = ["-".join(words[:end]) for end in range(len(words), 0, -1)]
+    own = [n for start in starts[1:] for n in known if n.lower().replace("_", "-") == start]
     stem = name.lower()
-    inside = sorted((n for n in known if stem and stem in n.lower()), key=len)
-    near = list(dict.fromkeys([*get_close_matches(name, known, 4, 0.6), *inside]))[:5]
+    inside = sorted(
+        (n for n in known if stem and stem in n.lower()), key=lambda n: (not n.lower().startswith(stem), len(n))
+    )
+    near = list(dict.fromkeys([*own, *get_close_matches(name, known, 4, 0.6), *inside]))[:5]
     raise ElastifyError(
         f"{prefix} has no model called {name!r}",
         why=f"it knows {len(known)} names" + (f"; the nearest are {', '.join(near)}" if near else ""),

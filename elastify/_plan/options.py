@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -20,6 +21,13 @@ class Options:
     min_ratio: float | Mapping[str, float] = 0.25
     multiple_of: int | None = None
     depth: bool = True
+
+    def __post_init__(self) -> None:
+        asked = {} if self.choices is None else self.choices
+        if not isinstance(asked, Mapping) or not all(isinstance(own, Sequence) for own in asked.values()):
+            raise ElastifyError(
+                f"choices={asked!r} is no mapping to lists", fix="choices={'*.hidden': [64, 128, 0.75]}"
+            )
 
     def frozen_by(self, *names: str) -> str | None:
         """The first pattern that asks for something under one of these names to stay as it is."""
@@ -59,7 +67,7 @@ def check_patterns(options: Options, names: Sequence[str], paths: Sequence[str])
             raise ElastifyError(
                 f"{argument} pattern {pattern!r} fits no axis, stage or module",
                 where="elastify",
-                why=f"axes and stages are called {', '.join(list(names)[:6])} …",
+                why=f"axes and stages are called {', '.join(get_close_matches(pattern, names, 3, 0.5) or names[:6])} …",
                 fix="print(space(model)) after elastify without it shows all names",
             )
 

@@ -3,8 +3,8 @@
 `units`: permuting the units of an axis in every tensor that it is said to run through must leave the function
 unchanged. `sizes`: a record of the smaller model must say what the plan says. What fails is taken out of the plan and
 reported (`demote`), and the proofs run again on what is left. `batch` tells which dimensions of the inputs count
-samples, by runs in which one sample is another (`independence`). `measured` lets numbers that forward never reads follow
-what other methods give; `outputs` is what a model hands out.
+samples, by runs in which one sample is another (`independence`). `measured` lets numbers that forward never reads
+follow what other methods give; `outputs` is what a model hands out.
 """
 
 from elastify._proofs.batch import Batch, find_batch

@@ -107,6 +107,9 @@ def _common_members(base: Any, names: frozenset[str]) -> dict[str, Any]:
     def _replicate_for_data_parallel(self: Any) -> Any:
         raise ElastifyError("nn.DataParallel copies modules into threads", fix="use DistributedDataParallel")
 
+    def __prepare_scriptable__(self: Any) -> Any:  # noqa: N807 - as torch.jit.script calls it
+        raise ElastifyError("an elastic model cannot be scripted", fix="torch.jit.script(extract(model, config))")
+
     def reduce(self: Any, protocol: Any) -> Any:
         make, args, *rest = base.__reduce_ex__(self, protocol)
         if make.__name__ == "__newobj__" and "_elastify_base" in args[0].__dict__:
@@ -120,6 +123,7 @@ def _common_members(base: Any, names: frozenset[str]) -> dict[str, Any]:
     members: dict[str, Any] = {
         "extra_repr": extra_repr,
         "_replicate_for_data_parallel": _replicate_for_data_parallel,
+        "__prepare_scriptable__": __prepare_scriptable__,
         "__reduce_ex__": reduce,
     }
     if names:

@@ -121,6 +121,12 @@ class ElasticState:
         active = self.active
         if torch.compiler.is_compiling():
             self.compiled = True
+            if active is not None and torch.compiler.is_exporting() and not torch.compiler.is_dynamo_compiling():
+                raise ElastifyError(
+                    "an active subnet cannot be exported",
+                    why="slices of the full weights would be constants",
+                    fix="torch.export.export(extract(model), ...), which takes the active subnet",
+                )
         elif active is not None and active.thread != threading.get_ident():
             check_thread()
         if type(full).__name__ == "DTensor" and asked_by_fsdp():

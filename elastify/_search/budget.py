@@ -6,11 +6,14 @@ fits grows, size by size, while anything still does.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from numbers import Real
 
 import numpy as np
 
+from elastify._errors import ElastifyError
 from elastify._space import Cost, SearchSpace, SubnetConfig
 
 _HALVINGS = 7
@@ -52,6 +55,30 @@ class Trial:
     score: float
     seconds: float = 0.0
     state: str = "new"
+
+
+def read_score(found: object) -> tuple[float, str]:
+    """What an evaluation returned as a number, and what is wrong with it ("" if nothing is).
+
+    >>> read_score(1), read_score(None)
+    ((1.0, ''), (nan, 'it returned None, which is not a number'))
+    """
+    try:
+        score = math.nan if isinstance(found, str) else float(found)  # type: ignore[arg-type] - told below
+    except (TypeError, ValueError, RuntimeError):
+        score = math.nan
+    if math.isfinite(score):
+        return score, ""
+    shape = getattr(found, "shape", ())
+    text = f"a {type(found).__name__} of shape {list(shape)}" if len(shape) else repr(found)
+    kind = "" if isinstance(found, Real) or (hasattr(found, "shape") and not len(shape)) else ", which is not a number"
+    return math.nan, f"it returned {text}{kind}"
+
+
+def failed(config: SubnetConfig, why: str) -> ElastifyError:
+    """The error for a score that is none."""
+    fix = "evaluate(model) must return a finite number for any configuration; -1e9 for one that must not win"
+    return ElastifyError("evaluate failed", where=repr(config), why=why, fix=fix)
 
 
 def shrink(space: SearchSpace, budget: Budget, row: np.ndarray, low: np.ndarray | None = None) -> np.ndarray:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from elastify._errors import ElastifyError
-from elastify._search.budget import Budget, CostFn, Trial, largest_nested
+from elastify._search.budget import Budget, CostFn, Trial, failed, largest_nested, read_score
 from elastify._search.options import SearchOptions
 from elastify._space import METRICS, Cost, SearchSpace, SubnetConfig, human
 
@@ -57,7 +57,7 @@ def run_search(
     space: SearchSpace,
     cost_fn: CostFn,
     budgets: Mapping[str, int],
-    score_fn: Callable[[SubnetConfig], float] | None = None,
+    score_fn: Callable[[SubnetConfig], Any] | None = None,
     options: SearchOptions | None = None,
 ) -> Result:
     """The best configuration of a space within budgets (a limit per metric: macs, params, bytes, activations).
@@ -115,13 +115,15 @@ def _check_reachable(space: SearchSpace, budget: Budget) -> None:
             )
 
 
-def _full_model(space: SearchSpace, budget: Budget, score_fn: Callable[[SubnetConfig], float] | None) -> Result:
+def _full_model(space: SearchSpace, budget: Budget, score_fn: Callable[[SubnetConfig], Any] | None) -> Result:
     cost = budget.cost(space.rows.full[None])[0]
     limits = ", ".join(f"{human(limit)} {metric}" for metric, limit in budget.limits.items())
     warnings.warn(f"the full model is within the budget of {limits}: it is returned as it is", stacklevel=4)
     result = Result(space.max, cost)
     if score_fn is None:
         return result
-    score = float(score_fn(space.max))
+    score, wrong = read_score(score_fn(space.max))
+    if wrong:
+        raise failed(space.max, wrong)
     trial = Trial(0, space.max, cost, score)
     return replace(result, score=score, pareto=(Point(space.max, cost, score),), history=(trial,))

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from elastify._errors import ElastifyError
-from elastify._search.budget import Budget, Trial, shrink, starting_rows
+from elastify._search.budget import Budget, Trial, failed, read_score, shrink, starting_rows
 from elastify._search.options import SearchOptions
 from elastify._space import Cost, SearchSpace, SubnetConfig
 
@@ -46,7 +46,7 @@ class Study:
         self,
         space: SearchSpace,
         budget: Budget,
-        score_fn: Callable[[SubnetConfig], float],
+        score_fn: Callable[[SubnetConfig], Any],
         options: SearchOptions,
     ) -> None:
         self.space, self.budget, self.score_fn, self.options = space, budget, score_fn, options
@@ -80,12 +80,7 @@ class Study:
                 trial, error = self._one({t.config: t.score for t in done if math.isfinite(t.score)})
                 failures = failures + 1 if error else 0
                 if error and (failures >= _FAILURES_IN_A_ROW or not any(math.isfinite(t.score) for t in done)):
-                    raise ElastifyError(
-                        "evaluate failed",
-                        where=repr(trial.config),
-                        why=error,
-                        fix="evaluate(model) must return a finite number for any configuration",
-                    ) from self._last_error
+                    raise failed(trial.config, error) from self._last_error
                 for callback in self.options.callbacks:
                     callback(trial)
                 done = self.trials()
@@ -132,11 +127,7 @@ class Study:
         except Exception as error:  # noqa: BLE001 - it is the caller's code: whatever it raises is reported
             self._last_error = error
             return math.nan, f"{type(error).__name__}: {error}"
-        try:
-            score = float(score)
-        except (TypeError, ValueError):
-            return math.nan, f"it returned {score!r}, which is not a number"
-        return (score, "") if math.isfinite(score) else (math.nan, f"it returned {score}")
+        return read_score(score)
 
     def _propose(self, trial: optuna.Trial) -> tuple[SubnetConfig, Cost]:
         space, row = self.space, self.space.rows.full.astype(float)

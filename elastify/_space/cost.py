@@ -153,6 +153,9 @@ def parse_budget(value: Any, full: int | None = None) -> int:
         raise ElastifyError(f"budget {value!r} is not a number", fix=fix)
     if total < 0:
         raise ElastifyError(f"budget {value!r} is negative", fix=fix)
+    if 0 < total < 1:
+        share = f'"{float(100 * total):g}%"; or ' if full is not None else ""
+        raise ElastifyError(f"budget {value!r} is below one", why="it is a number, not a share", fix=f"{share}{fix}")
     return floor(total)
 
 

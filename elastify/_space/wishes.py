@@ -37,8 +37,7 @@ class Wishes:
 def read_wishes(rows: Rows, wishes: Mapping[str, Any] | float | int) -> Wishes:
     """The wishes of a mapping from globs to sizes, or of a single ratio for everything."""
     if not isinstance(wishes, Mapping):
-        _ratio(wishes, "")
-        wishes = {"*": float(wishes)}
+        wishes = {"*": _ratio(wishes, "")}
     plan, n_axes = rows.plan, rows.n_axes
     names = [*(axis.name for axis in plan.axes), *(stage.name for stage in plan.stages)]
     read = Wishes(rows.full.astype(float), np.ones(n_axes), np.zeros(n_axes, bool))
@@ -148,7 +147,8 @@ def conflict(rows: Rows, read: Wishes) -> ElastifyError:
 def _target(choices: np.ndarray, value: Any, name: str, full: int) -> int:
     if is_int(value):
         if value not in choices:
-            raise ElastifyError(f"{value} is not a legal size", where=name, fix=legal_choices(choices))
+            fix = f"{legal_choices(choices)}{'; or 1.0, which is all of it' if value == 1 else ''}"
+            raise ElastifyError(f"{value} is not a legal size", where=name, fix=fix)
         return int(value)
     wanted = ceil_ratio(_ratio(value, name), full)
     return int(choices[np.searchsorted(choices, wanted)])
@@ -170,6 +170,8 @@ def _ratio(value: Any, name: str) -> float:
             f"{value!r} is not a ratio",
             where=name,
             why="a float is a share of the full size, an int a number of units",
-            fix="a float above 0 and at most 1, or an int in a mapping of names to sizes",
+            fix="a float above 0 and at most 1, or an int in a mapping of names to sizes"
+            if name
+            else 'a SubnetConfig, a float above 0 and at most 1, or a mapping such as {"*.hidden": 0.5, "blocks": 4}',
         )
     return float(value)

@@ -42,6 +42,11 @@ class activate:  # noqa: N801 - reads as a function: activate(model, config), or
         set_active(self._model, self._before)
 
 
+def chosen(model: nn.Module, config: Any) -> SubnetConfig:
+    """The configuration that is meant where a model is only looked at; None is the network as it runs now."""
+    return active_config(model) if config is None else state(model).space.config(config)
+
+
 def active_config(model: nn.Module) -> SubnetConfig:
     """The configuration that is active now."""
     where, choice = state(model).space, elastic_state(model).choice

@@ -12,15 +12,15 @@ from torch import nn
 from elastify._capture import uncollected
 from elastify._deploy import materialise
 from elastify._space import state
-from elastify._verbs.activation import active_config
+from elastify._verbs.activation import chosen
 
 
 def extract(model: nn.Module, config: Any = None) -> nn.Module:
     """A plain model of the original class with the weights of one subnet, on memory of its own.
 
-    `config` as for `activate`; None takes the subnet that is active now.
+    `config` as for `activate`; None is the network as it runs now: the active subnet, or the full one.
     """
     known = state(model)
-    chosen = active_config(model) if config is None else known.space.config(config)
+    choice = known.space.by_id(chosen(model, config))
     with uncollected():
-        return materialise(model, known.space.by_id(chosen), known.example)
+        return materialise(model, choice, known.example)

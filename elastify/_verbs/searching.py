@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import nn
 
+from elastify._errors import ElastifyError
 from elastify._search import Result, SearchOptions, run_search
 from elastify._space import SubnetConfig, parse_budget, state
 from elastify._verbs.activation import activate
@@ -55,9 +56,12 @@ def search(
     asked = {"macs": budget_macs, "params": budget_params, "bytes": budget_bytes}
     budgets = {name: parse_budget(value, getattr(full, name)) for name, value in asked.items() if value is not None}
 
-    def score(config: SubnetConfig) -> float:
+    if not (evaluate is None or callable(evaluate)):
+        raise ElastifyError(f"evaluate is a {type(evaluate).__name__}", fix="evaluate=lambda model: accuracy(model)")
+
+    def score(config: SubnetConfig) -> Any:
         with activate(model, config):
-            return float(evaluate(model))  # type: ignore[misc] - only called where it is not None
+            return evaluate(model)  # type: ignore[misc] - only called where it is not None
 
     options = SearchOptions(direction, n_trials, population, seed, study, timeout, progress)
     result = run_search(known.space, known.costs, budgets, score if evaluate else None, options)

@@ -11,6 +11,7 @@ import numpy as np
 from torch import nn
 
 from elastify._space import Cost, SearchSpace, state
+from elastify._verbs.activation import chosen
 
 
 def space(model: nn.Module) -> SearchSpace:
@@ -19,7 +20,7 @@ def space(model: nn.Module) -> SearchSpace:
 
 
 def cost(model: nn.Module, config: Any = None) -> Cost:
-    """Exact cost per sample of a configuration (None: the active one is not asked, the full network is meant).
+    """Exact cost per sample of a configuration; None is the network as it runs now: the active subnet, or the full one.
 
     A `SubnetConfig`, a mapping of globs or a ratio gives numbers; a list of those, or an array from
     `space(model).encode`, gives arrays. MACs are multiply-accumulates; activations count elements.
@@ -28,5 +29,5 @@ def cost(model: nn.Module, config: Any = None) -> Cost:
     if isinstance(config, np.ndarray):
         return known.costs(config)
     if isinstance(config, (list, tuple)):
-        return known.costs(known.space.encode([known.space.config(item) for item in config]))
-    return known.costs.of(None if config is None else known.space.config(config))
+        return known.costs(known.space.encode([chosen(model, item) for item in config]))
+    return known.costs.of(chosen(model, config))

@@ -169,7 +169,7 @@ def _unlike_the_plan(model: nn.Module, built: Built, config: SubnetConfig) -> st
 
 def _describe(report: Report, model: nn.Module) -> None:
     report.space = found = space(model)
-    full, least = cost(model), cost(model, found.min)
+    full, least = cost(model, found.max), cost(model, found.min)
     report.axes, report.stages = len(found.axes), len(found.stages)
     report.roles = tuple(sorted({axis.role for axis in found.axes}))
     report.full_macs = full.macs

@@ -150,6 +150,8 @@ MISTAKES = {
     "no name": (["timm:"], ["does not name a model"]),
     "timm spelling": (["timm:resnet51"], ["timm has no model called 'resnet51'", "resnet50"]),
     "torchvision spelling": (["torchvision:vit_b16"], ["torchvision has no model called", "vit_b_16"]),
+    "timm family": (["timm:vit"], ["timm has no model called 'vit'", "fix:   timm:vit_"]),
+    "hf checkpoint": (["hf:google/bert-base-uncased"], ["hf has no model called", "fix:   hf:bert"]),
     "hf spelling": (["hf:brt"], ["hf has no model called 'brt'", "bert"]),
     "hf class spelling": (["hf:BertForMaskedLm"], ["BertForMaskedLM"]),
     "hf not a model": (["hf:AutoTokenizer"], ["hf has no model called"]),

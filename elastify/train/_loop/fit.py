@@ -7,6 +7,7 @@ flags and global random generators are as before, and an elastic model is the fu
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -110,6 +111,8 @@ def fit(
     `on_step(step, losses)` is called after each step; one that returns True ends the training.
     Raises ElastifyError for a loss that is not finite, and for a checkpoint that is damaged or another run's.
     """
+    if not isinstance(data, Iterable):
+        raise ElastifyError(f"data are a {type(data).__name__}", fix="a DataLoader, or a list of (inputs, targets)")
     limits = Limits(epochs, steps, minutes, batch_count(data), accumulate)
     precision = Precision(amp, clip)
     folder = None if checkpoint is None else Path(checkpoint)
@@ -192,12 +195,16 @@ def _given_back(model: nn.Module, strategy: Strategy | Plain, parameters: list[n
 def _make_optimizer(given: Any, parameters: list[nn.Parameter]) -> Optimizer:
     if given is None:
         return torch.optim.AdamW(parameters, 1e-3)
+    fix = "optimizer=lambda parameters: torch.optim.AdamW(parameters, 3e-4)"
+    if not callable(given) and not isinstance(given, Optimizer):
+        raise ElastifyError(f"optimizer is a {type(given).__name__}", fix=fix)
     made = given if isinstance(given, Optimizer) else given(parameters)
     if not isinstance(made, Optimizer):
-        raise ElastifyError(
-            f"optimizer returns a {type(made).__name__}",
-            fix="optimizer=lambda parameters: torch.optim.AdamW(parameters, 3e-4)",
-        )
+        raise ElastifyError(f"optimizer returns a {type(made).__name__}", fix=fix)
+    closure = inspect.signature(made.step).parameters.get("closure")
+    if closure is not None and closure.default is inspect.Parameter.empty:
+        why = "it asks for the loss again within a step, and a step of fit has gradients of several subnets"
+        raise ElastifyError(f"fit cannot use {type(made).__name__}", why=why, fix=fix)
     known = {id(p) for p in parameters}
     if not any(id(p) in known for group in made.param_groups for p in group["params"]):
         raise ElastifyError("the optimizer does not train this model", why="it holds none of its parameters")

@@ -24,6 +24,14 @@ def check_strategy(strategy: object, model: nn.Module) -> None:
     if not isinstance(model, nn.Module) or not any(strategy.model is module for module in model.modules()):
         name = type(strategy).__name__
         raise ElastifyError(f"this {name} trains another model", fix=f"strategy={name}(model), of the same model")
+    for path, module in strategy.model.named_modules():
+        if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and module.sparse:
+            raise ElastifyError(
+                "a subnet has no sparse gradients",
+                where=path,
+                why="its weight is a slice of the table",
+                fix=f"model.{path}.sparse = False",
+            )
 
 
 def check_optimizer(strategy: Strategy, optimizer: Any) -> None:

@@ -78,11 +78,12 @@ def expected_macs(model: nn.Module) -> Tensor:
     """MACs at the expected sizes, exact up to their rounding, with the exact gradient there."""
     where, units, blocks = space(model), unit_gates(model), block_gates(model)
     if blocks:
-        total = torch.tensor(float(cost(model).macs))
+        full = state(model).costs.of().macs
+        total = torch.tensor(float(full))
         for (stage, index), gate in blocks.items():
             without = [i for i in where.max.depths[stage] if i != index]
             less = SubnetConfig.of(where.max.sizes, {**where.max.depths, stage: without}, where.fingerprint)
-            alone = cost(model).macs - state(model).costs.of(less).macs
+            alone = full - state(model).costs.of(less).macs
             total = total - (1 - torch.sigmoid(gate.logits.cpu())).sum() * alone
         return total
     sizes = {name: torch.sigmoid(gate.logits).sum().cpu() for name, gate in units.items()}

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from elastify import _verbs
 from elastify._errors import ElastifyError
-from elastify._space import SubnetConfig, parse_budget
+from elastify._space import SubnetConfig, parse_budget, state
 from elastify.train._strategies.choices import is_prepared
 from elastify.train._strategies.gate_config import expected_macs, open_config, open_first, prove
 from elastify.train._strategies.losses import Backward, Distill, Forward, Loss, Losses
@@ -65,7 +65,7 @@ class GumbelMask(Masked):
             raise ElastifyError(f"budget {self.budget_macs!r} is below one MAC", where="budget_macs", fix=fix)
 
     def _budget(self) -> int:
-        return parse_budget(self.budget_macs, _verbs.cost(self.model).macs)
+        return parse_budget(self.budget_macs, state(self.model).costs.of().macs)
 
     def _choose(self) -> list[Any]:
         return to_gate(self.model, self.granularity, self.select)

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from elastify._errors import ElastifyError
-from elastify._space import SubnetConfig, parse_budget
+from elastify._space import SubnetConfig, parse_budget, state
 from elastify._verbs import cost, space
 from elastify.train._strategies.losses import Backward, Distill, Forward, Loss, Losses, floats
 from elastify.train._strategies.strategy import Strategy
@@ -84,7 +84,7 @@ class Sorted(Strategy):
 
         Raises ElastifyError where even the smallest is above them.
         """
-        costs, full = cost(self.model, list(self.configs)), cost(self.model)
+        costs, full = cost(self.model, list(self.configs)), state(self.model).costs.of()
         asked = {"macs": budget_macs, "params": budget_params, "bytes": budget_bytes}
         limits = {name: parse_budget(value, getattr(full, name)) for name, value in asked.items() if value is not None}
         fitting = [

@@ -384,7 +384,7 @@ def test_refusals() -> None:
         GumbelMask(model, "layer")
     with pytest.raises(ElastifyError, match="masked weights save no MACs"):
         GumbelMask(model, budget_macs=100)
-    for budget, what in (("banana", "banana"), (0.5, "0.5 is below one MAC"), ("0%", "below one MAC")):
+    for budget, what in (("banana", "banana"), (0.5, '(?s)0.5 is below one.*"50%"'), ("0%", "below one MAC")):
         with pytest.raises(ElastifyError, match=what):
             GumbelMask(model, "unit", budget_macs=budget)
     for wrong in ({"tau": 0.0}, {"tau": float("nan")}, {"penalty": -1.0}):
