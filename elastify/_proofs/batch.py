@@ -152,21 +152,31 @@ class _Search:
             if len({sizes[axis] for axis in passed}) > 1:
                 return _none(f"{self.names(passed)} may each count samples")
             if passed:
-                return self.batch(passed, sizes[passed[0]])
+                return self.joined(self.batch(passed, sizes[passed[0]]), outside)
             doubts.update((f"{self.names([axis])}: {why}", None) for axis, why in against.items())
             left = [axis for axis in left if axis not in outer]
         return _none("; ".join(doubts) or "no dimension of an input leads to an output")
 
     def against(self, axis: int) -> str:
         """Why an axis that leads to an output is not the batch, or "" if it may be."""
-        if not self.runs.independent({axis}, self.inputs, self.results):
-            return self.runs.failed or "the outputs for one entry depend on others"
+        if why := self.runs.against({axis}, self.inputs, self.results):
+            return why
         for name, layouts in self.inputs.items():
-            summed = self.free(layouts).keys() - self.reached
+            things = list(self.free(layouts))[:1]
             apart = name not in self.told and not any(mentions(layout, {axis}) for layout in layouts)
-            if summed and apart and any(mentions(layout, self.owned) for layout in layouts):
-                return f"{self.names(summed)} is summed over"
+            features = any(mentions(layout, self.owned) for layout in layouts)
+            if apart and features and things and things[0] not in self.reached:
+                return f"{self.names(things)} is summed over"
         return ""
+
+    def joined(self, found: Batch, outside: Collection[tuple[int, int]]) -> Batch:
+        """With inputs of their own that begin with as many entries, where samples of both together are independent:
+        pictures whose features are put among the words of a text, say."""
+        firsts = self.free(own[0] for own in self.asked() if own)
+        near = {axis for pair in outside if not found.axes.isdisjoint(pair) for axis in pair} | found.axes
+        others = {axis for axis, size in firsts.items() if size == found.count and axis not in near}
+        both = self.batch(found.axes | others, found.count)
+        return found if not others or self.runs.against(both.axes, self.inputs, self.results) else both
 
     def _order(self) -> set[tuple[int, int]]:
         """Pairs of axes of which the first stands before the second in an input or output."""
@@ -191,7 +201,7 @@ class _Search:
             pairs = zip(value.shape, grown.shape, strict=False)
             results.append(tuple(_counting(axis, count, n) if m != n else Axis(-1, n) for n, m in pairs))
         grows = any(mentions(layout, {axis}) for layouts in results for layout in layouts)
-        return found if grows and self.runs.independent(found.axes, self.inputs, results) else None
+        return None if not grows or self.runs.against(found.axes, self.inputs, results) else found
 
     def outputs_of_one_more(self, batch: Batch) -> list[Value] | None:
         """The outputs in a record of the model with one sample more; None where it does not run."""

@@ -8,7 +8,8 @@ on its own. Vectors and constant weights of the copy are drawn anew first: a gat
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from functools import cached_property
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from elastify._analysis import Analysis
 from elastify._capture import Example, tensors_by_name
 from elastify._deploy import copied
-from elastify._ir import Layout, axes_of, indices, mentions
+from elastify._ir import Attr, Layout, axes_of, indices, mentions
 from elastify._proofs.outputs import Outputs
 from elastify._proofs.samples import cast, filled
 from elastify._proofs.units import redraw, seeded
@@ -26,6 +27,7 @@ from elastify._rewrite import remember, reset
 
 Layouts = Mapping[str, Sequence[Layout]]
 
+_OTHERS, _NOTHING = "the outputs for one entry depend on others", "no other numbers for it changed an output"
 _ROUNDING = 1e-4  # where the data decide how many rows a product has: other kernels may run then
 
 
@@ -33,7 +35,7 @@ class Runs:
     """Runs of a copy of the model in eval mode, with other numbers for one sample."""
 
     def __init__(self, model: nn.Module, analysis: Analysis, example: Example, outputs: Outputs) -> None:
-        self.original, self.graph, self.outputs = model, analysis.graphs[0], outputs
+        self.model, self.graph, self.outputs = model, analysis.graphs[0], outputs
         tensors = (*model.parameters(), *model.buffers(), *example.tensors())
         blind = any(t.is_meta or isinstance(t, FakeTensor) for t in tensors)
         half = any(p.is_floating_point() and p.dtype.itemsize < 4 for p in model.parameters())
@@ -44,66 +46,75 @@ class Runs:
         self.rounding = _ROUNDING if self.graph.real or analysis.counted() else 0.0
         self.failed = "the model has no weights to run" if blind else ""
 
-    @cached_property
-    def model(self) -> nn.Module:
-        """Vectors and constant weights are drawn anew: a gate of zeros would hide what depends on what."""
-        model = copied(self.original).eval().to(self.dtype)
-        redraw(model, 0, only=lambda weight: weight.dim() < 2 or bool((_few(weight) == _few(weight)[:1]).all()))
-        self.caches = remember(model, self.graph.caches)
-        return model
+    def against(self, axes: Collection[int], inputs: Layouts, results: Sequence[Sequence[Layout]]) -> str:
+        """Why an entry of some axes is no sample on its own; "" if other numbers for it move its outputs alone."""
+        if self.failed:
+            return self.failed
+        size = next(a.size for own in inputs.values() for layout in own for a in axes_of(layout) if a.id in axes)
+        for at in (0, size - 1):
+            why = self._moved(axes, at, inputs, results)
+            if why not in ("", _OTHERS, _NOTHING):  # lengths, say, cannot be any numbers
+                why = self._moved(axes, at, inputs, results, floats=True)
+            if why == _NOTHING:
+                why = self._moved(axes, at, inputs, results, whole=True)
+            if why:
+                return why
+        return ""
 
-    @cached_property
-    def before(self) -> list[Tensor]:
-        """What the model gives for the example."""
-        return self.run(self.example)
+    def _moved(
+        self,
+        axes: Collection[int],
+        at: int,
+        inputs: Layouts,
+        results: Sequence[Sequence[Layout]],
+        *,
+        floats: bool = False,
+        whole: bool = False,
+    ) -> str:
+        """The same for the sample `at`; new numbers in inputs of `floats` alone, and in the `whole` of the weights."""
 
-    def run(self, example: Example) -> list[Tensor]:
-        model, fast = self.model, torch.backends.mha.get_fastpath_enabled()
-        reset(model, self.graph.caches, self.caches)
+        def other(tensor: Tensor) -> Tensor:
+            own = _entries(tensor, inputs[self.names[id(tensor)]], axes, at)
+            changes = own.any() and (tensor.is_floating_point() or not floats)
+            return torch.where(own, _redrawn(tensor), tensor) if changes else tensor
+
+        try:
+            before, after = self._before(whole), self._run(whole, self.example.mapped(other))
+        except Exception as error:  # noqa: BLE001 - whatever it is, nothing is shown
+            return f"with other numbers the model gives {type(error).__name__}"
+        if [t.shape for t in before] != [t.shape for t in after]:
+            return "with other numbers the outputs have other sizes"
+        moved = False
+        for then, now, layouts in zip(before, after, results, strict=True):
+            own = _entries(then, layouts, axes, at)
+            wide = torch.complex128 if then.is_complex() else torch.float64
+            same = torch.isclose(then.to(wide), now.to(wide), self.rounding, self.rounding, equal_nan=True)
+            if then.numel() > 1 and not bool((same | own).all()):
+                return _OTHERS
+            moved = moved or not bool((same | ~own).all())
+        return "" if moved else _NOTHING
+
+    @lru_cache(2)  # noqa: B019 - a value of one call of `elastify`, and so are the copies
+    def _copy(self, whole: bool) -> tuple[nn.Module, dict[Attr, Any]]:
+        """A copy whose vectors and constant weights are drawn anew: a gate of zeros would hide what depends on what. Of
+        the `whole` where small weights let the signal die."""
+        model = copied(self.model).eval().to(self.dtype)
+        redraw(model, 0, only=lambda w: whole or w.dim() < 2 or bool((_few(w) == _few(w)[:1]).all()))
+        return model, remember(model, self.graph.caches)
+
+    @lru_cache(2)  # noqa: B019
+    def _before(self, whole: bool) -> list[Tensor]:
+        return self._run(whole, self.example)
+
+    def _run(self, whole: bool, example: Example) -> list[Tensor]:
+        (model, caches), fast = self._copy(whole), torch.backends.mha.get_fastpath_enabled()
+        reset(model, self.graph.caches, caches)
         torch.backends.mha.set_fastpath_enabled(False)  # it drops what is masked
         try:
             with torch.no_grad(), seeded(0):
                 return [t.detach() for t in self.outputs.tensors(example(model))]
         finally:
             torch.backends.mha.set_fastpath_enabled(fast)
-
-    def independent(self, axes: Collection[int], inputs: Layouts, results: Sequence[Sequence[Layout]]) -> bool:
-        """Whether other numbers for one sample move its own outputs, and those of no other."""
-        size = next(a.size for own in inputs.values() for layout in own for a in axes_of(layout) if a.id in axes)
-        return all(
-            self._moves_alone(axes, at, inputs, results, whole=True)
-            or self._moves_alone(axes, at, inputs, results, whole=False)  # lengths, say, cannot be any numbers
-            for at in (0, size - 1)
-        )
-
-    def _moves_alone(
-        self, axes: Collection[int], at: int, inputs: Layouts, results: Sequence[Sequence[Layout]], *, whole: bool
-    ) -> bool:
-        """Whether it is so for the sample `at`, with other integers as well if `whole`."""
-
-        def other(tensor: Tensor) -> Tensor:
-            own = _entries(tensor, inputs[self.names[id(tensor)]], axes, at)
-            changes = own.any() and (whole or tensor.is_floating_point())
-            return torch.where(own, _redrawn(tensor), tensor) if changes else tensor
-
-        try:
-            before, after = self.before, self.run(self.example.mapped(other))
-        except Exception as error:  # noqa: BLE001 - whatever it is, nothing is shown
-            self.failed = "" if whole else f"{type(error).__name__} in a run with other numbers"
-            return False
-        if len(before) != len(after):
-            return False
-        moved = False
-        for then, now, layouts in zip(before, after, results, strict=True):
-            if then.shape != now.shape:
-                return False
-            own = _entries(then, layouts, axes, at)
-            wide = torch.complex128 if then.is_complex() else torch.float64
-            same = torch.isclose(then.to(wide), now.to(wide), self.rounding, self.rounding, equal_nan=True)
-            if then.numel() > 1 and not bool((same | own).all()):
-                return False
-            moved = moved or not bool((same | ~own).all())
-        return moved
 
 
 def _few(weight: Tensor) -> Tensor:

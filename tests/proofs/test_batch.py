@@ -100,6 +100,29 @@ class Expert(nn.Module):
         return self.o(out).view(x.shape[0], x.shape[1], 3)
 
 
+class Pictured(nn.Module):
+    """Features of pictures in the places of words."""
+
+    def __init__(self, shown: bool) -> None:
+        super().__init__()
+        self.e, self.v, self.i, self.o = nn.Embedding(9, 16), nn.Linear(12, 16), nn.Linear(16, 20), nn.Linear(20, 3)
+        self.shown = shown
+
+    def forward(self, ids: Tensor, pictures: Tensor) -> Any:
+        features, words = torch.relu(self.v(pictures)), self.e(ids)
+        words = words.masked_scatter((ids == 0)[..., None].expand_as(words), features)
+        out = self.o(torch.relu(self.i(words.cumsum(1))))
+        return (out, features) if self.shown else out
+
+
+def faint() -> nn.Module:
+    """Weights that are so small that a bias of one hides the input."""
+    model = perceptron()
+    for parameter in model.parameters():
+        parameter.data.mul_(1e-12)
+    return model
+
+
 def attention(**options: Any) -> nn.Module:
     return nn.MultiheadAttention(16, 2, **options)
 
@@ -167,6 +190,7 @@ def perceptron() -> nn.Module:
 R = torch.randn
 CAUSAL = torch.full((7, 7), float("-inf")).triu(1)
 EDGES = torch.randint(0, 6, (2, 9), generator=torch.Generator().manual_seed(0))
+WORDS = torch.tensor([[0, 3, 5, 1], [2, 0, 4, 4]])
 Case = tuple[Callable[[], nn.Module], tuple[Tensor, ...], dict[str, tuple[int, ...]]]
 # a model, an example, and the dimensions that count samples ({} where one call is one sample)
 CASES: dict[str, Case] = {
@@ -220,6 +244,9 @@ CASES: dict[str, Case] = {
     "no mixing at all": (perceptron, (R(2, 6, 5),), {"input": (0,)}),
     "a vector": (perceptron, (R(5),), {}),
     "a loop over samples": (lambda: Tokens(in_a_loop), (R(3, 4, 5),), {"x": (0,)}),
+    "pictures among words": (lambda: Pictured(False), (WORDS, R(2, 12)), {"ids": (0,), "pictures": (0,)}),
+    "pictures among words, and alone": (lambda: Pictured(True), (WORDS, R(2, 12)), {"ids": (0,), "pictures": (0,)}),
+    "a faint signal": (faint, (R(2, 5),), {"input": (0,)}),
     "experts": (Expert, (R(3, 4, 5),), {"x": (0,)}),
     "in double precision": (lambda: perceptron().double(), (R(2, 5).double(),), {"input": (0,)}),
     "in half precision": (lambda: perceptron().bfloat16(), (R(2, 5).bfloat16(),), {"input": (0,)}),
