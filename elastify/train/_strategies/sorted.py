@@ -44,14 +44,12 @@ class Sorted(Taught):
     on the few smallest.
 
     The draws of a step share its batch, and their gradients add up. One at a time, each with a fresh batch and an
-    update of its own, is better for the same MACs; the authors accumulate, as we understand them, over fresh batches:
-    `draws=1` with `fit(..., accumulate=4)`.
+    update, is better for the same MACs; the authors accumulate, as we understand them: `fit(..., accumulate=4)`.
 
     `teacher` is None (labels only); "full", the full network as it is; "frozen", as it was before the training; "ema",
-    the moving average of its weights; or a module that is called as the model is. `mix` is the share of the labels in
-    what a subnet learns; the rest is the teacher's probabilities in each cross-entropy of the loss, at a `temperature`.
-    A loss without one keeps its targets and adds the mean absolute difference to the teacher's outputs, times 1 - mix.
-    The teacher begins when the share `start` of the training is done.
+    the average of its weights; or a module called as the model is. `mix` is the share of the labels; the rest is the
+    teacher's probabilities in each cross-entropy, at a `temperature`. A loss without one keeps its targets and adds the
+    mean absolute difference to the teacher's outputs. The teacher begins at the share `start` of the training.
     """
 
     subnets: int | Sequence[Any] = 8
