@@ -127,6 +127,10 @@ class Strategy(ABC):
                 fix="strategy.prepare(), then optimizer = ...(model.parameters())",
             )
 
+    def warned_of_norms(self) -> None:
+        """Let no warning of running statistics come: the caller measures them."""
+        self._once["warned"] = True
+
     def _warn_of_norms(self) -> None:
         """Once, for strategies that seldom train the full network: its running statistics stay behind its weights."""
         norms = [module for module in self.model.modules() if isinstance(module, _NormBase)]

@@ -55,7 +55,7 @@ class Taught(Strategy):
             )
         for name, least, most in (("mix", 0.0, 1.0), ("start", 0.0, 1.0), ("temperature", 1e-3, 1e3)):
             value = getattr(self, name)
-            if not isinstance(value, Real) or not least <= value <= most:
+            if not isinstance(value, Real) or not least <= float(value) <= most:
                 raise ElastifyError(f"{name}={value!r} is not a number from {least:g} to {most:g}", where=where)
         if self.teacher in _COPIES:
             self._memory["teacher"] = {}
