@@ -37,14 +37,13 @@ class Sorted(Taught):
     SubnetConfig(hidden=7)
 
     `subnets` is their number, from the smallest to the full network; or `(widths, depths)`, a grid of so many sizes of
-    all axes and numbers of blocks (up to hundreds of subnets); or a list of configurations as for `activate`: the sizes
-    that will be used, say. They are dealt in exact shares, in shuffled order. `weights` are the shares: "macs" gives
-    all subnets equal MACs, so that small ones are drawn more often; "even" draws all alike; "macs->even" goes from the
-    one to the other as training goes on; or a number for each of them. Over a grid of many sizes "macs" puts most draws
-    on the few smallest.
+    all axes and numbers of blocks (up to hundreds of subnets); or a list of configurations as for `activate`. They are
+    dealt in exact shares, in shuffled order. `weights` are the shares: "macs" gives all equal MACs, so that small ones
+    are drawn more often (of a grid, mostly the few smallest); "even" draws all alike; "macs->even" goes from the one to
+    the other as training goes on; or a number for each of them.
 
     The draws of a step share its batch, and their gradients add up. One at a time, each with a fresh batch and an
-    update, is better for the same MACs; the authors accumulate, as we understand them: `fit(..., accumulate=4)`.
+    update, is better for the same MACs. The authors accumulate, as we understand them: `fit(..., accumulate=4)`.
 
     `teacher` is None (labels only); "full", the full network as it is; "frozen", as it was before the training; "ema",
     the average of its weights; or a module called as the model is. `mix` is the share of the labels; the rest is the
@@ -104,10 +103,7 @@ class Sorted(Taught):
         budget_params: float | str | None = None,
         budget_bytes: float | str | None = None,
     ) -> SubnetConfig:
-        """The largest of the trained subnets within the budgets, which are as for `search`.
-
-        Raises ElastifyError where even the smallest is above them.
-        """
+        """The largest of the trained subnets within the budgets, as for `search`; an error where none is."""
         costs, full = cost(self.model, list(self.configs)), cost(self.model)
         asked = {"macs": budget_macs, "params": budget_params, "bytes": budget_bytes}
         limits = {name: parse_budget(value, getattr(full, name)) for name, value in asked.items() if value is not None}
