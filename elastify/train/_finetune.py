@@ -43,7 +43,7 @@ def finetune(
     evaluate: Callable[[nn.Module], float] | None = None,
     direction: str = "maximize",
     sort: str | None = "taylor",
-    weights: str | Sequence[float] = "macs->even",
+    weights: str | Sequence[float] = "macs",
     teacher: str | nn.Module | None = None,
     mix: float = 0.5,
     few: int = 8,

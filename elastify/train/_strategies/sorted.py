@@ -53,7 +53,7 @@ class Sorted(Taught):
 
     subnets: int | Sequence[Any] = 8
     draws: int = 1
-    weights: Weights = "macs->even"
+    weights: Weights = "macs"
 
     def __post_init__(self) -> None:
         super().__post_init__()

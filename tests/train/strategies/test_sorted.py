@@ -64,7 +64,7 @@ def test_even_shares_are_exact(model: nn.Module, draws: int) -> None:
 
 
 def test_shares_give_equal_macs(model: nn.Module) -> None:
-    strategy = Sorted(model, (2, 2), weights="macs")
+    strategy = Sorted(model, (2, 2))
     seen, costs = trained(model, strategy, 400), cost(model, list(strategy.configs)).macs
     share = 1 / costs / (1 / costs).sum()
     counts = np.array([seen[config] for config in strategy.configs])
@@ -73,7 +73,7 @@ def test_shares_give_equal_macs(model: nn.Module) -> None:
 
 
 def test_shares_become_even(model: nn.Module) -> None:
-    strategy = Sorted(model, (2, 2))
+    strategy = Sorted(model, (2, 2), weights="macs->even")
     costs = cost(model, list(strategy.configs)).macs
     first, last = trained(model, strategy, 40), Counter[SubnetConfig]()
     strategy.advance(1.0)
