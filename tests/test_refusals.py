@@ -364,7 +364,7 @@ MISTAKES: dict[str, tuple[Callable[[], Any], tuple[str, ...]]] = {
     ),
     "a list as a configuration": (
         lambda: activate(elastic(), [0.5]),
-        ("[0.5] is not a ratio", "a SubnetConfig", '{"*.hidden": 0.5, "blocks": 4}'),
+        ("[0.5] is not a ratio", "a float above 0", 'such as {"*.hidden": 0.5, "blocks": 4}; or a SubnetConfig'),
     ),
     "a word as a configuration": (lambda: extract(elastic(), "small"), ("'small' is not a ratio", "a SubnetConfig")),
     "a word as a size": (lambda: cost(elastic(), {"hidden": "50%"}), ("'50%' is not a ratio", "where: hidden")),

@@ -220,7 +220,7 @@ def _product(values: list[Any], monomial: Monomial, count: int) -> Any:
     return result
 
 
-def nest(poly: Poly) -> tuple[int, list[tuple[int, Any]]]:
+def horner(poly: Poly) -> tuple[int, list[tuple[int, Any]]]:
     """`constant + sum(variable * nested)`: the most frequent variable of what is left is taken out first."""
     rest, branches = dict(poly), []
     while any(rest):
@@ -231,7 +231,7 @@ def nest(poly: Poly) -> tuple[int, list[tuple[int, Any]]]:
             shorter = list(monomial)
             shorter.remove(variable)
             inside[tuple(shorter)] = rest.pop(monomial)
-        branches.append((variable, nest(inside)))
+        branches.append((variable, horner(inside)))
     return rest.get((), 0), branches
 
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from elastify._errors import ElastifyError
 from elastify._ir import Graph, Layout, Plan
-from elastify._space.closed_form import ClosedForm, evaluate, nest
+from elastify._space.closed_form import ClosedForm, evaluate, horner
 from elastify._space.config import SubnetConfig
 from elastify._space.metrics import Cost
 
@@ -70,7 +70,7 @@ class CostModel:
 
     @cached_property
     def _trees(self) -> dict[str, Any]:
-        return {metric: nest(poly) for metric, poly in self._closed.polys.items()}
+        return {metric: horner(poly) for metric, poly in self._closed.polys.items()}
 
     def __call__(self, encoded: Any) -> Cost:
         """Cost of encoded configurations `[n, columns]` as int64 arrays `[n]`."""
@@ -107,7 +107,7 @@ class CostModel:
         """MACs of one configuration per module path, in the order of the run."""
         values, result = self._values_of(config), Counter()
         for where, _, poly in self._closed.calls:
-            result[where] += int(evaluate(nest(poly), values))
+            result[where] += int(evaluate(horner(poly), values))
         return dict(result)
 
     def _values_of(self, config: SubnetConfig | None) -> list[Any]:

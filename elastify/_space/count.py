@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from decimal import Decimal
+from functools import cache
 from itertools import product
 
 import numpy as np
@@ -44,54 +45,46 @@ def count_configurations(rows: Rows) -> SpaceSize:
     exact = not relations.untabled
     groups = [(column,) for column in relations.lone] + [part.columns for part in relations.components]
     components = [None] * len(relations.lone) + list(relations.components)
-    stages_of = [{s for c in columns for around in rows.homes.get(c, ()) for s, _ in around} for columns in groups]
-    total = 1
-    nests = [{number, *(stage for stage, _ in around)} for number, around in rows.nests.items()]
-    for stages in _clusters([*stages_of, *nests], len(plan.stages)):
+    stages_of = [{s for c in columns for own in rows.owning_blocks.get(c, ()) for s, _ in own} for columns in groups]
+    inner = [{number, *(stage for stage, _ in around)} for number, around in rows.inner_stages.items()]
+
+    @cache
+    def counted(i: int, unused: tuple[int, ...]) -> int:
+        """Assignments of a group of columns, of which unused ones do not multiply; more where a table is too large."""
+        nonlocal exact
+        domains, component = relations.domains, components[i]
+        if component is None:
+            return 1 if unused else len(domains[groups[i][0]])
+        found = relations.count(component, {c: np.ones(len(domains[c]), bool) for c in unused})
+        exact &= found is not None
+        return math.prod(len(domains[c]) for c in groups[i]) if found is None else found
+
+    total = math.prod(counted(i, ()) for i, own in enumerate(stages_of) if not own)
+    for stages in _clusters([*stages_of, *inner], len(plan.stages)):
         members = [i for i, own in enumerate(stages_of) if own and own <= stages]
         depths = [plan.stages[s].choices for s in sorted(stages)]
         if math.prod(map(len, depths)) > _DEPTH_LIMIT:
             exact, depths = False, [choices[-1:] for choices in depths]
             total *= math.prod(len(plan.stages[s].choices) for s in stages)
-        subtotal, memo = 0, {}
+        subtotal = 0
         for combination in product(*depths):
             depth = dict(zip(sorted(stages), combination, strict=True))
             if any(depth[s] != plan.stages[s].choices[-1] for s in stages if _skipped(rows, s, depth)):
                 continue
-            count = 1
-            for i in members:
-                dead = tuple(c for c in groups[i] if _dead(rows, c, depth))
-                if (i, dead) not in memo:
-                    memo[i, dead] = _count(rows, groups[i], components[i], dead)
-                found = memo[i, dead]
-                exact &= found is not None
-                count *= math.prod(len(relations.domains[c]) for c in groups[i]) if found is None else found
-            subtotal += count
+            subtotal += math.prod(counted(i, tuple(c for c in groups[i] if _unused(rows, c, depth))) for i in members)
         total *= subtotal
-    for i, own in enumerate(stages_of):
-        if not own:
-            found = _count(rows, groups[i], components[i], ())
-            exact &= found is not None
-            total *= math.prod(len(relations.domains[c]) for c in groups[i]) if found is None else found
     return SpaceSize(total, exact)
 
 
-def _count(rows: Rows, columns: tuple[int, ...], component, dead: tuple[int, ...]) -> int | None:
-    domains = rows.relations.domains
-    if component is None:
-        return 1 if dead else len(domains[columns[0]])
-    return rows.relations.count(component, {c: np.ones(len(domains[c]), bool) for c in dead})
-
-
-def _dead(rows: Rows, column: int, depth: dict[int, int]) -> bool:
+def _unused(rows: Rows, column: int, depth: dict[int, int]) -> bool:
     """Whether every member of an axis lies inside a skipped block."""
-    members = rows.homes.get(column)
+    members = rows.owning_blocks.get(column)
     return bool(members) and all(any(depth[s] <= b for s, b in around) for around in members)
 
 
 def _skipped(rows: Rows, stage: int, depth: dict[int, int]) -> bool:
     """Whether a stage lies inside a skipped block."""
-    return any(depth[s] <= b for s, b in rows.nests.get(stage, ()))
+    return any(depth[s] <= b for s, b in rows.inner_stages.get(stage, ()))
 
 
 def _clusters(stages_of: list[set[int]], n_stages: int) -> list[set[int]]:

@@ -55,7 +55,7 @@ class Rows:
         return self.fit(np.array([[choices[0] for choices in self.choices]], float))[0]
 
     @cached_property
-    def homes(self) -> dict[int, list[tuple[tuple[int, int], ...]]]:
+    def owning_blocks(self) -> dict[int, list[tuple[tuple[int, int], ...]]]:
         """Per column the blocks (stage, index) around each of its members, for axes that blocks own alone."""
         stages = enumerate(self.plan.stages)
         blocks = [(path, s, b) for s, stage in stages for b, path in enumerate(stage.blocks) if b > 0]
@@ -71,7 +71,7 @@ class Rows:
         return found
 
     @cached_property
-    def nests(self) -> dict[int, tuple[tuple[int, int], ...]]:
+    def inner_stages(self) -> dict[int, tuple[tuple[int, int], ...]]:
         """Stages that lie inside blocks of others, with these blocks (stage, index) but for the first of each."""
         blocks = [(f"{p}.", s, b) for s, stage in enumerate(self.plan.stages) for b, p in enumerate(stage.blocks) if b]
         around = {
@@ -138,10 +138,10 @@ class Rows:
 
     def grow(self, row: np.ndarray) -> np.ndarray:
         """Legal rows with one size that is in use, or one depth, enlarged by one choice."""
-        grown, dead = [], self._dead(row[None])[0]
+        grown, unused = [], self._unused(row[None])[0]
         for column, choices in enumerate(self.choices):
             larger = choices[choices > row[column]]
-            if len(larger) and not (column < self.n_axes and dead[column]):
+            if len(larger) and not (column < self.n_axes and unused[column]):
                 grown.append(np.where(np.arange(len(row)) == column, larger[0], row))
         rows = np.array(grown, np.int64).reshape(-1, len(row))
         return rows[self.relations.legal(rows[:, : self.n_axes])]
@@ -229,37 +229,37 @@ class Rows:
         """Rows with canonical sizes for what skipped blocks alone use. `kept` gives the blocks of each stage where
         they are not a prefix."""
         rows = rows.copy()
-        if not self.homes:
+        if not self.owning_blocks:
             return rows
-        dead = self._dead(rows, kept)
+        unused = self._unused(rows, kept)
         if not self.relations.relations:
-            rows[:, : self.n_axes] = np.where(dead, self.full[: self.n_axes], rows[:, : self.n_axes])
+            rows[:, : self.n_axes] = np.where(unused, self.full[: self.n_axes], rows[:, : self.n_axes])
             return rows
         before = rows[:, : self.n_axes]
-        after = np.where(dead, self.full[: self.n_axes], before)
-        changed = dead.any(axis=1)
+        after = np.where(unused, self.full[: self.n_axes], before)
+        changed = unused.any(axis=1)
         good = self.relations.legal(after)
         rows[changed & good, : self.n_axes] = after[changed & good]
         for number in np.flatnonzero(changed & ~good):
-            targets = np.where(dead[number], self.full[: self.n_axes], before[number])
+            targets = np.where(unused[number], self.full[: self.n_axes], before[number])
             targets = np.concatenate([targets, rows[number, self.n_axes :]]).astype(float)
-            solved = self.fit_wishes(targets[None], pins=~dead[number], solve=True)
+            solved = self.fit_wishes(targets[None], pins=~unused[number], solve=True)
             if solved is not None:
                 rows[number] = solved[0]
         return rows
 
-    def _dead(self, rows: np.ndarray, kept: Kept | None = None) -> np.ndarray:
+    def _unused(self, rows: np.ndarray, kept: Kept | None = None) -> np.ndarray:
         """Axes `[n, axes]` of which every member lies inside a skipped block."""
-        dead = np.zeros((len(rows), self.n_axes), bool)
-        for members, columns in self._same_homes.items():
+        unused = np.zeros((len(rows), self.n_axes), bool)
+        for members, columns in self._columns_by_blocks.items():
             skipped = [np.logical_or.reduce([self._skipped(rows, s, b, kept) for s, b in around]) for around in members]
-            dead[:, columns] = np.logical_and.reduce(skipped)[:, None]
-        return dead
+            unused[:, columns] = np.logical_and.reduce(skipped)[:, None]
+        return unused
 
     @cached_property
-    def _same_homes(self) -> dict[tuple[tuple[tuple[int, int], ...], ...], list[int]]:
+    def _columns_by_blocks(self) -> dict[tuple[tuple[tuple[int, int], ...], ...], list[int]]:
         groups: dict[tuple[tuple[tuple[int, int], ...], ...], list[int]] = {}
-        for column, members in self.homes.items():
+        for column, members in self.owning_blocks.items():
             groups.setdefault(tuple(members), []).append(column)
         return groups
 

@@ -276,7 +276,7 @@ class SearchSpace:
             sizes = dict(zip(names, row[: len(self.axes)], strict=False))
             chosen: list[Any] = [range(n) for n in row[len(self.axes) :]] if kept is None else [*map(sorted, kept)]
             depths: dict[str, Sequence[int]] = {s.name: blocks for s, blocks in zip(self.stages, chosen, strict=True)}
-            for number, around in self.rows.nests.items():  # inside a block that is left out nothing is chosen
+            for number, around in self.rows.inner_stages.items():  # inside a block that is left out nothing is chosen
                 if any(block not in depths[self.stages[outer].name] for outer, block in around):
                     depths[self.stages[number].name] = range(len(self.stages[number].blocks))
             configs.append(SubnetConfig.of(sizes, depths, self.fingerprint))

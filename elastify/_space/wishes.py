@@ -171,7 +171,6 @@ def _ratio(value: Any, name: str) -> float:
             where=name,
             why="a float is a share of the full size, an int a number of units",
             fix="a float above 0 and at most 1, or an int in a mapping of names to sizes"
-            if name
-            else 'a SubnetConfig, a float above 0 and at most 1, or a mapping such as {"*.hidden": 0.5, "blocks": 4}',
+            + ("" if name else ', such as {"*.hidden": 0.5, "blocks": 4}; or a SubnetConfig'),
         )
     return float(value)
