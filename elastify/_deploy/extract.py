@@ -32,8 +32,6 @@ from elastify._rewrite import (
     strip,
 )
 
-FORMAT = 1
-
 
 def materialise(model: nn.Module, choice: Choice, example: ExampleSpec | None = None) -> nn.Module:
     """A plain model equal to the subnet: original classes, own contiguous storage, without the blocks left out.
@@ -58,7 +56,6 @@ def materialise(model: nn.Module, choice: Choice, example: ExampleSpec | None = 
     finally:
         set_active(model, before)
     spec = {
-        "format": FORMAT,
         "class": {"module": type(small).__module__, "qualname": type(small).__qualname__},
         "source": source,
         "attributes": [[attr.owner, attr.name, list(attr.index), value] for attr, value in numbers],

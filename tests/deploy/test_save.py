@@ -16,6 +16,7 @@ from elastify._adapters import build_like, of
 from elastify._deploy.extract import materialise
 from elastify._deploy.save import load, save
 from elastify._errors import ElastifyError
+from elastify._files import sealed
 from elastify._ir.choice import FULL, Choice
 from elastify._ir.layout import Axis
 from elastify._ir.plan import ElasticAxis, Plan
@@ -44,14 +45,16 @@ def folder(tmp_path):
 
 
 def edit(folder, **changes):
+    """Change what is noted, with a checksum as if it had been so from the start."""
     path = folder / "elastify.json"
     spec = json.loads(path.read_text())
+    del spec["sha256"]
     for key, value in changes.items():
         if value is None:
             del spec[key]
         else:
             spec[key] = value(spec[key]) if callable(value) else value
-    path.write_text(json.dumps(spec))
+    path.write_text(sealed(spec))
 
 
 class TestRoundTrip:
@@ -124,8 +127,8 @@ class TestRoundTrip:
                 file.write(b"half")
             raise OSError("disk full")
 
-        monkeypatch.setattr(sys.modules["elastify._deploy.save"], "save_file", broken)
-        with pytest.raises(OSError, match="disk full"):
+        monkeypatch.setattr(sys.modules["elastify._files"], "save_file", broken)
+        with pytest.raises(ElastifyError, match=r"cannot be written[\s\S]*disk full[\s\S]*can still be read"):
             save(small, folder)
         assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
         monkeypatch.undo()
@@ -259,7 +262,7 @@ class TestBadFolders:
 
     def test_newer_format(self, folder):
         edit(folder, format=99)
-        self.refuses(folder, r"format 99, newer than 1[\s\S]*pip install --upgrade")
+        self.refuses(folder, r"format 99, newer than 2[\s\S]*pip install --upgrade")
 
     @pytest.mark.parametrize(
         "key", ["class", "attributes", "removed", "aside", "training", "tensors", "frozen", "ties"]
@@ -270,7 +273,7 @@ class TestBadFolders:
 
     def test_weights_missing(self, folder):
         (folder / "model.safetensors").unlink()
-        self.refuses(folder, r"damaged[\s\S]*has no model.safetensors")
+        self.refuses(folder, r"damaged[\s\S]*its tensors, 'model.safetensors', are missing")
 
     @pytest.mark.parametrize("keep", [0, 4, 100, -1])
     def test_weights_truncated(self, folder, keep):
