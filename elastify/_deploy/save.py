@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
-from elastify._adapters import build_like, known
+from elastify._adapters import LARGE, Weightless, build_like, known
 from elastify._capture import get_in, holder, put_in, resolve
-from elastify._deploy.extract import children_of, drop_blocks, marked, own, plain_copy
+from elastify._deploy.extract import all_tensors, children_of, drop_blocks, marked, own, plain_copy
 from elastify._errors import ElastifyError
 from elastify._files import FileKind, make_folder
 from elastify._ir import FULL, ExampleSpec
@@ -37,6 +38,8 @@ _FIELDS: dict[str, type] = {
     "frozen": list,
     "ties": dict,
 }
+_REFUSED = (ArithmeticError, AttributeError, ImportError, LookupError, MemoryError, RuntimeError, TypeError, ValueError)
+_CALLS_AT_LEAST, _CALLS = 10_000, 500  # of torch in a constructor, in all and for each tensor or block that is noted
 _KIND = FileKind("saved model", "format", _FIELDS, "save it again")
 
 
@@ -101,17 +104,21 @@ def load(directory: str | os.PathLike[str], like: nn.Module | Callable[[], nn.Mo
     """
     folder = Path(directory)
     spec, tensors = _read(folder)
-    full = _full_size(folder, spec, like)
-    with active_subnet(full, FULL) if is_elastic(full) else nullcontext():  # the numbers of a subnet are others
-        small = _rebuild(folder, full, spec, tensors)
-    kept = {key: spec[key] for key in ("class", "source", "attributes", "removed", "aside", "example")}
+    if like is None:
+        small = _from_library(folder, spec, tensors)
+    else:
+        full = like if isinstance(like, nn.Module) else like()
+        if not isinstance(full, nn.Module):
+            raise ElastifyError("`like` is not a model", why=f"it is a {type(full).__name__}", fix="pass a module")
+        with active_subnet(full, FULL) if is_elastic(full) else nullcontext():  # the numbers of a subnet are others
+            small = _rebuild(folder, full, spec, tensors)
+    kept = {key: spec[key] for key in ("class", "source", "attributes", "removed", "aside", "cut", "example")}
     return marked(small, kept).train(spec["training"])
 
 
 def _named(model: nn.Module) -> dict[str, Tensor]:
     extras = elastic_state(model).extras if is_elastic(model) else {}
-    found = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
-    return {name: tensor for name, tensor in found if name not in extras}
+    return {name: tensor for name, tensor in all_tensors(model) if name not in extras}
 
 
 def _unique(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -140,8 +147,10 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise _KIND.damaged(folder, f"{JSON_NAME}: a name is not text")
     if not all(_is_attribute(entry) for entry in spec["attributes"]):
         raise _KIND.damaged(folder, f"{JSON_NAME}: an attribute is not [owner, name, index, number]")
-    spec.setdefault("source", None)
-    spec.setdefault("example", None)  # not written before 0.1
+    spec.setdefault("source", None)  # this and the others were not always written
+    spec.setdefault("example", None)
+    if not isinstance(spec.setdefault("cut", {}), dict):
+        raise _KIND.damaged(folder, f"{JSON_NAME}: 'cut' is not a dict")
     try:
         _ = spec["example"] is None or ExampleSpec.from_json(spec["example"])
     except ElastifyError as error:
@@ -165,30 +174,41 @@ def _is_attribute(entry: Any) -> bool:
     )
 
 
-def _full_size(folder: Path, spec: Mapping[str, Any], like: nn.Module | Callable[[], nn.Module] | None) -> nn.Module:
-    name = str(spec["class"].get("qualname"))
-    if like is None:
+def _from_library(folder: Path, spec: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn.Module:
+    """The model on a full-size one that its library makes without memory; with it where that cannot be done."""
+    parts = len(tensors) + len(spec["ties"]) + len(spec["removed"]) + len(spec["aside"])
+    why = f"it is not one of the models that {known()} list"
+    for how in (Weightless(_CALLS_AT_LEAST + _CALLS * parts), nullcontext()):
         try:
-            full = build_like(spec.get("source"))
-        except (AttributeError, ImportError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            raise ElastifyError(
-                f"the full-size {name} cannot be built from the saved notes",
-                where=str(folder),
-                why=f"{type(error).__name__}: {error}",
-                fix="load(directory, like=model_of_full_size)",
-            ) from error
+            with how:
+                full = build_like(spec["source"], tensors.values())
+        except ElastifyError as error:
+            why = f"{error.what}: {error.why}"
+            break
+        except _REFUSED as error:
+            why = f"{type(error).__name__}: {error}"
+            continue
         if full is None:
-            raise ElastifyError(
-                f"the full-size {name} cannot be built from the saved notes",
-                where=str(folder),
-                why=f"it is not one of the models that {known()} list",
-                fix="load(directory, like=model_of_full_size)",
-            )
-        return full
-    full = like if isinstance(like, nn.Module) else like()
-    if not isinstance(full, nn.Module):
-        raise ElastifyError("`like` is not a model", why=f"it is a {type(full).__name__}", fix="pass a module")
-    return full
+            break
+        small = _rebuild(folder, full, spec, tensors)
+        if not any(_is_unmade(module) for module in small.modules()):
+            return small
+        why = "its class computes tensors beside its weights"
+        if sum(p.numel() for p in full.parameters()) > LARGE:
+            break
+    raise ElastifyError(
+        f"the full-size {spec['class'].get('qualname')} cannot be built from the saved notes",
+        where=str(folder),
+        why=why,
+        fix="load(directory, like=model_of_full_size)",
+    )
+
+
+def _is_unmade(module: nn.Module) -> bool:
+    """Whether a module holds tensors without memory that are neither parameters nor buffers."""
+    held = [value for name, value in vars(module).items() if name not in ("_parameters", "_buffers", "_modules")]
+    inside = [vars(value) for value in held if hasattr(value, "__dict__") and not isinstance(value, nn.Module)]
+    return any(isinstance(leaf, Tensor) and leaf.is_meta for leaf in tree_leaves([held, inside]))
 
 
 def _rebuild(folder: Path, full: nn.Module, spec: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn.Module:
@@ -220,6 +240,8 @@ def _rebuild(folder: Path, full: nn.Module, spec: Mapping[str, Any], tensors: Ma
         if name not in tensors:
             raise _KIND.damaged(folder, f"{name!r} should have another name, but is not stored")
         value = tensors[name]
+        if spec["cut"].get(name, list(tensor.shape)) != list(tensor.shape):
+            raise other(f"{old} has shape {list(tensor.shape)}, it was cut from {spec['cut'][name]}")
         if value.dim() != tensor.dim() or any(a > b for a, b in zip(value.shape, tensor.shape, strict=True)):
             raise other(f"{old} has shape {list(tensor.shape)}, the saved one {list(value.shape)}")
         if name not in made:
