@@ -240,9 +240,14 @@ def _digest(notes: Mapping[str, Any]) -> str:
 
 def _entry(tensor: Tensor) -> dict[str, Any]:
     """What the JSON notes of a tensor on the CPU."""
-    data = tensor.reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else b""
     dtype = str(tensor.dtype).removeprefix("torch.")
-    return {"shape": list(tensor.shape), "dtype": dtype, "crc32": zlib.crc32(data)}
+    return {"shape": list(tensor.shape), "dtype": dtype, "crc32": zlib.crc32(memory(tensor))}
+
+
+def memory(tensor: Tensor) -> Any:
+    """The bytes of a tensor, in the order of its entries."""
+    plain = tensor.detach().cpu().contiguous().reshape(-1)
+    return plain.view(torch.uint8).numpy().data if plain.numel() else b""
 
 
 def _reason(error: BaseException) -> str:

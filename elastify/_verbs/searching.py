@@ -6,12 +6,14 @@ for each score, and the winner extracted, here.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
+from elastify._files import memory
 from elastify._search import Result, SearchOptions, run_search
 from elastify._space import SubnetConfig, parse_budget, state
 from elastify._verbs.activation import activate
@@ -40,7 +42,8 @@ def search(
     Budgets are per sample, as numbers or with a suffix ("350M", "1.2G"); several must all hold. `evaluate(model)`
     is called with each candidate active and returns a score; None returns the largest nested subnet. The algorithm
     is NSGA-II from Optuna (`pip install elastify[search]`), over score and the first budget given; every candidate
-    is repaired into the budget before it is evaluated. `study` names a file with which a search can be resumed.
+    is repaired into the budget before it is evaluated. `study` names a file with which a search can be resumed;
+    it warns where the weights, or options such as the sizes to choose from, have changed since.
 
     Raises ElastifyError for an impossible budget, naming the smallest cost that can be reached.
 
@@ -59,6 +62,16 @@ def search(
         with activate(model, config):
             return float(evaluate(model))  # type: ignore[misc] - only called where it is not None
 
-    options = SearchOptions(direction, n_trials, population, seed, study, timeout, progress)
+    weights = "" if study is None else _checksum(model)
+    options = SearchOptions(direction, n_trials, population, seed, study, timeout, progress, weights)
     result = run_search(known.space, known.costs, budgets, score if evaluate else None, options)
     return replace(result, model=extract(model, result.config))
+
+
+def _checksum(model: nn.Module) -> str:
+    """A number that is another one after more training."""
+    value = 0
+    for parameter in model.parameters():
+        if not parameter.is_meta:
+            value = zlib.crc32(memory(getattr(parameter, "_local_tensor", parameter)), value)
+    return f"{value:08x}"
