@@ -186,7 +186,7 @@ def _is_shallow(data: Any) -> bool:
 
 def replace(path: Path, write: Callable[[Path], object]) -> None:
     """Write beside `path`, then rename: a reader finds the old file or the new one, after a power failure too."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name.lstrip('.')}.{os.getpid()}.tmp")
     try:
         temporary.touch()
         mode = temporary.stat().st_mode  # readable by others as files are here, which safetensors does not heed

@@ -1,7 +1,8 @@
 """Where a study is kept: a journal of lines in a file, or what else Optuna can write to.
 
 Each line of a journal carries a checksum, so that an edit is noticed. A process that is killed while it writes leaves
-half a line: the next one that opens the file or adds to it takes that line away, and says so.
+half a line: the next one that opens the file or adds to it takes that line away, and says so. Writers take turns by a
+lock on the file itself, which ends with the process that has it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,10 @@ from typing import Any
 
 from elastify._errors import ElastifyError
 
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl: Any = None
 try:
     import optuna
     from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
@@ -49,7 +54,7 @@ def open_storage(study: Any) -> Any:
     text = str(study)
     if "://" in text:
         return optuna.storages.RDBStorage(text)
-    path = Path(text).absolute()  # a lock that is left behind points to it
+    path = Path(text).absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix in (".db", ".sqlite", ".sqlite3"):
         return optuna.storages.RDBStorage(f"sqlite:///{path}")
@@ -62,8 +67,8 @@ class _Journal(JournalFileBackend):
     """Optuna's journal, with a checksum in every line."""
 
     def __init__(self, path: Path) -> None:
-        self._path, self._own_lock = path, JournalFileSymlinkLock(str(path))
-        super().__init__(str(path), self._own_lock)
+        self._path, self._turn = path, JournalFileSymlinkLock(str(path)) if fcntl is None else _Turn(path)
+        super().__init__(str(path), self._turn)  # type: ignore[arg-type] - it has the methods that are called
         self._mend()
 
     def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:  # type: ignore[override]
@@ -81,7 +86,7 @@ class _Journal(JournalFileBackend):
         """Take half a line at the end away, which a killed process has left."""
         if self._is_whole():
             return
-        self._own_lock.acquire()  # who is writing has it
+        self._turn.acquire()  # who is writing has it
         try:
             if not self._is_whole():
                 data = self._path.read_bytes()
@@ -89,13 +94,29 @@ class _Journal(JournalFileBackend):
                     file.truncate(data.rfind(b"\n") + 1)
                 _logger.warning("the last line of %s was not written to its end: it is dropped", self._path)
         finally:
-            self._own_lock.release()
+            self._turn.release()
 
     def _is_whole(self) -> bool:
         with self._path.open("rb") as file:
             size = file.seek(0, 2)
             file.seek(max(0, size - 1))
             return file.read() in (b"", b"\n")
+
+
+class _Turn:
+    """A lock on a file, which the system takes back from a process that is killed."""
+
+    def __init__(self, path: Path) -> None:
+        self._path: Path = path
+        self._held: Any = None
+
+    def acquire(self) -> bool:
+        self._held = self._path.open("r+b")
+        fcntl.flock(self._held, fcntl.LOCK_EX)
+        return True
+
+    def release(self) -> None:
+        self._held.close()
 
 
 def _checksum(log: dict[str, Any]) -> int:

@@ -15,7 +15,8 @@ import logging
 import math
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -46,7 +47,7 @@ class Study:
         self._trials: dict[int, Trial] = {}
         choices = space.rows.choices
         self.free = [column for column, sizes in enumerate(choices) if len(sizes) > 1]
-        with readable(options.study):
+        with readable(options.study), _quiet():
             self.study = self._open()
             for row in starting_rows(space, budget):
                 self.study.enqueue_trial(self._parameters(row), skip_if_exists=True)
@@ -163,18 +164,13 @@ class Study:
                 )
         name = self._name(f"elastify {mark} {direction} {limits or 'unlimited'}", known)
         self.columns = self.space.spellings[mark]
-        verbosity = optuna.logging.get_verbosity()
-        optuna.logging.set_verbosity(optuna.logging.WARNING)  # "a new study created" is no news here
-        try:
-            study = optuna.create_study(
-                storage=opened,
-                sampler=_Seeded(options.population, options.seed),
-                study_name=name,
-                directions=[optuna.study.StudyDirection[direction.upper()], optuna.study.StudyDirection.MINIMIZE],
-                load_if_exists=True,
-            )
-        finally:
-            optuna.logging.set_verbosity(verbosity)
+        study = optuna.create_study(
+            storage=opened,
+            sampler=_Seeded(options.population, options.seed),
+            study_name=name,
+            directions=[optuna.study.StudyDirection[direction.upper()], optuna.study.StudyDirection.MINIMIZE],
+            load_if_exists=True,
+        )
         before, now = study.user_attrs.get(_WEIGHTS, options.weights), options.weights
         if before != now:
             warnings.warn(
@@ -198,6 +194,17 @@ class Study:
             why = "other choices of sizes, population or seed"
             warnings.warn(f"the study in {options.study} has {why}: it stays, and a new one begins", stacklevel=7)
         return name
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """That a new study was created, or that a first trial is known, is no news here."""
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(verbosity)
 
 
 class _Seeded(optuna.samplers.BaseSampler):
@@ -245,6 +252,10 @@ def _record(trial: Trial, error: str) -> dict[str, Any]:
 
 
 def _read(number: int, record: dict[str, Any]) -> Trial:
-    score = math.nan if record["score"] is None else record["score"]
+    """The trial of a record; ValueError for what is none."""
+    score, cost, seconds, state = (record[name] for name in ("score", "cost", "seconds", "state"))
+    numbers = [*cost, seconds, *([] if score is None else [score])]
+    if not all(type(value) in (int, float) for value in numbers) or not isinstance(state, str):
+        raise ValueError(f"trial {number} has no number where there should be one")
     config = SubnetConfig.from_json(record["config"])
-    return Trial(number, config, Cost(*record["cost"]), score, record["seconds"], record["state"])
+    return Trial(number, config, Cost(*cost), math.nan if score is None else score, seconds, state)

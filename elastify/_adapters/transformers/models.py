@@ -90,13 +90,17 @@ class Transformers(Library, package="transformers"):
 
     def build_like(self, name: str, notes: Mapping[str, Any]) -> nn.Module | None:
         import transformers
+        from huggingface_hub.errors import StrictDataclassError
         from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
         config = notes.get("config")
         known = name in _classes(_tables()[1])
         if not known or not isinstance(config, dict) or config.get("model_type") not in CONFIG_MAPPING:
             return None
-        return getattr(transformers, name)(CONFIG_MAPPING[config["model_type"]].from_dict(_harmless(config)))
+        try:
+            return getattr(transformers, name)(CONFIG_MAPPING[config["model_type"]].from_dict(_harmless(config)))
+        except StrictDataclassError as error:
+            raise ValueError(f"the configuration is not valid: {error}") from error
 
 
 def _harmless(config: Any) -> Any:
