@@ -149,8 +149,9 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise _KIND.damaged(folder, f"{JSON_NAME}: an attribute is not [owner, name, index, number]")
     spec.setdefault("source", None)  # this and the others were not always written
     spec.setdefault("example", None)
-    if not isinstance(spec.setdefault("cut", {}), dict):
-        raise _KIND.damaged(folder, f"{JSON_NAME}: 'cut' is not a dict")
+    cut = spec.setdefault("cut", {})
+    if not isinstance(cut, dict) or not all(isinstance(shape, list) for shape in cut.values()):
+        raise _KIND.damaged(folder, f"{JSON_NAME}: what was cut is no table of shapes")
     try:
         _ = spec["example"] is None or ExampleSpec.from_json(spec["example"])
     except ElastifyError as error:
@@ -240,10 +241,9 @@ def _rebuild(folder: Path, full: nn.Module, spec: Mapping[str, Any], tensors: Ma
         if name not in tensors:
             raise _KIND.damaged(folder, f"{name!r} should have another name, but is not stored")
         value = tensors[name]
-        if spec["cut"].get(name, list(tensor.shape)) != list(tensor.shape):
-            raise other(f"{old} has shape {list(tensor.shape)}, it was cut from {spec['cut'][name]}")
-        if value.dim() != tensor.dim() or any(a > b for a, b in zip(value.shape, tensor.shape, strict=True)):
-            raise other(f"{old} has shape {list(tensor.shape)}, the saved one {list(value.shape)}")
+        here, stored = list(tensor.shape), list(value.shape)
+        if not _fits(here, stored, cut := spec["cut"].get(name, here)):
+            raise other(f"{old} has shape {here}, the saved one {stored}" + f", cut from {cut}" * (cut != here))
         if name not in made:
             device = "cpu" if tensor.device.type == "meta" else tensor.device
             made[name] = own(value.to(device), tensor)
@@ -256,6 +256,12 @@ def _rebuild(folder: Path, full: nn.Module, spec: Mapping[str, Any], tensors: Ma
             _set_number(small, owner, name, tuple(index), value, other)
     drop_blocks(small, spec["removed"])
     return small
+
+
+def _fits(here: list[int], stored: list[int], cut: list[int]) -> bool:
+    """Whether a full tensor is what the stored one was cut from, or was replaced with it (another classifier)."""
+    same = len(here) == len(stored) == len(cut)
+    return same and all(size in (n, small) and small <= size for size, small, n in zip(here, stored, cut, strict=True))
 
 
 def _set_number(

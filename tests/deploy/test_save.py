@@ -393,7 +393,25 @@ class TestBadFolders:
         save(extracted("mlp", 0)[1], tmp_path)
         like = MLP()
         like.fc2 = nn.Linear(16, 3)
-        self.refuses(tmp_path, r"fc2.weight has shape \[3, 16\], it was cut from \[12, 16\]", like=like)
+        self.refuses(
+            tmp_path, r"fc2.weight has shape \[3, 16\], the saved one \[12, 5\], cut from \[12, 16\]", like=like
+        )
+
+    def test_the_same_class_of_a_larger_size(self, tmp_path):
+        save(extracted("mlp", 0)[1], tmp_path)
+        like = MLP()
+        like.fc1, like.fc2 = nn.Linear(like.fc1.in_features, 32), nn.Linear(32, like.fc2.out_features)
+        self.refuses(tmp_path, r"has shape \[32[\s\S]*cut from \[16", like=like)
+
+    def test_a_classifier_that_was_replaced(self, tmp_path):
+        x = torch.randn(2, 4)
+        net = nn.Sequential(nn.Linear(4, 64), nn.ReLU(), nn.Linear(64, 9))
+        small = extract(elastify(net, x), 0.5)
+        small[2] = nn.Linear(32, 7)
+        save(small, tmp_path)
+        for classes in (9, 7):
+            like = nn.Sequential(nn.Linear(4, 64), nn.ReLU(), nn.Linear(64, classes))
+            assert torch.equal(load(tmp_path, like=like)(x), small(x))
 
     def test_more_tensors_than_the_model_has(self, tmp_path):
         save(extracted("mlp", 0)[1], tmp_path)
