@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import json
 import math
@@ -347,6 +348,51 @@ class TestDamage:
     def test_state_of_another_kind(self, folder: Path, state: object) -> None:
         edit(folder, state=state)
         assert "damaged or was not written by elastify" in refused(folder)
+
+
+SPOILT: dict[str, object] = {
+    "seconds": None,
+    "epoch": -1,
+    "batch": "3",
+    "written": ["3"],
+    "random": {"python": 3},
+    "losses": [],
+    "widths": None,
+    "optimizer": {"state": {}},
+    "schedule": None,
+    "scaler": 3,
+    "strategy": {"steps": 3},
+    "statistics": [[{"99": 1}, {}, {}]],
+    "model": {},
+    "kinds": {},
+}
+
+
+@pytest.mark.parametrize("name", SPOILT)
+def test_a_refused_state_has_changed_nothing(name: str, tmp_path: Path) -> None:
+    def fitted(seed: int, steps: int) -> tuple[object, ...]:
+        torch.manual_seed(seed)
+        model = elastify(net(16), torch.randn(2, 4), verify=False)
+        strategy, optimizer = Sandwich(model), torch.optim.AdamW(model.parameters(), 1e-2)
+        before = copy.deepcopy((model.state_dict(), optimizer.state_dict(), strategy.state_dict(), random.getstate()))
+        torch_state = torch.get_rng_state()
+        options = {"strategy": strategy, "optimizer": optimizer}
+        if steps == 2:
+            run(model, tmp_path, 2, **options)
+            return ()
+        with pytest.raises(ElastifyError):
+            run(model, tmp_path, steps, **options)
+        after = (model.state_dict(), optimizer.state_dict(), strategy.state_dict(), random.getstate())
+        assert torch.equal(torch_state, torch.get_rng_state())
+        return before, after
+
+    fitted(0, 2)
+    state = json.loads((tmp_path / "checkpoint.json").read_text())["state"]
+    for changed in ({**state, name: SPOILT[name]}, {key: value for key, value in state.items() if key != name}):
+        edit(tmp_path, state=changed)
+        if changed.keys() >= state.keys() or name not in ("written", "statistics"):  # these two may be missing
+            before, after = fitted(1, 4)
+            assert str(before) == str(after)
 
 
 class TestForeign:
