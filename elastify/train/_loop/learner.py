@@ -77,6 +77,8 @@ class Learner:
         parts = {**self._small_parts(), "optimizer": self.optimizer}
         before = copy.deepcopy({name: part.state_dict() for name, part in parts.items()})
         statistics = self._statistics()
+        if not all(isinstance(state[name], dict) for name in parts):
+            raise TypeError("a part of its state is not a dict")
         try:
             for name, part in parts.items():
                 part.load_state_dict(state[name])
