@@ -19,7 +19,7 @@ from elastify._errors import ElastifyError
 from elastify._rewrite import all_statistics, is_elastic, restore_statistics
 from elastify.train._loop.checkpoint import describe_tensors
 from elastify.train._loop.plain import Plain
-from elastify.train._loop.schedule import Schedule
+from elastify.train._loop.schedule import Constant
 from elastify.train._strategies import Strategy, check_arguments
 
 
@@ -30,7 +30,7 @@ class Learner:
     model: nn.Module
     strategy: Strategy | Plain
     optimizer: Optimizer
-    schedule: Schedule
+    schedule: Constant
     device: torch.device
     dtype: torch.dtype | None
     scaler: torch.amp.GradScaler = field(init=False)
