@@ -107,13 +107,15 @@ class Planner:
             name, role = self._names[draft.id]
             choices: tuple[int, ...] = ()
             pattern = self.options.frozen_by(name, *draft.owners())
-            if pattern is None:
+            if pattern is None and not draft.given:
                 choices = self.options.sizes(name, draft.size, role)
             if len(choices) > 1:
                 members, old = tuple(draft.members), former[draft.id]
                 axes.append(ElasticAxis(draft.id, name, draft.size, choices, role, members, former=old))
             elif pattern is not None:
                 kept[draft.id] = f"frozen by the pattern {pattern!r}"
+            elif draft.given:
+                kept[draft.id] = "its units are those of a fixed table, nothing computes them"
             else:
                 asked = self.options.explicit(name)
                 kept[draft.id] = "no smaller size was asked for" if asked else "too small to shrink"

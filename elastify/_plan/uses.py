@@ -14,6 +14,7 @@ stream, which fc2 makes again; the axis between fc1 and fc2 lies in the branch.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
@@ -49,7 +50,8 @@ def find_drafts(analysis: Analysis, names: Iterable[str], parameters: Collection
         for term in analysis.tensor(name):
             for product in _products(terms.resolve(term)):
                 _mark_factors(product, drafts)
-    _Uses(analysis, drafts, parameters).note()
+                _mark_turned(product, drafts)
+    _Uses(analysis, drafts, parameters).note(parameters)
     return [draft for draft in drafts.values() if draft.id in real]
 
 
@@ -75,6 +77,18 @@ def _mark_factors(product: Product, drafts: dict[int, Draft]) -> None:
                 drafts[axis.id].inside |= outer - {axis.id}
                 for ident in (*outer, axis.id):
                     drafts[ident].factor = True
+
+
+def _mark_turned(product: Product, drafts: dict[int, Draft]) -> None:
+    """Units of heads that stand in halves (`cat([-x2, x1])`) or in pairs, beside others that do not: these are those
+    that a rotary embedding turns."""
+    for part in product.parts:
+        times = Counter(part.parts if isinstance(part, Concat) else ())
+        for inner, count in times.items():
+            pair = isinstance(inner, Product) and len(inner.parts) == 2 and inner.parts[1].size == 2
+            axis = inner.parts[0] if pair else inner
+            if isinstance(axis, Axis) and axis.id in drafts and (pair or count > min(times.values())):
+                drafts[axis.id].turned = True
 
 
 class _Uses:
@@ -109,7 +123,7 @@ class _Uses:
                     own = self.within.get(value.id, set()) & drafts.keys()
                     self.past[value.id] = reduce(or_, (self.bit[ident] for ident in own), past)
 
-    def note(self) -> None:
+    def note(self, parameters: Collection[str]) -> None:
         """Fill in the drafts."""
         self._note_weights()
         for call in self.graph.calls:
@@ -121,6 +135,7 @@ class _Uses:
             if operation(call.op).sums:
                 self._sum(number, call)
         self._between()
+        self._dimensions(parameters)
 
     def leaves(self, terms: Iterable[Term]) -> Ids:
         return {leaf.id for term in terms for leaf in self.terms.leaves(term)}
@@ -163,11 +178,23 @@ class _Uses:
         others = set[int]()
         for call in self.graph.calls:
             op = operation(call.op)
-            if not op.linear and not op.view:  # a rank may be a part of what a map makes
+            maps = op.linear or (op.matrices and any(value.id in self.weights for value in call.inputs()))
+            if not maps and not op.view:  # a rank may be a part of what a map makes
                 others.update(*(self.within.get(value.id, ()) for value in (*call.inputs(), *call.outputs())))
         for draft in self.drafts.values():
             owners = {tensor.rpartition(".")[0] for tensor, _ in draft.members}
             draft.between = draft.id not in others and len(draft.members) == len(owners) == 2 and len(draft.made) == 1
+
+    def _dimensions(self, parameters: Collection[str]) -> None:
+        fed = set[int]()
+        for ident, terms in self.dims.items():
+            fed.update(self.within[ident] if ident in self.fed else ())
+            for leaf in map(self.terms.find, terms):
+                if leaf.kind == "leaf" and leaf.id in self.drafts:
+                    self.drafts[leaf.id].viewed = True
+        for draft in self.drafts.values():
+            made = draft.id in fed or any(operation(op).linear for op in draft.makers)
+            draft.given = not made and any(name not in parameters for name, _ in draft.members)
 
     def _convolution(self, call: RecordedCall) -> None:
         if not operation(call.op).convolves or len(call.inputs()) < 2:
@@ -217,7 +244,8 @@ class _Uses:
             if ident in self.drafts:
                 self.drafts[ident].of_heads.add("qk" if ident in summed else "v")
         for ident in summed & self.drafts.keys() - units:
-            self.drafts[ident].scanned = not self.tables.isdisjoint(self.drafts[ident].members)
+            draft = self.drafts[ident]
+            draft.scanned = bool(batch & self.drafts.keys()) or not self.tables.isdisjoint(draft.members)
         for head in batch & self.drafts.keys():
             if any(frozenset((head, unit)) in self.tied for unit in units):
                 self.drafts[head].attends = True
