@@ -183,7 +183,7 @@ def enclosing(paths: Sequence[str]) -> str:
 def name_axes(drafts: Sequence[Draft]) -> Mapping[int, tuple[str, str]]:
     """(name, role) of each axis by id."""
     words, streams = words_of(drafts), [draft for draft in drafts if draft.streams]
-    flat = all(_depth(owner) < 2 for draft in drafts for owner in draft.owners())
+    flat = all(tensor.count(".") < 2 for draft in drafts for tensor, _ in draft.members)
     rungs = {draft.id: _homes(draft, words[draft.id], streams, flat) for draft in drafts}
     names = {draft.id: "" for draft in drafts}
     moved = [draft.id for draft in drafts]
