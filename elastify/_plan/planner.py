@@ -142,8 +142,7 @@ class Planner:
             if leaf.id in self._excluded:
                 return self._excluded[leaf.id]
             if leaf.frozen is not None:
-                why = leaf.frozen
-                return f"{why[0]}: {why[1]}" if isinstance(why, tuple) else str(why)
+                return str(leaf.frozen)
         return next((kept[leaf.id] for leaf in inside if leaf.id in kept), "no elastic axis runs through it")
 
     # -- what follows the axes ---------------------------------------------------------------------------
