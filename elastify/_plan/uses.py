@@ -84,9 +84,10 @@ def _mark_turned(product: Product, drafts: dict[int, Draft]) -> None:
     for part in product.parts:
         times = Counter(part.parts if isinstance(part, Concat) else ())
         for inner, count in times.items():
-            pair = isinstance(inner, Product) and len(inner.parts) == 2 and inner.parts[1].size == 2
-            axis = inner.parts[0] if pair else inner
-            if isinstance(axis, Axis) and axis.id in drafts and (pair or count > min(times.values())):
+            axis = inner
+            if isinstance(inner, Product) and len(inner.parts) == 2 and inner.parts[1].size == 2:
+                axis = inner.parts[0]
+            if isinstance(axis, Axis) and axis.id in drafts and (axis is not inner or count > min(times.values())):
                 drafts[axis.id].turned = True
 
 
