@@ -107,9 +107,9 @@ def leaves(expr: Expr) -> Iterator[Attr | Dim]:
         yield expr
 
 
-def exprs(tree: Any) -> Iterator[Expr]:
+def exprs(tree: Any) -> list[Expr]:
     """The expressions behind the numbers in nested tuples, lists, dicts and slices that have one."""
-    return (number.expr for number in inside(tree, Int))
+    return [number.expr for number in inside(tree, Int)]
 
 
 class Int(int):

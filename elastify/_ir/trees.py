@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 
 
-def inside(tree: Any, kind: type[T], found: list[T] | None = None) -> list[T]:
+def inside(tree: Any, kind: type[T]) -> list[T]:
     """Everything of a kind inside nested tuples, lists, dicts and slices, in order.
 
     >>> inside((1, {"x": [2, None], "y": slice(3, 4)}), int)
     [1, 2, 3, 4]
     """
-    found = [] if found is None else found
-    if isinstance(tree, kind):
-        found.append(tree)
-    elif isinstance(tree, (tuple, list)):
-        for item in tree:
-            inside(item, kind, found)
-    elif isinstance(tree, dict):
-        for item in tree.values():
-            inside(item, kind, found)
-    elif isinstance(tree, slice):
-        inside((tree.start, tree.stop, tree.step), kind, found)
+    found: list[T] = []
+    _collect((tree,), kind, found)
     return found
+
+
+def _collect(items: Iterable[Any], kind: type[T], found: list[T]) -> None:
+    for item in items:
+        if isinstance(item, kind):
+            found.append(item)
+        elif isinstance(item, (tuple, list)):
+            _collect(item, kind, found)
+        elif isinstance(item, dict):
+            _collect(item.values(), kind, found)
+        elif isinstance(item, slice):
+            _collect((item.start, item.stop, item.step), kind, found)
