@@ -15,12 +15,12 @@ stream, which fc2 makes again; the axis between fc1 and fc2 lies in the branch.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 
 from elastify._analysis import Analysis, Op, Term, operation
-from elastify._ir import Axis, Concat, Layout, Product, RecordedCall, Value, axes_of
+from elastify._ir import Axis, Concat, Graph, Layout, Product, RecordedCall, Value, axes_of
 from elastify._plan.naming import Draft
 
 _LONG = 2000  # values of a branch
@@ -96,6 +96,7 @@ class _Uses:
 
     def __init__(self, analysis: Analysis, drafts: dict[int, Draft], parameters: Collection[str]) -> None:
         self.terms, self.dims, self.graph = analysis.terms, analysis.dims[0], analysis.graphs[0]
+        self.later = list(zip(analysis.graphs[1:], analysis.dims[1:], strict=True))
         self.drafts = drafts
         self._units: dict[int, frozenset[int]] = {}
         self.within = {ident: self.leaves(terms) for ident, terms in self.dims.items()}
@@ -203,9 +204,19 @@ class _Uses:
             for leaf in map(self.terms.find, terms):
                 if leaf.kind == "leaf" and leaf.id in self.drafts:
                     self.drafts[leaf.id].viewed = True
+        for graph, dims in self.later:  # what runs in training only
+            fed |= self._reached(graph, dims)
         for draft in self.drafts.values():
             made = draft.id in fed or any(operation(op).linear for op in draft.makers)
             draft.given = not made and any(name not in parameters for name, _ in draft.members)
+
+    def _reached(self, graph: Graph, dims: Mapping[int, Sequence[Term]]) -> Ids:
+        """The axes in all that a run computes from its inputs."""
+        fed = {value.id for value in graph.inputs}
+        for call in graph.calls:
+            if any(value.id in fed for value in call.inputs()):
+                fed.update(value.id for value in call.outputs())
+        return self.leaves(term for ident in fed for term in dims.get(ident, ()))
 
     def _convolution(self, call: RecordedCall) -> None:
         if len(call.inputs()) < 2:

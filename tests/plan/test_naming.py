@@ -235,3 +235,22 @@ def test_studies_with_former_names_go_on(renamed: Made, tmp_path: Path) -> None:
     history = search(model, budget_macs="60%", evaluate=evaluate, n_trials=6, study=path).history
     assert len(history) == 6
     assert all(set(trial.config.sizes) < set(known.columns) for trial in history)
+
+
+class Auxiliary(nn.Module):
+    """A second head that runs in training only, as in GoogLeNet; its norm has buffers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 16, 3), nn.Linear(16, 4)
+        self.conv, self.norm, self.other = nn.Conv2d(16, 24, 1), nn.BatchNorm2d(24), nn.Linear(24, 4)
+
+    def forward(self, x: torch.Tensor) -> object:
+        x = self.stem(x)
+        y = self.head(x.mean((2, 3)))
+        return (y, self.other(self.norm(self.conv(x)).mean((2, 3)))) if self.training else y
+
+
+def test_what_runs_in_training_only_is_computed_and_no_table() -> None:
+    model = elastify(Auxiliary(), torch.randn(2, 3, 8, 8))
+    assert [axis.size for axis in space(model).axes] == [16, 24]
