@@ -302,8 +302,9 @@ def redraw(model: nn.Module, seed: int, gain: float = 1.0) -> None:
             continue
         shape = parameter.shape
         draw = torch.randn(shape, generator=generator, dtype=torch.float64)
-        if parameter.dim() >= 2 and parameter[0].numel() > 1:
-            draw = draw * (gain / math.sqrt(parameter[0].numel()))
+        inputs = math.prod(shape[1:])
+        if parameter.dim() >= 2 and inputs > 1:
+            draw = draw * (gain / math.sqrt(inputs))
         else:
             draw = 1 + 0.3 * draw.clamp(-2, 2)
         parameter.copy_(draw.to(parameter.device, parameter.dtype))

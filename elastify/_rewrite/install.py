@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor, nn
 
 from elastify._capture import resolve
@@ -148,11 +149,15 @@ def _refuse_overlaps(affected: Mapping[str, Tensor], tensors: Mapping[str, Tenso
     """Two different tensors on one storage cannot be sliced apart."""
     owners: dict[int, tuple[str, Tensor]] = {}
     for name, tensor in affected.items():
-        if tensor.device.type != "meta" and tensor.numel():
+        if _has_memory(tensor):
             owners[tensor.untyped_storage().data_ptr()] = (name, tensor)
     for name, tensor in tensors.items():
-        if tensor.device.type == "meta" or not tensor.numel():
+        if not _has_memory(tensor):
             continue
         other, same = owners.get(tensor.untyped_storage().data_ptr(), (name, tensor))
         if same is not tensor:
             raise ElastifyError(f"{name} and {other} share memory", fix=f"give one its own: {name}.clone()")
+
+
+def _has_memory(tensor: Tensor) -> bool:
+    return tensor.device.type != "meta" and tensor.layout is torch.strided and tensor.numel() > 0

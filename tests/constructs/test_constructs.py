@@ -10,7 +10,20 @@ import torch
 
 from elastify import elastify, space
 
-from . import attention, code, convolutions, depth, experts, integers, norms, positions, recurrent, shapes, sharing
+from . import (
+    attention,
+    code,
+    convolutions,
+    depth,
+    experts,
+    integers,
+    norms,
+    objects,
+    positions,
+    recurrent,
+    shapes,
+    sharing,
+)
 from .construct import Construct, axes_at, check
 
 CONSTRUCTS = [
@@ -23,6 +36,7 @@ CONSTRUCTS = [
     *sharing.CONSTRUCTS,
     *experts.CONSTRUCTS,
     *code.CONSTRUCTS,
+    *objects.CONSTRUCTS,
     *depth.CONSTRUCTS,
     *integers.CONSTRUCTS,
 ]
