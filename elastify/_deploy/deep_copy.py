@@ -122,9 +122,10 @@ def _without_copy(item: Any) -> Iterator[Any]:
     seen, left = {id(item)}, [(item, True)]
     while left and len(seen) < _MANY:
         part, held_by_model = left.pop()
+        has_own_way = hasattr(type(part), "__deepcopy__") and not isinstance(part, nn.Module)
         if isinstance(part, types.ModuleType) or (isinstance(part, Tensor) and _is_odd(part)):
             yield part
-        elif isinstance(part, _NOT_ENTERED) or (hasattr(type(part), "__deepcopy__") and not isinstance(part, nn.Module)):
+        elif has_own_way or isinstance(part, _NOT_ENTERED):
             continue
         elif not _reduces(part):
             if held_by_model or _is_bare(part):
