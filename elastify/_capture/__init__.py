@@ -19,6 +19,7 @@ from elastify._capture.quiet import recorders, uncollected, unrecorded
 from elastify._capture.session import capture, capture_all, capture_fx
 from elastify._capture.stand_ins import generators
 from elastify._capture.trees import results
+from elastify._capture.wrappers import not_elastic, wrapped, written
 
 __all__ = [
     "Example",
@@ -34,6 +35,7 @@ __all__ = [
     "generators",
     "get_in",
     "holder",
+    "not_elastic",
     "op_name",
     "parameter_names",
     "prepare_inputs",
@@ -46,5 +48,7 @@ __all__ = [
     "uncollected",
     "unrecorded",
     "viewed",
+    "wrapped",
     "write",
+    "written",
 ]

@@ -8,6 +8,7 @@ monomials merge, and sums are nested by their most frequent variable (Horner).
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -63,15 +64,31 @@ class ClosedForm:
         for metric in METRICS:  # together, because experts may have odd numbers of tokens
             polys[metric].update(_share(shared[metric], samples))
         is_parameter = None if parameters is None else frozenset(parameters)
+        self._stored: list[tuple[list[str], str, bool, Poly]] = []  # names, dtype, whether a parameter, size
         for value, names in _tensors(graph, plan):
             present = self.variables.any_of([self.variables.switches(name, blocks) for name in names])
             size = self.variables.poly([MacTerm(dims(value))], present)
             counts = is_parameter is None or not is_parameter.isdisjoint(names)
-            for name, metric in METRICS.items():
-                times = metric.of_element(value.dtype, counts)
-                polys[name].update({monomial: n * times for monomial, n in size.items() if times})
-        self.polys = polys
+            self._stored.append((names, value.dtype, counts, size))
+        self._of_calls = polys
+        self.polys = self._with_tensors({})
         self._check_range(plan)
+
+    def _with_tensors(self, dtypes: Mapping[str, str]) -> dict[str, Poly]:
+        """The sums over calls, and what the tensors add that are stored in these dtypes."""
+        polys = {metric: Counter(poly) for metric, poly in self._of_calls.items()}
+        for names, recorded, counts, size in self._stored:
+            dtype = next((dtypes[name] for name in names if name in dtypes), recorded)
+            for name, metric in METRICS.items():
+                times = metric.of_element(dtype, counts)
+                polys[name].update({monomial: n * times for monomial, n in size.items() if times})
+        return dict(polys)
+
+    def in_dtypes(self, dtypes: Mapping[str, str]) -> ClosedForm:
+        """The same of a model whose tensors have other dtypes now, by name."""
+        twin = copy.copy(self)
+        twin.polys = self._with_tensors(dtypes)
+        return twin
 
     def _check_range(self, plan: Plan) -> None:
         columns = [*(axis.size for axis in plan.axes), *(len(stage.blocks) for stage in plan.stages)]

@@ -11,6 +11,7 @@ from torch import nn
 
 from elastify._capture import uncollected
 from elastify._deploy import materialise
+from elastify._rewrite import check_unchanged
 from elastify._space import state
 from elastify._verbs.activation import active_config
 
@@ -18,9 +19,11 @@ from elastify._verbs.activation import active_config
 def extract(model: nn.Module, config: Any = None) -> nn.Module:
     """A plain model of the original class with the weights of one subnet, on memory of its own.
 
-    `config` as for `activate`; None takes the subnet that is active now.
+    `config` as for `activate`; None takes the subnet that is active now. Raises ElastifyError for a model that was
+    changed after `elastify`.
     """
     known = state(model)
+    check_unchanged(model)
     chosen = active_config(model) if config is None else known.space.config(config)
     with uncollected():
         return materialise(model, known.space.by_id(chosen), known.example)

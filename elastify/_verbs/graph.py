@@ -20,7 +20,7 @@ from elastify._analysis import analyse
 from elastify._capture import Example, FxWriter, attribute_value, capture_fx, check_input, check_way, parameter_names
 from elastify._errors import ElastifyError
 from elastify._ir import Axis, Concat, Graph, Layout, Plan, Product
-from elastify._rewrite import elastic_state, is_elastic
+from elastify._rewrite import check_unchanged, elastic_state, is_elastic
 from elastify._space import size_text
 from elastify._verbs.activation import active_config
 from elastify._verbs.examples import example_for
@@ -53,6 +53,8 @@ def graph(
     says what keeps it. `meta["limits"]` lists what the graph leaves out. `meta["cannot_run"]` is "" or says why the
     graph can only be read; then calling it raises ElastifyError. Raises ElastifyError where the model does not run.
     """
+    if is_elastic(model):
+        check_unchanged(model)
     example = example_for(model, example_inputs, example_kwargs)
     source = (
         extract(model, active_config(model)) if is_elastic(model) and elastic_state(model).active is not None else model

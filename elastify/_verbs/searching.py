@@ -16,6 +16,7 @@ from elastify._search import Result, SearchOptions, run_search
 from elastify._space import SubnetConfig, parse_budget, state
 from elastify._verbs.activation import activate
 from elastify._verbs.extraction import extract
+from elastify._verbs.spaces import costs_of
 
 
 def search(
@@ -50,8 +51,8 @@ def search(
     >>> search(model, budget_macs=250).model[0]
     Linear(in_features=4, out_features=32, bias=True)
     """
-    known = state(model)
-    full = known.costs.of()
+    known, costs = state(model), costs_of(model)
+    full = costs.of()
     asked = {"macs": budget_macs, "params": budget_params, "bytes": budget_bytes}
     budgets = {name: parse_budget(value, getattr(full, name)) for name, value in asked.items() if value is not None}
 
@@ -60,5 +61,5 @@ def search(
             return float(evaluate(model))  # type: ignore[misc] - only called where it is not None
 
     options = SearchOptions(direction, n_trials, population, seed, study, timeout, progress)
-    result = run_search(known.space, known.costs, budgets, score if evaluate else None, options)
+    result = run_search(known.space, costs, budgets, score if evaluate else None, options)
     return replace(result, model=extract(model, result.config))
