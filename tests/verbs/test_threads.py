@@ -88,12 +88,11 @@ def meanwhile(step: Callable[[], Any]) -> Iterator[list[BaseException]]:
     stop, raised = threading.Event(), list[BaseException]()
 
     def run() -> None:
-        while not stop.is_set():
-            try:
+        try:
+            while not stop.is_set():
                 step()
-            except BaseException as error:  # noqa: BLE001 - told by the test
-                raised.append(error)
-                return
+        except BaseException as error:  # noqa: BLE001 - told by the test
+            raised.append(error)
 
     thread = threading.Thread(target=run)
     thread.start()
@@ -162,7 +161,7 @@ class Blocks(nn.Module):
 
 
 def answer(model: nn.Module, x: Tensor) -> tuple[list[list[float]], int, list[list[float]]]:
-    """What a worker finds: outputs of the active subnet, parameters of an extracted one, outputs of the full network."""
+    """What a worker finds: outputs of the active subnet, parameters of the extracted one, outputs of the full network."""
     torch.set_num_threads(1)
     with torch.no_grad():
         active = model(x)
