@@ -228,10 +228,11 @@ class Tables:
     @cached_property
     def _blocks_around(self) -> dict[int, set[frozenset[str]]]:
         """For every axis, the blocks around each of the tensors that have it."""
+        first = self.plan.first_name
         blocks = [block for stage in self.stages.values() for block in stage.blocks]
         found: dict[int, set[frozenset[str]]] = {}
         for name, layouts in self.plan.tensors.items():
-            around = frozenset(block for block in blocks if name.startswith(f"{block}."))
+            around = frozenset(block for block in blocks if first(name).startswith(f"{first(block)}."))
             for axis in {axis.id for layout in layouts for axis in axes_of(layout)}:
                 found.setdefault(axis, set()).add(around)
         return found

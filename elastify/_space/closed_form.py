@@ -104,6 +104,7 @@ class _Variables:
     """Numbers the variables of the closed form: columns first, then switches, sums and alternatives on demand."""
 
     def __init__(self, plan: Plan, batch: frozenset[int]) -> None:
+        self._plan = plan
         self._column = {axis.id: index for index, axis in enumerate(plan.axes)}
         self._width = len(plan.axes) + len(plan.stages)
         self._stages_from = len(plan.axes)
@@ -118,7 +119,8 @@ class _Variables:
         self, path: str, blocks: Mapping[str, list[tuple[int, int]]], others: Iterable[tuple[int, int]] = ()
     ) -> Monomial:
         """The switches of the blocks that a module path or tensor name lies in, and of `others` (stage, index)."""
-        inside = {block for part in enclosing(path) for block in blocks.get(part, ())} if blocks else set()
+        parts = enclosing(self._plan.first_name(path)) if blocks else ()
+        inside = {block for part in parts for block in blocks.get(part, ())}
         return tuple(sorted(self._make("switch", stage, index) for stage, index in inside.union(others)))
 
     def any_of(self, alternatives: list[Monomial]) -> Monomial:
@@ -197,7 +199,7 @@ def _blocks(plan: Plan) -> dict[str, list[tuple[int, int]]]:
     found: dict[str, list[tuple[int, int]]] = {}
     for number, stage in enumerate(plan.stages):
         for block, path in enumerate(stage.blocks[1:], start=1):
-            found.setdefault(path, []).append((number, block))
+            found.setdefault(plan.first_name(path), []).append((number, block))
     return found
 
 
@@ -218,7 +220,7 @@ def _tensors(graph: Graph, plan: Plan) -> Iterator[tuple[Value, list[str]]]:
             names[first] = list(dict.fromkeys(names[first] + names[value.id]))
     for number, value in found.items():
         aliases = [alias for alias, name in plan.aliases.items() if name in names[number]]
-        yield value, list(dict.fromkeys(names[number] + aliases))
+        yield value, list(dict.fromkeys(map(plan.first_name, names[number] + aliases)))
 
 
 def _output_size(call: RecordedCall, dims: Any) -> MacTerm:

@@ -301,10 +301,11 @@ class _Check:
         """Gradients of the active entries of every parameter that is not in a block left out."""
         record = elastic.__dict__["_elastify"]
         active = record.active
-        left_out = tuple(f"{path}." for path in active.left_out) if active is not None else ()
+        first = record.plan.first_name
+        left_out = tuple(f"{first(path)}." for path in active.left_out) if active is not None else ()
         found: dict[int, Tensor | None] = {}
         for name, parameter in elastic.named_parameters(remove_duplicate=False):
-            if id(parameter) in found or name.startswith(left_out):
+            if id(parameter) in found or first(name).startswith(left_out):
                 continue
             grad = part = parameter.grad if parameter.grad is None else parameter.grad.to_dense()
             name = record.plan.aliases.get(name, name)

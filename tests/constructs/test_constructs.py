@@ -17,6 +17,7 @@ from . import (
     depth,
     experts,
     integers,
+    names,
     norms,
     objects,
     positions,
@@ -37,6 +38,7 @@ CONSTRUCTS = [
     *experts.CONSTRUCTS,
     *code.CONSTRUCTS,
     *objects.CONSTRUCTS,
+    *names.CONSTRUCTS,
     *depth.CONSTRUCTS,
     *integers.CONSTRUCTS,
 ]

@@ -161,7 +161,7 @@ class Blocks(nn.Module):
 
 
 def answer(model: nn.Module, x: Tensor) -> tuple[list[list[float]], int, list[list[float]]]:
-    """What a worker finds: outputs of the active subnet, parameters of the extracted one, outputs of the full network."""
+    """What a worker finds: outputs of the active subnet, parameters of the extracted one, outputs of the full one."""
     torch.set_num_threads(1)
     with torch.no_grad():
         active = model(x)
