@@ -17,6 +17,7 @@ from elastify._capture.op_names import op_name
 from elastify._capture.paths import attribute_value, get_in, holder, parameter_names, put_in, read, resolve, write
 from elastify._capture.quiet import recorders, uncollected, unrecorded
 from elastify._capture.session import capture, capture_all, capture_fx
+from elastify._capture.sources import source_line
 from elastify._capture.stand_ins import generators
 from elastify._capture.trees import results
 from elastify._capture.wrappers import not_elastic, wrapped, written
@@ -44,6 +45,7 @@ __all__ = [
     "recorders",
     "resolve",
     "results",
+    "source_line",
     "tensors_by_name",
     "uncollected",
     "unrecorded",

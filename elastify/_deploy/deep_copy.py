@@ -16,18 +16,22 @@ import types
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from elastify._deploy.functions import Functions
 from elastify._errors import ElastifyError
+from elastify._rewrite import original_class
 
 _ATOMS = frozenset({int, float, bool, str, type(None), torch.dtype, torch.device})
 _CONTAINERS = (nn.Module, dict, list, tuple, set)
 _USED_UP = (types.GeneratorType, types.CoroutineType, types.AsyncGeneratorType, types.FrameType)
 _NOT_ENTERED = (type, types.FunctionType, Tensor, *_USED_UP)
 _MANY = 200_000  # objects in which something without a copy is looked for
+_FUNCTIONS = frozenset({types.FunctionType, types.MethodType, partial, list, tuple})
 _PICKLED = "__reduce_ex__ __reduce__ __getstate__ __getnewargs__ __getnewargs_ex__ __deepcopy__ __slots__".split()
 
 
@@ -46,6 +50,13 @@ class DeepCopy:
     memo: dict[int, Any]
     class_of: Callable[[type], type] = lambda cls: cls
     left_out: Callable[[str], bool] = lambda name: False
+    root: nn.Module | None = None
+
+    @cached_property
+    def functions(self) -> Functions:
+        """Those that hold parts of the model that is copied, made when one is met."""
+        assert self.root is not None
+        return Functions(self.root, self, self.memo)
 
     def __call__(self, item: Any) -> Any:
         kind, memo = type(item), self.memo
@@ -54,12 +65,15 @@ class DeepCopy:
         found = memo.get(id(item), memo)
         if found is not memo:
             return found
+        if kind in _FUNCTIONS and self.root is not None and self.functions.hold(item):
+            return self.functions.rebound(item)
         if kind is dict or (kind is OrderedDict and not vars(item)):
             made = memo[id(item)] = kind()
             for key, value in item.items():
                 made[key if type(key) is str else copy.deepcopy(key, memo)] = self(value)
             return made
         if isinstance(item, nn.Module):
+            self.root = item if self.root is None else self.root
             return self.module(item)
         return self.as_it_says(item)
 
@@ -109,6 +123,7 @@ class DeepCopy:
 
 def _is_plain(kind: type) -> bool:
     """Whether modules of a class are copied as any other: a new one of the class, with copies of what it holds."""
+    kind = original_class(kind)
     own = any(getattr(kind, name, None) is not getattr(nn.Module, name, None) for name in _PICKLED)
     return not own and kind not in copyreg.dispatch_table
 

@@ -75,9 +75,9 @@ def check_model(
     The full configuration gives bit-identical outputs and `state_dict`; `configurations` random ones give the same
     output activated and extracted (to `tolerance` of the largest output, with parameters drawn anew); both proofs of
     `elastify` demote nothing; `costs` of them cost exactly what the kernels count; `gradients` of them have the
-    extracted model's gradients on their entries and none elsewhere; the graph of the model computes what the model
-    computes, or says that it cannot run; a deep copy and a `state_dict` round trip behave. Other keywords go to
-    `elastify`. The model itself is not changed.
+    extracted model's gradients on their entries and none elsewhere, and are not moved by the weights of the original;
+    the graph of the model computes what the model computes, or says that it cannot run; a deep copy and a `state_dict`
+    round trip behave. Other keywords go to `elastify`. The model itself is not changed.
     """
     report = Report(type(model).__name__)
     elastic = copied(model).eval()
@@ -233,6 +233,8 @@ class _Check:
             self.report.worst_error = max(self.report.worst_error, error)
             if not error <= self.tolerance:
                 self.fail(f"activated and extracted differ by {error:.1e} for {config!r}")
+            if gradients and not self.stands_alone(small):
+                self.fail(f"the extracted model changes when weights of the original do, for {config!r}")
             if count:
                 self.count(small, config)
             if gradients:
@@ -248,6 +250,20 @@ class _Check:
         ) as error:
             self.fail(f"{type(error).__name__} for {config!r}: {error}")
             activate(self.elastic, None)
+
+    def stands_alone(self, small: nn.Module) -> bool:
+        """Whether an extracted model computes the same when the original has lost its weights."""
+        tensors = [t for t in (*self.elastic.parameters(), *self.elastic.buffers()) if t.is_floating_point()]
+        kept = [tensor.detach().clone() for tensor in tensors]
+        with torch.no_grad():
+            before = self.run(small)
+            try:
+                for tensor in tensors:
+                    tensor.zero_()
+                return all(_identical(a, b) for a, b in zip(before, self.run(small), strict=True))
+            finally:
+                for tensor, value in zip(tensors, kept, strict=True):
+                    tensor.copy_(value)
 
     def count(self, small: nn.Module, config: Any) -> None:
         """The closed form equals what the kernels count on the extracted model, for one sample.
