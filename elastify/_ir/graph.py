@@ -8,7 +8,7 @@ replaced by its `Value`, every integer left as it was, so that an `Int` still ca
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -124,22 +124,20 @@ class Graph:
 def values(tree: Any) -> Iterator[Value]:
     """Every value inside nested tuples, lists, dicts and dataclass-like objects, in order."""
     found: list[Value] = []
-    _collect(tree, found)
+    _collect((tree,), found)
     return iter(found)
 
 
-def _collect(tree: Any, found: list[Value]) -> None:
-    kind = type(tree)
-    if kind is Value:
-        found.append(tree)
-    elif isinstance(tree, (tuple, list)):
-        for item in tree:
+def _collect(items: Iterable[Any], found: list[Value]) -> None:
+    for item in items:
+        if type(item) is Value:
+            found.append(item)
+        elif isinstance(item, (tuple, list)):
             _collect(item, found)
-    elif isinstance(tree, dict):
-        for item in tree.values():
-            _collect(item, found)
-    elif kind is slice:
-        _collect((tree.start, tree.stop, tree.step), found)
+        elif isinstance(item, dict):
+            _collect(item.values(), found)
+        elif type(item) is slice:
+            _collect((item.start, item.stop, item.step), found)
 
 
 @lru_cache(maxsize=1 << 14)

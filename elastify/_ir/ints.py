@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -105,17 +105,23 @@ def leaves(expr: Expr) -> Iterator[Attr | Dim]:
         yield expr
 
 
-def exprs(tree: Any) -> Iterator[Expr]:
+def exprs(tree: Any) -> list[Expr]:
     """The expressions behind the numbers in nested tuples, lists, dicts and slices that have one."""
-    if isinstance(tree, Int):
-        yield tree.expr
-    elif isinstance(tree, (tuple, list)):
-        for item in tree:
-            yield from exprs(item)
-    elif isinstance(tree, dict):
-        yield from exprs(tuple(tree.values()))
-    elif isinstance(tree, slice):
-        yield from exprs((tree.start, tree.stop, tree.step))
+    found: list[Expr] = []
+    _gather((tree,), found)
+    return found
+
+
+def _gather(items: Iterable[Any], found: list[Expr]) -> None:
+    for item in items:
+        if isinstance(item, Int):
+            found.append(item.expr)
+        elif isinstance(item, (tuple, list)):
+            _gather(item, found)
+        elif isinstance(item, dict):
+            _gather(item.values(), found)
+        elif isinstance(item, slice):
+            _gather((item.start, item.stop, item.step), found)
 
 
 class Int(int):

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from elastify._errors import ElastifyError
 
@@ -51,6 +52,16 @@ def to_device(batch: Any, device: torch.device) -> Any:
     if isinstance(batch, Mapping):
         return {key: to_device(item, device) for key, item in batch.items()}
     return batch
+
+
+def sample_count(batch: object) -> int:
+    """How many samples a batch has: the length of its first tensor.
+
+    >>> sample_count(({"x": torch.zeros(8, 3)}, torch.zeros(8)))
+    8
+    """
+    first = next((leaf for leaf in tree_leaves(batch) if isinstance(leaf, Tensor) and leaf.dim()), None)
+    return 1 if first is None else len(first)
 
 
 def seed_generators(*numbers: int) -> int:
