@@ -8,12 +8,13 @@ replaced by its `Value`, every integer left as it was, so that an `Int` still ca
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
 from elastify._ir.ints import Attr, Guard
+from elastify._ir.trees import inside
 
 
 @dataclass(slots=True, eq=False)
@@ -122,22 +123,8 @@ class Graph:
 
 
 def values(tree: Any) -> Iterator[Value]:
-    """Every value inside nested tuples, lists, dicts and dataclass-like objects, in order."""
-    found: list[Value] = []
-    _collect((tree,), found)
-    return iter(found)
-
-
-def _collect(items: Iterable[Any], found: list[Value]) -> None:
-    for item in items:
-        if type(item) is Value:
-            found.append(item)
-        elif isinstance(item, (tuple, list)):
-            _collect(item, found)
-        elif isinstance(item, dict):
-            _collect(item.values(), found)
-        elif type(item) is slice:
-            _collect((item.start, item.stop, item.step), found)
+    """Every value inside nested tuples, lists, dicts and slices, in order."""
+    return iter(inside(tree, Value))
 
 
 @lru_cache(maxsize=1 << 14)

@@ -15,12 +15,14 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
+
+from elastify._ir.trees import inside
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,21 +109,7 @@ def leaves(expr: Expr) -> Iterator[Attr | Dim]:
 
 def exprs(tree: Any) -> list[Expr]:
     """The expressions behind the numbers in nested tuples, lists, dicts and slices that have one."""
-    found: list[Expr] = []
-    _gather((tree,), found)
-    return found
-
-
-def _gather(items: Iterable[Any], found: list[Expr]) -> None:
-    for item in items:
-        if isinstance(item, Int):
-            found.append(item.expr)
-        elif isinstance(item, (tuple, list)):
-            _gather(item, found)
-        elif isinstance(item, dict):
-            _gather(item.values(), found)
-        elif isinstance(item, slice):
-            _gather((item.start, item.stop, item.step), found)
+    return [number.expr for number in inside(tree, Int)]
 
 
 class Int(int):

@@ -6,6 +6,7 @@ for each score, and the winner extracted, here.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from torch import nn
 
 from elastify._errors import ElastifyError
+from elastify._files import memory
 from elastify._search import SearchOptions, run_search
 from elastify._space import SubnetConfig, parse_budget, state
 from elastify._verbs.activation import activate
@@ -46,7 +48,8 @@ def search(
     all; no configuration is evaluated twice. `evaluate(model)`
     is called with each candidate active and returns a score; None returns the largest nested subnet. The algorithm
     is NSGA-II from Optuna (`pip install elastify[search]`), over score and the first budget given; every candidate
-    is repaired into the budget before it is evaluated. `study` names a file with which a search can be resumed.
+    is repaired into the budget before it is evaluated. `study` names a file with which a search can be resumed;
+    it warns where the weights, or options such as the sizes to choose from, have changed since.
 
     Raises ElastifyError for an impossible budget, naming the smallest cost that can be reached.
 
@@ -67,7 +70,8 @@ def search(
                 scores[config] = float(evaluate(model))  # type: ignore[misc] - only called where it is not None
         return scores[config]
 
-    options, full = SearchOptions(direction, n_trials, population, seed, study, timeout, progress), costs.of()
+    weights, full = "" if study is None else _checksum(model), costs.of()
+    options = SearchOptions(direction, n_trials, population, seed, study, timeout, progress, weights)
     limits = [{name: parse_budget(value, getattr(full, name)) for name, value in asked.items()} for asked in each]
     found = [run_search(known.space, costs, limit, score if evaluate else None, options) for limit in limits]
     results = [replace(result, model=extract(model, result.config)) for result in found]
@@ -92,3 +96,12 @@ def pairwise(**budgets: Budgets) -> tuple[list[dict[str, Any]], bool]:
     number = lengths.pop() if lengths else 1
     each = [{**given, **{name: values[k] for name, values in lists.items()}} for k in range(number)]
     return each, bool(lists)
+
+
+def _checksum(model: nn.Module) -> str:
+    """A number that is another one after more training."""
+    value = 0
+    for parameter in model.parameters():
+        if not parameter.is_meta:
+            value = zlib.crc32(memory(getattr(parameter, "_local_tensor", parameter)), value)
+    return f"{value:08x}"

@@ -132,3 +132,12 @@ def set_random_state(state: Mapping[str, Any]) -> None:
     torch.set_rng_state(state["torch"])
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(state["cuda"])
+
+
+def check_random_state(state: Mapping[str, Any]) -> None:
+    """Raise what setting it would raise; the generators are as before."""
+    before = random_state()
+    try:
+        set_random_state(state)
+    finally:
+        set_random_state(before)

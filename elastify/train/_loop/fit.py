@@ -19,10 +19,11 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from elastify._errors import ElastifyError
+from elastify._files import make_folder
 from elastify._rewrite import is_elastic
 from elastify._verbs import activate
 from elastify.train._batches import ForwardFn, batch_count, random_state, set_random_state
-from elastify.train._loop.checkpoint import make_folder, read_checkpoint
+from elastify.train._loop.checkpoint import read_checkpoint
 from elastify.train._loop.learner import Learner
 from elastify.train._loop.plain import Plain
 from elastify.train._loop.ranks import Ranks, is_sharded
@@ -130,7 +131,8 @@ def fit(
             "there is no subnet to distil into", why="fit has no strategy", fix="strategy=Sandwich(model)"
         )
     if folder is not None:
-        make_folder(folder)
+        make_folder(folder, "checkpoint")
+    stored = read_checkpoint(folder) if folder is not None and resume else None  # before anything changes
     if isinstance(model, DistributedDataParallel):
         model = model.module  # gradients are reduced once per step here, not in each backward
     chosen, ranks = _prepare(model, strategy, device)
@@ -144,7 +146,6 @@ def fit(
     objective = Objective(loss, distill, forward_fn)
     with logging.hooks(made, ranks.rank) as hooks, _given_back(model, chosen, parameters):
         run = TrainingRun(learner, objective, limits, precision.clip, checkpointing, ranks, hooks, seed)
-        stored = read_checkpoint(folder) if folder is not None and resume else None
         if stored is not None:
             run.restore(stored)
         if not model.training:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from elastify._errors import ElastifyError
 from elastify.train._batches import (
+    check_random_state,
     epoch_batches,
     random_state,
     run_batch,
@@ -28,7 +29,7 @@ from elastify.train._batches import (
     set_random_state,
     to_device,
 )
-from elastify.train._loop.checkpoint import damaged, pack, write_checkpoint
+from elastify.train._loop.checkpoint import UNREADABLE, damaged, pack, write_checkpoint
 from elastify.train._loop.learner import Learner
 from elastify.train._loop.progress import Bar, catch_interrupt
 from elastify.train._loop.ranks import Ranks, one_reduction
@@ -256,21 +257,25 @@ class TrainingRun:
         write_checkpoint(folder, step, state, self._written[:-1])
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from a checkpoint, or say why that cannot be."""
+        """Go on from a checkpoint, or say why that cannot be: nothing is different then."""
         folder = self.checkpointing.folder
         assert folder is not None
         try:
+            losses = _losses_of_tensors(state)
+            epoch, batch, seconds = state["epoch"], state["batch"], float(state["seconds"])
+            passes, macs, written = state["passes"], state["macs"], state.get("written", [len(losses)])
+            whole = (epoch, batch, passes, *written)
+            if not all(type(n) is int and n >= 0 for n in whole) or not (seconds >= 0 and macs >= 0):
+                raise ValueError("its place in the data is not a number")
+            check_random_state(state["random"])
             self.learner.load_state_dict(state, str(folder))
-            self.losses = _losses_of_tensors(state)
-            self.epoch, self.batch, self.seconds = state["epoch"], state["batch"], state["seconds"]
-            self.passes, self.macs = state["passes"], state["macs"]
-            self._random = state["random"]
-            self._written = state.get("written", [len(self.losses)])
-            if self.ranks.rank > 0:
-                self._seed_anew()
-                self._random = random_state()
-        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        except UNREADABLE as error:
             raise damaged(folder, f"{type(error).__name__}: {error}") from error
+        self.losses, self.epoch, self.batch, self.seconds, self._written = losses, epoch, batch, seconds, [*written]
+        self.passes, self.macs, self._random = passes, macs, state["random"]
+        if self.ranks.rank > 0:
+            self._seed_anew()
+            self._random = random_state()
 
     def _seed_anew(self) -> None:
         """The generators of a rank that writes no checkpoint, at this one."""

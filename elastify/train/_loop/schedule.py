@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
@@ -70,34 +70,18 @@ class Limits:
         return min(counts, default=None), "step"
 
 
-class Schedule(Protocol):
-    """What a run asks of its learning rate schedule."""
+class Constant:
+    """The optimizer's own learning rates, and what a run asks of any other schedule."""
 
     def step(self, progress: float, loss: float) -> None:
         """After each optimizer step."""
-        ...
 
     def state_dict(self) -> dict[str, Any]:
         """Numbers to go on from."""
-        ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from them."""
-        ...
-
-
-class Constant:
-    """The optimizer's own learning rates."""
-
-    def step(self, progress: float, loss: float) -> None:
-        """Nothing changes."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing to remember."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing to set."""
+        """Go on from them."""
 
 
 class Cosine(Constant):
@@ -126,7 +110,7 @@ class Cosine(Constant):
             group["lr"] = group["initial_lr"] * self.factor(progress)
 
 
-class Torch:
+class Torch(Constant):
     """A scheduler of torch."""
 
     def __init__(self, scheduler: LRScheduler) -> None:
@@ -148,7 +132,7 @@ class Torch:
         self._scheduler.load_state_dict(state)
 
 
-def make_schedule(given: object, optimizer: Optimizer, limits: Limits) -> Schedule:
+def make_schedule(given: object, optimizer: Optimizer, limits: Limits) -> Constant:
     """The schedule for what the user gave."""
     if given is None:
         return Constant()

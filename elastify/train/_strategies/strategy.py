@@ -107,6 +107,7 @@ class Strategy(ABC):
                 why=f"it has no {min(missing)}",
                 fix="the state_dict() of such a strategy, from this version of elastify",
             )
+        np.random.default_rng().bit_generator.state = state["generator"]  # an error before anything changes
         self._generator.bit_generator.state = state["generator"]
         self._memory.update({name: copy.copy(state[name]) for name in self._memory})
 
