@@ -5,7 +5,7 @@ from elastify._elastify import elastify
 from elastify._errors import ElastifyError
 from elastify._search import Result
 from elastify._space import Cost, SearchSpace, SubnetConfig
-from elastify._verbs import activate, cost, extract, graph, search, space
+from elastify._verbs import activate, cost, extract, graph, plain, search, space
 
 __all__ = [
     "Cost",
@@ -19,6 +19,7 @@ __all__ = [
     "extract",
     "graph",
     "load",
+    "plain",
     "save",
     "search",
     "space",

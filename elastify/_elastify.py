@@ -27,12 +27,14 @@ from elastify._capture import (
     describe,
     parameter_names,
     uncollected,
+    wrapped,
+    written,
 )
 from elastify._errors import ElastifyError
 from elastify._ir import Graph, Plan
 from elastify._plan import Options, Planner, check_patterns
 from elastify._proofs import Batch, Outputs, find_batch, follow_measured, prove_sizes, prove_units
-from elastify._rewrite import emptied, install, is_elastic
+from elastify._rewrite import emptied, install, is_elastic, watch
 from elastify._space import STATE, CostModel, SearchSpace, State
 from elastify._verbs import example_for
 
@@ -123,10 +125,7 @@ def build(
     """Make a model elastic (see `elastify`); `asked` are the fields of `Options`. `units=False` proves sizes only."""
     if not isinstance(model, nn.Module):
         raise ElastifyError(f"elastify takes a torch.nn.Module, not a {type(model).__name__}")
-    if is_elastic(model):
-        raise ElastifyError(
-            "this model is already elastic", fix="use it as it is, or copy.deepcopy the original before elastify"
-        )
+    _check_plain(model)
     _refuse_compiled(model)
     if not isinstance(batch, (Mapping, type(None))):
         raise ElastifyError(
@@ -138,6 +137,23 @@ def build(
     # the proofs copy the model: what they leave behind is collected as ever
     with emptied(model, lambda: capture(model, example).caches), nullcontext() if verify else uncollected():
         return _make_elastic(model, example, options, outputs, Proofs(verify and units, verify), batch or {})
+
+
+def _check_plain(model: nn.Module) -> None:
+    inside = [path for path, part in model.named_modules() if is_elastic(part)]
+    if inside:
+        raise ElastifyError(
+            f"this {type(model).__name__} {'holds a model that is' if inside[0] else 'is'} already elastic",
+            where=inside[0],
+            fix=f"use it as it is, or plain({written('model', inside[0])}) first",
+        )
+    if wrapped(model):
+        kind, inner = type(model).__name__, written("model", wrapped(model))
+        raise ElastifyError(
+            f"this {kind} is a wrapper around a model, and is not made elastic",
+            where=inner,
+            fix=f"elastify({inner}, example_inputs), and wrap that",
+        )
 
 
 def _make_elastic(
@@ -164,6 +180,7 @@ def _make_elastic(
     if proofs.sizes:
         known.costs.of()  # a model that cannot be counted is refused now, not when it is searched
     install(model, plan)
+    watch(model)
     model.__dict__[STATE] = known
     _adapters.guard(model)
     return Built(analysis, example, outputs, batch)

@@ -75,6 +75,10 @@ def analyse(
         for value in (*graph.inputs, *graph.constants):
             for term in facts.dims(value):
                 facts.freeze(term, "the model's interface" if value.name else "a tensor from outside the model")
+        for value in graph.uncut:
+            facts.why = Why(value.name)
+            for term in facts.dims(value):
+                facts.freeze(term, "a sparse tensor is not cut")
         for call in graph.calls:
             apply(facts, call)
         facts.why = Why("output")

@@ -17,8 +17,10 @@ from elastify._capture.op_names import op_name
 from elastify._capture.paths import attribute_value, get_in, holder, parameter_names, put_in, read, resolve, write
 from elastify._capture.quiet import recorders, uncollected, unrecorded
 from elastify._capture.session import capture, capture_all, capture_fx
+from elastify._capture.sources import source_line
 from elastify._capture.stand_ins import generators
 from elastify._capture.trees import results
+from elastify._capture.wrappers import not_elastic, wrapped, written
 
 __all__ = [
     "Example",
@@ -34,6 +36,7 @@ __all__ = [
     "generators",
     "get_in",
     "holder",
+    "not_elastic",
     "op_name",
     "parameter_names",
     "prepare_inputs",
@@ -42,9 +45,12 @@ __all__ = [
     "recorders",
     "resolve",
     "results",
+    "source_line",
     "tensors_by_name",
     "uncollected",
     "unrecorded",
     "viewed",
+    "wrapped",
     "write",
+    "written",
 ]

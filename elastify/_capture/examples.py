@@ -7,10 +7,12 @@ integers and booleans from the range that was seen, so that indices stay inside 
 
 from __future__ import annotations
 
+import copy
 import inspect
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -27,14 +29,21 @@ _INT64 = 2**63 - 1
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """The arguments of one call of forward."""
+    """The arguments of one call of forward. They stay what they are: each run gets lists, dicts and tensors of its own,
+    for it may write into them."""
 
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     def mapped(self, change: Callable[[Tensor], Any]) -> Example:
-        """The same with every tensor changed."""
-        return Example(mapped(self.args, change), mapped(dict(self.kwargs), change))
+        """The same with every tensor changed, in containers and objects of their own."""
+        memo: dict[int, Any] = {}  # what is given twice is given twice again
+
+        def once(tensor: Tensor) -> Any:
+            return memo[id(tensor)] if id(tensor) in memo else memo.setdefault(id(tensor), change(tensor))
+
+        args, kwargs = (mapped(tree, once, lambda item: _own(item, memo)) for tree in (self.args, dict(self.kwargs)))
+        return Example(args, kwargs)
 
     def resized(self, samples: Mapping[int, Collection[int]], count: int, new: int) -> Example:
         """The same with `new` samples instead of `count`, the first one once more where there are more; `samples`
@@ -52,9 +61,24 @@ class Example:
         """Every tensor, in order."""
         return tensors((self.args, dict(self.kwargs)))
 
-    def __call__(self, function: Callable[..., Any]) -> Any:
-        """What a model, or another function, gives for these arguments."""
-        return function(*self.args, **self.kwargs)
+    def bound(self, signature: inspect.Signature) -> inspect.BoundArguments:
+        """The arguments by the names of the parameters that take them; TypeError where they do not fit."""
+        return signature.bind(*self.args, **self.kwargs)
+
+    def __call__(self, model: Callable[..., Any]) -> Any:
+        """What a model gives for these arguments."""
+        own = self.mapped(lambda tensor: tensor.detach().clone().requires_grad_(tensor.requires_grad))
+        return model(*own.args, **own.kwargs)
+
+
+def _own(item: Any, memo: dict[int, Any]) -> Any:
+    """A copy of an object that a run is given and may change; itself where it has none."""
+    if type(item) in _PLAIN or isinstance(item, (nn.Module, ModuleType, type)) or callable(item):
+        return item
+    try:
+        return copy.deepcopy(item, memo)
+    except Exception:  # noqa: BLE001 - whatever it is, there is no copy
+        return item
 
 
 def prepare_inputs(inputs: Any, kwargs: Mapping[str, Any] | None = None) -> Example:
@@ -83,7 +107,7 @@ def prepare_inputs(inputs: Any, kwargs: Mapping[str, Any] | None = None) -> Exam
 def tensors_by_name(model: nn.Module, example: Example) -> dict[str, Tensor]:
     """The tensors of an example under the names that a record has for the inputs."""
     signature = inspect.signature(model.forward)
-    return dict(named_tensors(example(signature.bind).arguments, signature))
+    return dict(named_tensors(example.bound(signature).arguments, signature))
 
 
 def describe(example: Example, samples: Mapping[int, Collection[int]], count: int) -> ExampleSpec | None:

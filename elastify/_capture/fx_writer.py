@@ -285,7 +285,8 @@ class FxWriter:
         return {"module": module, "source": source, "stack_trace": trace}
 
     def _describe(self, node: fx.Node, tensor: Tensor) -> None:
-        shape, stride = torch.Size(map(int, tensor.shape)), tuple(map(int, tensor.stride()))
+        shape, strided = torch.Size(map(int, tensor.shape)), tensor.layout is torch.strided
+        stride = tuple(map(int, tensor.stride())) if strided else ()
         node.meta["tensor_meta"] = TensorMetadata(shape, tensor.dtype, tensor.requires_grad, stride, None, False, {})
         node.meta["shape"], node.meta["dtype"] = tuple(shape), tensor.dtype
 

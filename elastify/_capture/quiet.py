@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 recorders: list[Any] = []
+"""Those at work, of whatever thread; each knows its own."""
 
 
 @contextmanager
@@ -23,13 +24,14 @@ def recording(recorder: Any) -> Iterator[None]:
 
 @contextmanager
 def unrecorded() -> Iterator[None]:
-    """Operations inside the block stay out of every record."""
-    for recorder in recorders:
+    """Operations inside the block stay out of every record of this thread."""
+    here = [recorder for recorder in recorders if recorder.is_here()]
+    for recorder in here:
         recorder.busy += 1
     try:
         yield
     finally:
-        for recorder in recorders:
+        for recorder in here:
             recorder.busy -= 1
 
 

@@ -9,6 +9,7 @@ reach the dispatcher outside any recorded call come from code that the mode cann
 from __future__ import annotations
 
 import operator
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
@@ -58,6 +59,7 @@ class Recorder(TorchFunctionMode):
     def __init__(self, graph: Graph, paths: dict[int, list[str]], memo: Memo | None = None) -> None:
         super().__init__()
         self.graph, self.paths = graph, paths
+        self.thread = threading.get_ident()
         self.memo = memo  # None where the tensors are real
         self.busy = 0  # above 0 while a recorded operation runs
         self.known: dict[int, tuple[Tensor, Value]] = {}
@@ -276,9 +278,13 @@ class Recorder(TorchFunctionMode):
     def where(self) -> str:
         return self.stack[-1][1] if self.stack else ""
 
+    def is_here(self) -> bool:
+        """Whether this is the thread of the run that is recorded: hooks of modules are asked in all."""
+        return threading.get_ident() == self.thread
+
     @contextmanager
     def modules(self) -> Iterator[None]:
-        """Follow every module call inside the block."""
+        """Follow every module call of this thread inside the block."""
         before = nn.modules.module.register_module_forward_pre_hook(self.enter)
         after = nn.modules.module.register_module_forward_hook(self.leave, with_kwargs=True, always_call=True)
         try:
@@ -289,6 +295,8 @@ class Recorder(TorchFunctionMode):
             nn.modules.module._global_forward_hooks_with_kwargs.pop(after.id, None)  # which torch would leave there
 
     def enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        if not self.is_here():
+            return
         paths = self.paths.get(id(module))
         if paths is None:  # not part of the model
             self.stack.append((module, self.where(), None, 0))
@@ -304,6 +312,8 @@ class Recorder(TorchFunctionMode):
         self.stack.append((module, path, call, len(self.graph.values)))
 
     def leave(self, module: nn.Module, args: tuple[Any, ...], *rest: Any) -> None:
+        if not self.is_here():
+            return
         while self.stack:
             top, _, call, first = self.stack.pop()
             if top is module:

@@ -125,7 +125,7 @@ class _Session:
                 "the model has parameters that are not initialised yet", where=lazy, fix="run it once before elastify"
             )
         try:
-            self.bound = example(inspect.signature(model.forward).bind)
+            self.bound = example.bound(inspect.signature(model.forward))
         except TypeError as error:
             raise ElastifyError(
                 "example inputs do not fit forward",
@@ -245,7 +245,7 @@ class _Session:
         with torch._C.DisableTorchFunction():
             for name, original in self.tensors:
                 writer.name(swap.stand_in(original), name)
-            writer.begin(given(self.bound.signature.bind))
+            writer.begin(given.bound(self.bound.signature))
 
     def name_tensors(self, recorder: Recorder, swap: Swap, given: Example) -> None:
         """Values for parameters, buffers and inputs, before anything runs."""
@@ -254,7 +254,9 @@ class _Session:
             tensor = swap.stand_in(original)
             found = recorder.known.get(id(tensor))
             graph.tensors[name] = found[1] if found else recorder.new(tensor, name)
-        bound = given(self.bound.signature.bind)
+            if original.layout is not torch.strided:
+                graph.uncut.append(graph.tensors[name])
+        bound = given.bound(self.bound.signature)
         for name, tensor in named_tensors(bound.arguments, self.bound.signature):
             if id(tensor) not in recorder.known:
                 graph.inputs.append(recorder.new(tensor, name))

@@ -15,15 +15,17 @@ from elastify._ir import ints
 
 _short: dict[str, str] = {}
 _TORCH = os.path.dirname(str(torch.__file__)) + os.sep
-_OWN = (
-    os.path.dirname(__file__) + os.sep,
+_HERE = os.path.dirname(__file__)
+_OWN = (  # the recorder, the proofs, and the arithmetic of the integers that are handed out
+    _HERE + os.sep,
+    os.path.join(os.path.dirname(_HERE), "_proofs") + os.sep,
     ints.__file__,
-)  # the recorder, and the arithmetic of the integers it hands out
+)
 _PYTHON = sysconfig.get_path("stdlib") + os.sep
 
 
 def source_line() -> str:
-    """`file:line` of the innermost frame outside torch and capture; torch's own where there is none."""
+    """`file:line` of the innermost frame outside torch, capture and proofs; torch's own where there is none."""
     frame = sys._getframe(1)
     fallback = ""
     while frame is not None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -35,14 +36,16 @@ _TABLES = frozenset({dict, OrderedDict, set})
 
 @contextmanager
 def mode_reads(model: nn.Module, tell: Callable[[], None]) -> Iterator[None]:
-    """Call `tell` whenever code outside torch.nn reads `module.training` inside the block, in whatever thread.
+    """Call `tell` whenever code outside torch.nn reads `module.training` inside the block, in this thread.
 
     Meanwhile `training` is a property of nn.Module; the flags stay in the instances. A class that has a `training` of
     its own hides the property, so it is told of at the start.
     """
 
+    here = threading.get_ident()
+
     def read(module: nn.Module) -> bool:
-        if not sys._getframe(1).f_code.co_filename.startswith(_LAYERS):
+        if not sys._getframe(1).f_code.co_filename.startswith(_LAYERS) and threading.get_ident() == here:
             tell()
         try:
             return module.__dict__["training"]

@@ -278,16 +278,16 @@ def _set_number(
 
 
 def _new_names(full: nn.Module, removed: list[str], left_out: list[str]) -> dict[str, str]:
-    """Name in the small model of every tensor of the full one that stays."""
-    moved = renumbered(full, children_of(removed))
-    gone = tuple(f"{path}." for path in left_out)
+    """Name in the small model of every tensor of the full one that stays. Blocks and containers may have several."""
+    modules = dict(full.named_modules(remove_duplicate=False))
+    moved = {modules[path]: names for path, names in renumbered(full, children_of(removed)).items()}
+    gone = {modules[path] for path in left_out}
     names: dict[str, str] = {}
     for name in _named(full):
-        if name.startswith(gone):
-            continue
-        parts, path = [], ""
-        for part in name.split("."):
-            parts.append(moved.get(path, {}).get(part, part))
-            path = f"{path}.{part}" if path else part
-        names[name] = ".".join(parts)
+        parts = name.split(".")
+        around = [modules[".".join(parts[:depth])] for depth in range(len(parts))]
+        if gone.isdisjoint(around):
+            names[name] = ".".join(
+                moved.get(outer, {}).get(part, part) for outer, part in zip(around, parts, strict=True)
+            )
     return names

@@ -83,8 +83,9 @@ class Graph:
 
     `constants` are tensors from outside: plain attributes, closure variables, results of functions that torch
     cannot see. `caches` are attributes in which forward left tensors. `inputs` and `outputs` are flat; the root's
-    `ModuleCall` (path "") has their structure. `training` is the mode of the run, `real` whether it had real tensors,
-    `apart` whether it is one that the proofs do not repeat: what only it uses keeps its sizes.
+    `ModuleCall` (path "") has their structure. `uncut` are sparse tensors, of which no part can be taken. `training` is
+    the mode of the run, `real` whether it had real tensors, `apart` whether it is one that the proofs do not repeat:
+    what only it uses keeps its sizes.
     """
 
     calls: list[RecordedCall] = field(default_factory=list)
@@ -96,6 +97,7 @@ class Graph:
     modules: list[ModuleCall] = field(default_factory=list)
     guards: list[Guard] = field(default_factory=list)
     caches: list[Attr] = field(default_factory=list)
+    uncut: list[Value] = field(default_factory=list)
     training: bool = False
     real: bool = False
     apart: bool = False

@@ -115,6 +115,7 @@ class Plan:
     follow them while they are equal; `counts` gives the containers whose blocks an integer counts, or a list describes.
     `paths` maps a container to an axis and, for each of its sizes from 1 on, the indices of the children that run.
     `summed` are (tensor name, dimension) that every operation on the tensor sums over: they take units in.
+    `twins` gives the first path of modules under their other paths.
     """
 
     axes: tuple[ElasticAxis, ...] = ()
@@ -134,6 +135,20 @@ class Plan:
     counts: Mapping[Attr, tuple[str, ...]] = field(default_factory=dict)
     summed: frozenset[tuple[str, int]] = frozenset()
     paths: Mapping[str, tuple[int, tuple[tuple[int, ...], ...]]] = field(default_factory=dict)
+    twins: Mapping[str, str] = field(default_factory=dict)
+
+    def first_name(self, name: str) -> str:
+        """The first name of a module or tensor: what lies in a module that has several, has as many.
+
+        >>> Plan(twins={"encoder.net": "net"}).first_name("encoder.net.0.weight")
+        'net.0.weight'
+        """
+        outer = name if self.twins else ""
+        while outer:
+            if outer in self.twins:
+                return self.twins[outer] + name[len(outer) :]
+            outer = outer.rpartition(".")[0]
+        return name
 
     def blocks_around(self) -> dict[int, set[tuple[int, int]]]:
         """By recorded call, the blocks (stage, index) that take it along: it, or its round of a loop, is in them."""

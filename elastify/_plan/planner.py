@@ -79,7 +79,17 @@ class Planner:
             unclear=matched.unclear,
             summed=self.analysis.summed,
             counts=count_layers(self.described, stages, read, self.graph.guards),
+            twins=self._twins,
         )
+
+    @cached_property
+    def _twins(self) -> dict[str, str]:
+        """Other paths of modules, with the first of each."""
+        first: dict[nn.Module, str] = {}
+        paths = (
+            (path, first.setdefault(part, path)) for path, part in self.model.named_modules(remove_duplicate=False)
+        )
+        return {path: known for path, known in paths if path != known}
 
     def names(self) -> list[str]:
         """What patterns can name: the axes and rows of the model, whether the options keep them or not."""

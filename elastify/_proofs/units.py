@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from elastify._analysis import operation
-from elastify._capture import Example, generators, op_name, parameter_names
+from elastify._capture import Example, generators, op_name, parameter_names, source_line
 from elastify._deploy import copied
 from elastify._errors import ElastifyError
 from elastify._ir import ElasticAxis, Layout, Plan, axes_of, indices
@@ -118,7 +118,7 @@ class _Symmetry:
         precisions = ((torch.float64, True), (torch.float64, False), (torch.float32, False))
         trials = [(dtype, wide, inputs) for dtype, wide in precisions for inputs in samples]
         for number, (dtype, wide, inputs) in enumerate(trials, 1):
-            self.exact = _Exact(wide)
+            self.exact = _Exact(wide, model)
             self.model = copied(model).train(training)
             quiet(self.model)
             self.example = cast(filled(inputs, seed), dtype)
@@ -133,6 +133,8 @@ class _Symmetry:
                 self.buffers = {name: self.tensors[name].detach().clone() for name in kept}
                 self.reference = self.outputs()
                 return
+            except ElastifyError:
+                raise
             except Exception:
                 if number == len(trials):
                     raise
@@ -304,8 +306,9 @@ def redraw(
             continue
         shape = parameter.shape
         draw = torch.randn(shape, generator=generator, dtype=torch.float64)
-        if parameter.dim() >= 2 and parameter[0].numel() > 1:
-            draw = draw * (gain / math.sqrt(parameter[0].numel()))
+        inputs = math.prod(shape[1:])
+        if parameter.dim() >= 2 and inputs > 1:
+            draw = draw * (gain / math.sqrt(inputs))
         else:
             draw = 1 + 0.3 * draw.clamp(-2, 2)
         parameter.copy_(draw.to(parameter.device, parameter.dtype))
@@ -329,15 +332,20 @@ def quiet(model: nn.Module) -> None:
 class _Exact(TorchFunctionMode):
     """Nothing is dropped where forward calls dropout as a function: its masks tell units apart by their place.
 
-    Where `wide`, what forward would compute in float32 (a norm) is computed in float64 as well.
+    Where `wide`, what forward would compute in float32 (a norm) is computed in float64 as well. What runs is a copy: it
+    must not compute with tensors of the `original`.
     """
 
-    def __init__(self, wide: bool) -> None:
+    def __init__(self, wide: bool, original: nn.Module) -> None:
         super().__init__()
         self.wide = wide
+        self.foreign = {id(t): name for name, t in (*original.named_parameters(), *original.named_buffers())}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name, kwargs = op_name(func).op, kwargs or {}
+        named, kwargs = op_name(func), kwargs or {}
+        if named.kind not in ("fact", "size"):
+            self.check((*args, *kwargs.values()))
+        name = named.op
         if self.wide:
             func = Tensor.double if func is Tensor.float else func
             args = tuple(_WIDER.get(x, x) if isinstance(x, torch.dtype) else x for x in args)
@@ -347,6 +355,17 @@ class _Exact(TorchFunctionMode):
             return args[0] if args else kwargs["input"]
         off = {"dropout_p": 0.0, **({"training": False} if "norm" not in name else {})}
         return func(*args, **{key: off.get(key, value) for key, value in kwargs.items()})
+
+    def check(self, given: Sequence[Any]) -> None:
+        """Refuse a copy of the model that goes on with weights of the original."""
+        found = next((self.foreign[id(tensor)] for tensor in given if id(tensor) in self.foreign), None)
+        if found is not None:
+            raise ElastifyError(
+                f"copies of this model go on with its own {found}",
+                where=source_line(),
+                why="a function or an object there holds the model, and is not copied with it",
+                fix="make the function a method, or hand it what it needs when it is called",
+            )
 
 
 _WIDER = {torch.float32: torch.float64, torch.complex64: torch.complex128}

@@ -20,6 +20,7 @@ from elastify._rewrite.activate import (
 )
 from elastify._rewrite.blocks import as_extracted, renumbered, shortened
 from elastify._rewrite.caches import emptied, remember, reset
+from elastify._rewrite.changes import check_unchanged, watch
 from elastify._rewrite.classes import SPEC, original_class
 from elastify._rewrite.install import install, remove, strip, trial
 from elastify._rewrite.slices import kept_ranges
@@ -38,6 +39,7 @@ __all__ = [
     "all_statistics",
     "as_extracted",
     "attach",
+    "check_unchanged",
     "drop_hooks",
     "elastic_state",
     "emptied",
@@ -59,6 +61,7 @@ __all__ = [
     "stored_statistics",
     "strip",
     "trial",
+    "watch",
 ]
 
 

@@ -20,6 +20,7 @@ from elastify._errors import ElastifyError
 from elastify._ir import FULL, Choice
 from elastify._rewrite.blocks import close_gaps
 from elastify._rewrite.caches import reset
+from elastify._rewrite.changes import check_touched
 from elastify._rewrite.setters import Setters, compile_setters
 from elastify._rewrite.state import Active, ElasticState, elastic_state, known_models
 
@@ -30,12 +31,15 @@ Stored = tuple[dict[int, int], dict[str, tuple[int, ...]], dict[str, Tensor]]
 def set_active(model: nn.Module, choice: Choice) -> None:
     """Let the model run as this subnet; `FULL` is the full network.
 
-    Raises ElastifyError for axes, stages and sizes that the model does not have.
+    Raises ElastifyError for axes, stages and sizes that the model does not have, and where what a subnet has a part of
+    has been replaced.
     """
     elastic = elastic_state(model)
+    active = _active(elastic, choice)
+    if active is not None:
+        check_touched(model)
     known_models.add(model)
     setters = setters_of(model)
-    active = _active(elastic, choice)
     for attr, old in reversed(elastic.block_numbers.items()):
         write(model, attr, old)
     left_out = active.left_out if active is not None else frozenset()

@@ -79,7 +79,7 @@ def _tensor_property(local: str) -> property:
     def refuse(self: Any, value: Any) -> None:
         raise ElastifyError(
             f"{local!r} of this elastic {type(self).__name__} must be a registered tensor",
-            fix="assign a Parameter or register a buffer",
+            fix="assign a Parameter or register a buffer; for anything else (pruning, weight norm) plain(model) first",
         )
 
     return property(get, refuse)
@@ -101,7 +101,7 @@ def _common_members(base: Any, names: frozenset[str]) -> dict[str, Any]:
     def delete(self: Any, name: str) -> None:
         _refuse_active(self, name, names, "deleted")
         if name in names and sys._getframe(1).f_globals.get("__name__") == "torch.nn.utils.parametrize":
-            raise ElastifyError(f"{name!r} is already elastic", fix="register parametrizations before elastify(model)")
+            raise ElastifyError(f"{name!r} is already elastic", fix="plain(model) first, or parametrize it before")
         base.__delattr__(self, name)
 
     def _replicate_for_data_parallel(self: Any) -> Any:

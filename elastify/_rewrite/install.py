@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor, nn
 
 from elastify._capture import resolve
@@ -22,13 +23,18 @@ from elastify._rewrite.activate import set_active
 from elastify._rewrite.caches import remember
 from elastify._rewrite.classes import SPEC, Kind, generate, original_class
 from elastify._rewrite.setters import compile_setters
-from elastify._rewrite.state import ElasticState, Tables, known_models
+from elastify._rewrite.state import ElasticState, Tables, elastic_state, known_models
 
 
 def install(model: nn.Module, plan: Plan) -> None:
     """Rewrite `model` in place after `plan`; on any error it is as it was."""
-    if any("_elastify" in module.__dict__ for module in model.modules()):
-        raise ElastifyError("the model is already elastic", fix="deepcopy it before elastify, or use it as it is")
+    for path, module in model.named_modules():
+        if "_elastify" in module.__dict__:
+            raise ElastifyError(
+                "a part of the model is already elastic" if path else "the model is already elastic",
+                where=path,
+                fix="plain(model) of the elastic model first",
+            )
     tables = Tables(plan)
     elastic = ElasticState(plan, tables)
     elastic.setters = compile_setters(model, plan, tables.ruler, elastic.originals)
@@ -51,10 +57,13 @@ def install(model: nn.Module, plan: Plan) -> None:
 
 
 def remove(model: nn.Module) -> None:
-    """Undo `install`: the model is again what it was."""
-    set_active(model, FULL)
+    """Undo `install`: the model is again what it was, but for what has been replaced in it since."""
+    elastic = elastic_state(model)
+    if elastic.active is not None or elastic.setters is not None:  # else it is a copy that runs whole
+        set_active(model, FULL)
     for module in model.modules():
         strip(module)
+    known_models.discard(model)
 
 
 @contextmanager
@@ -148,11 +157,15 @@ def _refuse_overlaps(affected: Mapping[str, Tensor], tensors: Mapping[str, Tenso
     """Two different tensors on one storage cannot be sliced apart."""
     owners: dict[int, tuple[str, Tensor]] = {}
     for name, tensor in affected.items():
-        if tensor.device.type != "meta" and tensor.numel():
+        if _has_memory(tensor):
             owners[tensor.untyped_storage().data_ptr()] = (name, tensor)
     for name, tensor in tensors.items():
-        if tensor.device.type == "meta" or not tensor.numel():
+        if not _has_memory(tensor):
             continue
         other, same = owners.get(tensor.untyped_storage().data_ptr(), (name, tensor))
         if same is not tensor:
             raise ElastifyError(f"{name} and {other} share memory", fix=f"give one its own: {name}.clone()")
+
+
+def _has_memory(tensor: Tensor) -> bool:
+    return tensor.device.type != "meta" and tensor.layout is torch.strided and tensor.numel() > 0

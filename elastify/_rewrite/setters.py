@@ -143,7 +143,7 @@ def _nn_setters(
         # "a.weight" is shown by a; so are "a.parametrizations.weight.original" and, in attention, "a.out_proj.weight"
         path = tensor.rpartition(".")[0]
         paths = (path, tensor.partition(".parametrizations.")[0], path.rpartition(".")[0])
-        owners.update((owner, None) for owner in paths if owner != tensor)
+        owners.update((plan.first_name(owner), None) for owner in paths if owner != tensor)
     for owner in owners:
         module = resolve(root, owner)
         if not isinstance(module, nn.Module):

@@ -17,16 +17,19 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from elastify._capture import recorders, unrecorded, viewed
+from elastify._capture import not_elastic, recorders, unrecorded, viewed
 from elastify._errors import ElastifyError
 from elastify._ir import FULL, Attr, Choice, Key, Layout, Plan, Stage, axes_of
 from elastify._rewrite.setters import Setters
 from elastify._rewrite.slices import Cut, Ruler, Slice, cut_of
+
+if TYPE_CHECKING:
+    from elastify._rewrite.changes import Blueprint, Touched, Whole
 
 Transform = Callable[[Tensor], Tensor]
 
@@ -34,7 +37,7 @@ Transform = Callable[[Tensor], Tensor]
 def elastic_state(model: nn.Module) -> ElasticState:
     """What an elastic model keeps; ElastifyError for another."""
     if not is_elastic(model):
-        raise ElastifyError(f"this {type(model).__name__} is not elastic", fix="elastify(model, example_inputs)")
+        raise not_elastic(model)
     return model.__dict__["_elastify"]
 
 
@@ -50,8 +53,13 @@ class ElasticState:
     which no extracted model gets, with their layouts. `statistics` are those of norms, by the key of their choice.
     `originals` are the numbers of modules as they were at first, `block_numbers` those that were changed because the
     active choice removes blocks, as they were before. `caches` is what the caches of forward held before the first run.
-    `compiled` tells whether torch.compile has looked inside.
+    `compiled` tells whether torch.compile has looked inside. `blueprint` is what the model was made of (`changes`),
+    `touched` and `whole` are the parts of it that a glance compares.
     """
+
+    blueprint: Blueprint | None = None
+    touched: Touched | None = None
+    whole: Whole | None = None
 
     def __init__(self, plan: Plan, tables: Tables) -> None:
         self.plan, self.tables = plan, tables
@@ -75,10 +83,11 @@ class ElasticState:
         twin.statistics = {key: copy.deepcopy(stored, memo) for key, stored in self.statistics.items()}
         twin.originals, twin.block_numbers = dict(self.originals), dict(self.block_numbers)
         twin.caches = copy.deepcopy(self.caches, memo)
-        return twin  # its setters are resolved anew: they hold dictionaries of the modules they belong to
+        twin.blueprint = self.blueprint
+        return twin  # what holds dictionaries of modules (setters, touched, whole) is resolved anew
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "setters": None}
+        return {**self.__dict__, "setters": None, "touched": None, "whole": None}
 
     @property
     def choice(self) -> Choice:
@@ -225,10 +234,11 @@ class Tables:
     @cached_property
     def _blocks_around(self) -> dict[int, set[frozenset[str]]]:
         """For every axis, the blocks around each of the tensors that have it."""
+        first = self.plan.first_name
         blocks = [block for stage in self.stages.values() for block in stage.blocks]
         found: dict[int, set[frozenset[str]]] = {}
         for name, layouts in self.plan.tensors.items():
-            around = frozenset(block for block in blocks if name.startswith(f"{block}."))
+            around = frozenset(block for block in blocks if first(name).startswith(f"{first(block)}."))
             for axis in {axis.id for layout in layouts for axis in axes_of(layout)}:
                 found.setdefault(axis, set()).add(around)
         return found
@@ -249,6 +259,11 @@ class Models:
         if model not in self._models:
             self._models.add(model)
             self.changes += 1
+
+    def discard(self, model: nn.Module) -> None:
+        """One that is plain again."""
+        self._models.discard(model)
+        self.changes += 1
 
 
 known_models = Models()

@@ -7,7 +7,7 @@ activations exactly, as closed forms of the sizes. `state` is what is known of a
 
 from elastify._space.config import SubnetConfig
 from elastify._space.cost import CostModel, parse_budget
-from elastify._space.metrics import METRICS, Cost, human
+from elastify._space.metrics import METRICS, Cost, human, itemsize
 from elastify._space.relation_text import size_text
 from elastify._space.space import SearchSpace
 from elastify._space.state import STATE, State, state
@@ -22,6 +22,7 @@ __all__ = [
     "State",
     "SubnetConfig",
     "human",
+    "itemsize",
     "nearest",
     "parse_budget",
     "size_text",

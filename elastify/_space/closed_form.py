@@ -8,6 +8,7 @@ monomials merge, and sums are nested by their most frequent variable (Horner).
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -64,15 +65,31 @@ class ClosedForm:
         for metric in METRICS:  # together, because experts may have odd numbers of tokens
             polys[metric].update(_share(shared[metric], samples))
         is_parameter = None if parameters is None else frozenset(parameters)
+        self._stored: list[tuple[list[str], str, bool, Poly]] = []  # names, dtype, whether a parameter, size
         for value, names in _tensors(graph, plan):
             present = self.variables.any_of([self.variables.switches(name, blocks) for name in names])
             size = self.variables.poly([MacTerm(dims(value))], present)
             counts = is_parameter is None or not is_parameter.isdisjoint(names)
-            for name, metric in METRICS.items():
-                times = metric.of_element(value.dtype, counts)
-                polys[name].update({monomial: n * times for monomial, n in size.items() if times})
-        self.polys = polys
+            self._stored.append((names, value.dtype, counts, size))
+        self._of_calls = polys
+        self.polys = self._with_tensors({})
         self._check_range(plan)
+
+    def _with_tensors(self, dtypes: Mapping[str, str]) -> dict[str, Poly]:
+        """The sums over calls, and what the tensors add that are stored in these dtypes."""
+        polys = {metric: Counter(poly) for metric, poly in self._of_calls.items()}
+        for names, recorded, counts, size in self._stored:
+            dtype = next((dtypes[name] for name in names if name in dtypes), recorded)
+            for name, metric in METRICS.items():
+                times = metric.of_element(dtype, counts)
+                polys[name].update({monomial: n * times for monomial, n in size.items() if times})
+        return dict(polys)
+
+    def in_dtypes(self, dtypes: Mapping[str, str]) -> ClosedForm:
+        """The same of a model whose tensors have other dtypes now, by name."""
+        twin = copy.copy(self)
+        twin.polys = self._with_tensors(dtypes)
+        return twin
 
     def _check_range(self, plan: Plan) -> None:
         columns = [*(axis.size for axis in plan.axes), *(len(stage.blocks) for stage in plan.stages)]
@@ -88,6 +105,7 @@ class _Variables:
     """Numbers the variables of the closed form: columns first, then switches, sums and alternatives on demand."""
 
     def __init__(self, plan: Plan, batch: frozenset[int]) -> None:
+        self._plan = plan
         self._column = {axis.id: index for index, axis in enumerate(plan.axes)}
         self._width = len(plan.axes) + len(plan.stages)
         self._stages_from = len(plan.axes)
@@ -102,7 +120,8 @@ class _Variables:
         self, path: str, blocks: Mapping[str, list[tuple[int, int]]], others: Iterable[tuple[int, int]] = ()
     ) -> Monomial:
         """The switches of the blocks that a module path or tensor name lies in, and of `others` (stage, index)."""
-        inside = {block for part in enclosing(path) for block in blocks.get(part, ())} if blocks else set()
+        parts = enclosing(self._plan.first_name(path)) if blocks else ()
+        inside = {block for part in parts for block in blocks.get(part, ())}
         return tuple(sorted(self._make("switch", stage, index) for stage, index in inside.union(others)))
 
     def any_of(self, alternatives: list[Monomial]) -> Monomial:
@@ -181,7 +200,7 @@ def _blocks(plan: Plan) -> dict[str, list[tuple[int, int]]]:
     found: dict[str, list[tuple[int, int]]] = {}
     for number, stage in enumerate(plan.stages):
         for block, path in enumerate(stage.blocks[1:], start=1):
-            found.setdefault(path, []).append((number, block))
+            found.setdefault(plan.first_name(path), []).append((number, block))
     return found
 
 
@@ -202,7 +221,7 @@ def _tensors(graph: Graph, plan: Plan) -> Iterator[tuple[Value, list[str]]]:
             names[first] = list(dict.fromkeys(names[first] + names[value.id]))
     for number, value in found.items():
         aliases = [alias for alias, name in plan.aliases.items() if name in names[number]]
-        yield value, list(dict.fromkeys(names[number] + aliases))
+        yield value, list(dict.fromkeys(map(plan.first_name, names[number] + aliases)))
 
 
 def _output_size(call: RecordedCall, dims: Any) -> MacTerm:

@@ -7,8 +7,9 @@ sample, also of samples mixed (tokens sorted by expert).
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import fields
 from decimal import Decimal, InvalidOperation
 from fractions import Fraction
@@ -71,6 +72,17 @@ class CostModel:
     @cached_property
     def _trees(self) -> dict[str, Any]:
         return {metric: horner(poly) for metric, poly in self._closed.polys.items()}
+
+    def in_dtypes(self, key: Hashable, named: Callable[[], Mapping[str, str]]) -> CostModel:
+        """The costs of the model when its tensors have the dtypes that are `named`; made once for each `key`."""
+        twins = self.__dict__.setdefault("_twins", {})
+        if key not in twins:
+            twin = copy.copy(self)
+            for name in ("_twins", "_trees"):
+                twin.__dict__.pop(name, None)
+            twin.__dict__["_closed"] = self._closed.in_dtypes(named())
+            twins[key] = twin
+        return twins[key]
 
     def __call__(self, encoded: Any) -> Cost:
         """Cost of encoded configurations `[n, columns]` as int64 arrays `[n]`."""

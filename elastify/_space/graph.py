@@ -51,7 +51,7 @@ def space_graph(space: SearchSpace) -> nx.Graph:
         graph.add_node(node, kind="stage", name=stage.name, blocks=stage.blocks, choices=stage.choices)
         for number, block in enumerate(stage.blocks):
             for tensor in plan.tensors:
-                if tensor.startswith(f"{block}."):
+                if plan.first_name(tensor).startswith(f"{plan.first_name(block)}."):
                     graph.add_edge(node, f"tensor:{tensor}", kind="block", block=number, reasons=())
     for relation in space.rows.relations.relations:
         node = f"relation:{relation.text}"

@@ -58,13 +58,15 @@ class Rows:
     def owning_blocks(self) -> dict[int, list[tuple[tuple[int, int], ...]]]:
         """Per column the blocks (stage, index) around each of its members, for axes that blocks own alone."""
         stages = enumerate(self.plan.stages)
-        blocks = [(path, s, b) for s, stage in stages for b, path in enumerate(stage.blocks) if b > 0]
+        first = self.plan.first_name
+        blocks = [(first(path), s, b) for s, stage in stages for b, path in enumerate(stage.blocks) if b > 0]
         others: dict[str, list[str]] = {}
         for alias, name in self.plan.aliases.items():
             others.setdefault(name, []).append(alias)
         found: dict[int, list[tuple[tuple[int, int], ...]]] = {}
         for column, axis in enumerate(self.plan.axes):
             tensors = {name for member, _ in axis.members for name in (member, *others.get(member, ()))}
+            tensors = set(map(first, tensors))
             around = {tuple((s, b) for path, s, b in blocks if name.startswith(path + ".")) for name in tensors}
             if tensors and () not in around:
                 found[column] = sorted(around)

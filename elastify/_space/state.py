@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from elastify._errors import ElastifyError
+from elastify._capture import not_elastic
 from elastify._ir import ExampleSpec
 from elastify._space.cost import CostModel
 from elastify._space.space import SearchSpace
@@ -33,7 +33,5 @@ def state(model: nn.Module) -> State:
     """What elastify knows of a model; an error for a plain one."""
     known = model.__dict__.get(STATE) if isinstance(model, nn.Module) else None
     if known is None:
-        raise ElastifyError(
-            f"this {type(model).__name__} is not elastic", fix="model = elastify(model, example_inputs)"
-        )
+        raise not_elastic(model)
     return known

@@ -29,7 +29,7 @@ from elastify._capture import (
 )
 from elastify._errors import ElastifyError
 from elastify._ir import Axis, Concat, Graph, Layout, Product, axes_of
-from elastify._rewrite import elastic_state, is_elastic
+from elastify._rewrite import check_unchanged, elastic_state, is_elastic
 from elastify._space import size_text, state
 from elastify._verbs.activation import active_config
 from elastify._verbs.examples import example_for
@@ -62,6 +62,8 @@ def graph(
     says what keeps it. `meta["limits"]` lists what the graph leaves out. `meta["cannot_run"]` is "" or says why the
     graph can only be read; then calling it raises ElastifyError. Raises ElastifyError where the model does not run.
     """
+    if is_elastic(model):
+        check_unchanged(model)
     example = example_for(model, example_inputs, example_kwargs)
     source = (
         extract(model, active_config(model)) if is_elastic(model) and elastic_state(model).active is not None else model
@@ -162,12 +164,12 @@ def _full_names(model: nn.Module, source: nn.Module) -> dict[str, str]:
     """What the tensors of the network as it runs now are called in the elastic model."""
     if source is model:
         return {name: name for name in elastic_state(model).plan.tensors}
-    active = elastic_state(model).active
-    gone = tuple(f"{path}." for path in active.left_out) if active is not None else ()
+    active, first = elastic_state(model).active, elastic_state(model).plan.first_name
+    gone = tuple(f"{first(path)}." for path in active.left_out) if active is not None else ()
 
     def names(module: nn.Module) -> list[str]:
         both = (*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False))
-        return [name for name, _ in both if module is source or not name.startswith(gone)]
+        return [name for name, _ in both if module is source or not first(name).startswith(gone)]
 
     mine, theirs = names(source), names(model)
     return dict(zip(mine, theirs, strict=True)) if len(mine) == len(theirs) else {}

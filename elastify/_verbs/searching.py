@@ -19,6 +19,7 @@ from elastify._search import SearchOptions, run_search
 from elastify._space import SubnetConfig, parse_budget, state
 from elastify._verbs.activation import activate
 from elastify._verbs.extraction import extract
+from elastify._verbs.spaces import costs_of
 
 Budgets = float | str | Sequence[float | str] | None
 
@@ -58,7 +59,7 @@ def search(
     >>> search(model, budget_macs=250).model[0]
     Linear(in_features=4, out_features=32, bias=True)
     """
-    known, scores = state(model), dict[SubnetConfig, Any]()
+    known, costs, scores = state(model), costs_of(model), dict[SubnetConfig, Any]()
     each, is_list = pairwise(macs=budget_macs, params=budget_params, bytes=budget_bytes)
     if is_list and study is not None:
         raise ElastifyError("a study holds one search", where="search", fix="one budget, or study=None")
@@ -72,10 +73,10 @@ def search(
                 scores[config] = evaluate(model)  # type: ignore[misc] - only called where it is not None
         return scores[config]
 
-    weights, full = "" if study is None else _checksum(model), known.costs.of()
+    weights, full = "" if study is None else _checksum(model), costs.of()
     options = SearchOptions(direction, n_trials, population, seed, study, timeout, progress, weights)
     limits = [{name: parse_budget(value, getattr(full, name)) for name, value in asked.items()} for asked in each]
-    found = [run_search(known.space, known.costs, limit, score if evaluate else None, options) for limit in limits]
+    found = [run_search(known.space, costs, limit, score if evaluate else None, options) for limit in limits]
     results = [replace(result, model=extract(model, result.config)) for result in found]
     return results if is_list else results[0]
 

@@ -75,9 +75,9 @@ def check_model(
     The full configuration gives bit-identical outputs and `state_dict`; `configurations` random ones give the same
     output activated and extracted (to `tolerance` of the largest output, with parameters drawn anew); both proofs of
     `elastify` demote nothing; `costs` of them cost exactly what the kernels count; `gradients` of them have the
-    extracted model's gradients on their entries and none elsewhere; the graph of the model computes what the model
-    computes, or says that it cannot run; a deep copy and a `state_dict` round trip behave. Other keywords go to
-    `elastify`. The model itself is not changed.
+    extracted model's gradients on their entries and none elsewhere, and are not moved by the weights of the original;
+    the graph of the model computes what the model computes, or says that it cannot run; a deep copy and a `state_dict`
+    round trip behave. Other keywords go to `elastify`. The model itself is not changed.
     """
     report = Report(type(model).__name__)
     elastic = copied(model).eval()
@@ -136,6 +136,7 @@ def check_sizes(
 
 def _identical(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors are equal; a network that gives NaN gives NaN in the same places."""
+    a, b = a.to_dense(), b.to_dense()
     return a.shape == b.shape and bool(((a == b) | ((a != a) & (b != b))).all())
 
 
@@ -146,7 +147,7 @@ def _take_buffers(model: nn.Module, other: nn.Module) -> None:
         if buffer.shape != theirs[name].shape:
             path, _, local = name.rpartition(".")
             model.get_submodule(path)._buffers[local] = theirs[name].detach().clone()
-        elif not torch.equal(buffer, theirs[name]):
+        elif not _identical(buffer, theirs[name]):
             with torch.no_grad():
                 buffer.copy_(theirs[name])
 
@@ -199,7 +200,9 @@ class _Check:
             if not all(_identical(a, b) for a, b in pairs):
                 self.fail("the full configuration is not bit-identical to the original")
         before, after = self.plain.state_dict(), self.elastic.state_dict()
-        if list(before) != list(after) or not all(torch.equal(before[k], after[k]) for k in before):
+        if list(before) != list(after) or not all(
+            _identical(before[k].to_dense(), after[k].to_dense()) for k in before
+        ):
             self.fail("the state_dict has changed")
 
     def view(self) -> None:
@@ -230,6 +233,8 @@ class _Check:
             self.report.worst_error = max(self.report.worst_error, error)
             if not error <= self.tolerance:
                 self.fail(f"activated and extracted differ by {error:.1e} for {config!r}")
+            if gradients and not self.stands_alone(small):
+                self.fail(f"the extracted model changes when weights of the original do, for {config!r}")
             if count:
                 self.count(small, config)
             if gradients:
@@ -246,6 +251,20 @@ class _Check:
             self.fail(f"{type(error).__name__} for {config!r}: {error}")
             activate(self.elastic, None)
 
+    def stands_alone(self, small: nn.Module) -> bool:
+        """Whether an extracted model computes the same when the original has lost its weights."""
+        tensors = [t for t in (*self.elastic.parameters(), *self.elastic.buffers()) if t.is_floating_point()]
+        kept = [tensor.detach().clone() for tensor in tensors]
+        with torch.no_grad():
+            before = self.run(small)
+            try:
+                for tensor in tensors:
+                    tensor.zero_()
+                return all(_identical(a, b) for a, b in zip(before, self.run(small), strict=True))
+            finally:
+                for tensor, value in zip(tensors, kept, strict=True):
+                    tensor.copy_(value)
+
     def count(self, small: nn.Module, config: Any) -> None:
         """The closed form equals what the kernels count on the extracted model, for one sample.
 
@@ -255,7 +274,7 @@ class _Check:
         given, analysis, batch = self.built.example, self.built.analysis, self.built.batch
         samples = 1 if batch.axes else batch.count  # else a list of samples, perhaps of different sizes
         given = batch.resized(self.elastic, given, 1)
-        counted = oracle_macs(small, given.args, given.kwargs)
+        counted = given(lambda *args, **kwargs: oracle_macs(small, args, kwargs))
         said = cost(self.elastic, config)
         wrong = counted // samples != said.macs
         if wrong and analysis.graphs[0].real:
@@ -283,7 +302,7 @@ class _Check:
         with activate(elastic, config):
             _scalar(self.run(elastic)).backward()
             ours = self.active_gradients(elastic, config)
-        theirs = [p.grad for p in small.parameters()]
+        theirs = [p.grad if p.grad is None else p.grad.to_dense() for p in small.parameters()]
         if len(ours) != len(theirs):
             return self.fail(f"{len(ours)} parameters are active, {len(theirs)} extracted for {config!r}")
         scale = max((_largest(g) for g in theirs if g is not None), default=0.0)
@@ -298,12 +317,13 @@ class _Check:
         """Gradients of the active entries of every parameter that is not in a block left out."""
         record = elastic.__dict__["_elastify"]
         active = record.active
-        left_out = tuple(f"{path}." for path in active.left_out) if active is not None else ()
+        first = record.plan.first_name
+        left_out = tuple(f"{first(path)}." for path in active.left_out) if active is not None else ()
         found: dict[int, Tensor | None] = {}
         for name, parameter in elastic.named_parameters(remove_duplicate=False):
-            if id(parameter) in found or name.startswith(left_out):
+            if id(parameter) in found or first(name).startswith(left_out):
                 continue
-            grad = part = parameter.grad
+            grad = part = parameter.grad if parameter.grad is None else parameter.grad.to_dense()
             name = record.plan.aliases.get(name, name)
             if grad is not None and name in record.plan.tensors and active is not None:
                 part = record.slice(active, name)(grad)

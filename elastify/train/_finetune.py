@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from elastify._errors import ElastifyError
 from elastify._search import Budget, Result, SearchOptions, Trial, summarise
-from elastify._space import SubnetConfig, human, parse_budget, state
-from elastify._verbs import Budgets, activate, cost, extract, pairwise, search, space
+from elastify._space import SubnetConfig, human, parse_budget
+from elastify._verbs import Budgets, activate, cost, costs_of, extract, pairwise, search, space
 from elastify.train._batches import ForwardFn
 from elastify.train._evaluate import evaluating
 from elastify.train._loop import Limits, fit
@@ -79,7 +79,7 @@ def finetune(
     if not budgets[0]:
         raise ElastifyError("there is no budget", where="finetune", fix='budget_macs="50%", or a list of budgets')
     options, full = SearchOptions(direction), cost(model, space(model).max)
-    Limits(**{name: training.get(name) for name in ("epochs", "steps", "minutes", "macs")})  # or an error, before all
+    Limits(*(training.get(name) for name in ("epochs", "steps", "minutes", "macs")))  # or an error, before all
     chosen = [search(model, **{f"budget_{name}": value for name, value in budget.items()}) for budget in budgets]
     limits = [{name: parse_budget(value, getattr(full, name)) for name, value in budget.items()} for budget in budgets]
     configs = tuple(dict.fromkeys([*(result.config for result in chosen), space(model).max]))
@@ -127,7 +127,6 @@ def _best(
 ) -> Result:
     """The best of the sizes within a budget, or where nothing was scored the largest one, extracted."""
     within = [trial for trial in trials if all(getattr(trial.cost, name) <= limits[name] for name in limits)]
-    known = state(model)
     scored = any(math.isfinite(trial.score) for trial in within)
-    result = summarise(within, options, Budget(limits, known.costs)) if scored else largest
+    result = summarise(within, options, Budget(limits, costs_of(model))) if scored else largest
     return replace(result, history=tuple(trials), model=extract(model, result.config))

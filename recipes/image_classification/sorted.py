@@ -50,8 +50,8 @@ class Seed:
         if self.args.strategy == "sorted":
             return Sorted(self.model, self.configs, self.draws, "even", seed=self.seed)
         if self.args.strategy == "sandwich":
-            return Sandwich(self.model, n_random=self.draws - 2, cycle=False, seed=self.seed)
-        return FullPlusRandom(self.model, subnets=self.configs, cycle=False, seed=self.seed)
+            return Sandwich(self.model, n_random=self.draws - 2, seed=self.seed)
+        return FullPlusRandom(self.model, subnets=self.configs, seed=self.seed)
 
     def train(self, name: str, model: nn.Module, strategy: Strategy | None = None, steps: int | None = None) -> None:
         """One training, and the CPU seconds that it took where it was not interrupted."""

@@ -116,5 +116,20 @@ def test_an_example_is_called_and_mapped() -> None:
     assert all(isinstance(tensor, Tensor) for tensor in prepare_inputs([torch.ones(3), 1]).tensors())
 
 
+def test_each_call_is_given_containers_and_tensors_of_its_own() -> None:
+    x = torch.ones(2)
+    example = Example(([x, x], {"y": x}), {"more": bytearray(b"ab")})
+
+    def write(xs: list[Tensor], ys: dict[str, Tensor], more: bytearray) -> Tensor:
+        assert xs[0] is xs[1] is ys["y"]  # what is given twice is given twice
+        more += b"c"
+        xs.pop().add_(1)
+        return ys.pop("y")
+
+    assert [example(write).tolist() for _ in range(2)] == [[2, 2], [2, 2]]
+    assert example.args == ([x, x], {"y": x})
+    assert (x.tolist(), example.kwargs["more"]) == ([1, 1], b"ab")
+
+
 def test_words_of_a_nested_value() -> None:
     assert in_words([torch.zeros(2, 3), {"a": (None, 2)}, object()]) == "[float32[2, 3], {a: [None, 2]}, object]"

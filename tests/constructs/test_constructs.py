@@ -10,7 +10,21 @@ import torch
 
 from elastify import elastify, space
 
-from . import attention, code, convolutions, depth, experts, integers, norms, positions, recurrent, shapes, sharing
+from . import (
+    attention,
+    code,
+    convolutions,
+    depth,
+    experts,
+    integers,
+    names,
+    norms,
+    objects,
+    positions,
+    recurrent,
+    shapes,
+    sharing,
+)
 from .construct import Construct, axes_at, check
 
 CONSTRUCTS = [
@@ -23,6 +37,8 @@ CONSTRUCTS = [
     *sharing.CONSTRUCTS,
     *experts.CONSTRUCTS,
     *code.CONSTRUCTS,
+    *objects.CONSTRUCTS,
+    *names.CONSTRUCTS,
     *depth.CONSTRUCTS,
     *integers.CONSTRUCTS,
 ]

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import contextvars
 import copy
+import math
+import multiprocessing
+import queue
+import socket
+import sqlite3
+import sys
+import tempfile
 import threading
+import types
 from collections import OrderedDict
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -116,22 +126,98 @@ def test_classes_and_attributes_can_be_others() -> None:
     assert torch.equal(made.get_parameter("0.weight"), net.get_parameter("0.weight"))
 
 
-@pytest.mark.parametrize("make", [threading.Lock, threading.RLock])
-def test_a_lock_is_shared(make: Any) -> None:
-    net = nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 3))
-    net[0].lock = lock = make()  # type: ignore[assignment]
-    small = extract(elastify(net, torch.randn(6, 4)), 0.5)
-    assert small[0].lock is lock  # type: ignore[index]
-    assert small(torch.randn(6, 4)).shape == (6, 3)
+FILE = Path(__file__)
 
 
-@pytest.mark.parametrize("make", [lambda: (i for i in "ab"), lambda: [threading.Lock()], threading.Event])
-def test_what_has_no_copy_is_refused_by_name(make: Any) -> None:
-    net = nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 3))
-    net[0].thing = make()
+class Helper:
+    """An object of the user's that a model holds."""
+
+    def __init__(self, thing: Any) -> None:
+        self.thing, self.table = thing, {"seen": 3}
+
+
+class Guarded(Helper):
+    """One that deletes something at its end."""
+
+    def __del__(self) -> None:
+        self.thing.close()
+
+
+def made_elastic(thing: Any, *, verify: bool) -> tuple[Any, Any]:
+    """What an elastic model holds, and what the model extracted from it does."""
+    net, x = nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 3)), torch.randn(6, 4)
+    net[0].thing = thing
+    small: Any = extract(elastify(net, x, verify=verify), 0.5)
+    assert small(x).shape == (6, 3)
+    return net[0].thing, small[0].thing
+
+
+SHARED = {
+    "lock": threading.Lock,
+    "reentrant lock": threading.RLock,
+    "lock of processes": multiprocessing.Lock,
+    "file": lambda: FILE.open(),
+    "bytes": lambda: FILE.open("rb"),
+    "socket": socket.socket,
+    "standard error": lambda: sys.stderr,
+    "database": lambda: sqlite3.connect(":memory:"),
+    "Python module": lambda: math,
+    "context": lambda: contextvars.ContextVar("held"),
+    "locals of threads": threading.local,
+    "view of a dict": lambda: types.MappingProxyType({"a": 1}),
+}
+
+
+@pytest.mark.parametrize("verify", [True, False])
+@pytest.mark.parametrize("make", SHARED.values(), ids=SHARED)
+def test_what_has_no_copy_is_shared(make: Any, verify: bool) -> None:
+    thing = make()
+    before, after = made_elastic(thing, verify=verify)
+    assert after is before is thing
+
+
+@pytest.mark.parametrize("make", SHARED.values(), ids=SHARED)
+def test_in_lists_too(make: Any) -> None:
+    before, after = made_elastic([make(), {"in": (make(), [1])}], verify=True)
+    assert after is not before
+    assert after[0] is before[0]
+    assert after[1]["in"][0] is before[1]["in"][0]
+    assert after[1]["in"][1] is not before[1]["in"][1]
+
+
+@pytest.mark.parametrize("make", [threading.Lock, lambda: math, threading.Event, queue.Queue])
+def test_objects_with_locks_are_copied(make: Any) -> None:
+    before, after = made_elastic(Helper(make()), verify=True)
+    assert after is not before
+    assert after.table is not before.table
+
+
+def test_tensors_with_a_history_in_lists_are_copied_without_it() -> None:
+    computed = nn.Linear(2, 2).weight * 2
+    before, after = made_elastic(Helper([computed]), verify=True)
+    assert before.thing[0] is computed
+    assert after.thing[0].is_leaf
+    assert torch.equal(after.thing[0], computed)
+
+
+@pytest.mark.parametrize("verify", [True, False])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: (i for i in "ab"),
+        lambda: {"letters": (i for i in "ab")},
+        lambda: Helper(FILE.open()),
+        lambda: Guarded(FILE.open()),
+        tempfile.NamedTemporaryFile,
+    ],
+    ids=["generator", "generator in a dict", "file of an object", "file that is closed", "temporary file"],
+)
+def test_what_a_copy_would_use_up_or_close_is_refused_by_name(make: Any, verify: bool) -> None:
+    thing = make()
     with pytest.raises(ElastifyError, match="'thing' of this Linear cannot be copied"):
-        elastify(net, torch.randn(6, 4))
-    assert type(net[0]) is nn.Linear
+        made_elastic(thing, verify=verify)
+    file = getattr(thing, "thing", None) or getattr(thing, "file", None)
+    assert file is None or not file.closed
 
 
 @pytest.mark.parametrize("first", [True, False])

@@ -29,17 +29,17 @@ class FullPlusRandom(Taught):
     >>> from elastify import elastify
     >>> model = elastify(nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 1)), torch.randn(2, 4))
     >>> x = torch.randn(8, 4)
-    >>> losses = FullPlusRandom(model, cycle=False).step(lambda: model(x), lambda outputs: outputs.square().mean())
+    >>> losses = FullPlusRandom(model).step(lambda: model(x), lambda outputs: outputs.square().mean())
     >>> len(losses.random), losses.min is None
     (1, True)
 
-    `subnets` are the configurations that are drawn from (as for `activate`); None: all there are. With `cycle` the
-    batches train the full network and a random one in turn; `cycle=False` is the authors' form, both on each batch.
+    `subnets` are the configurations that are drawn from (as for `activate`); None: all there are. Each batch
+    trains both, as the authors do; with `cycle=True` the full network and a random one take turns.
     `teacher`, `mix`, `temperature` and `start` are as for `Sorted`.
     """
 
     subnets: Sequence[Any] | None = None
-    cycle: bool = True
+    cycle: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -26,19 +26,19 @@ class Sandwich(Taught):
     >>> from torch import nn
     >>> from elastify import elastify
     >>> model = elastify(nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 3)), torch.randn(2, 4))
-    >>> strategy = Sandwich(model, n_random=2, cycle=False)
+    >>> strategy = Sandwich(model, n_random=2)
     >>> x, labels = torch.randn(8, 4), torch.randint(0, 3, (8,))
     >>> losses = strategy.step(lambda: model(x), lambda logits: nn.functional.cross_entropy(logits, labels))
     >>> len(losses.random), losses.total > 0
     (2, True)
 
-    With `cycle` each batch trains one of them: the full one, the smallest, the random ones, and so on. `cycle=False` is
-    the authors' form, all of them on each batch. `teacher`, `mix`, `temperature` and `start` are as for `Sorted`; by
+    Each batch trains all of them, as the authors do. With `cycle=True` it trains one: the full one, the smallest, the
+    random ones, and so on. `teacher`, `mix`, `temperature` and `start` are as for `Sorted`; by
     default the full network teaches, and its students see no labels. `teacher=None` trains every subnet on the labels.
     """
 
     n_random: int = 2
-    cycle: bool = True
+    cycle: bool = False
     teacher: str | nn.Module | None = field(default="full", kw_only=True)
     mix: float = field(default=0.0, kw_only=True)
 

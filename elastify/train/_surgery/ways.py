@@ -6,7 +6,9 @@ one sample; so the axis has no equations, only a table.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,7 @@ from elastify._errors import ElastifyError
 from elastify._ir import ElasticAxis, Plan
 from elastify._plan import STATISTICS
 from elastify._rewrite import elastic_state, install
-from elastify._space import STATE, Cost, CostModel, SearchSpace, State
+from elastify._space import STATE, Cost, CostModel, SearchSpace, State, itemsize
 from elastify._verbs import activate
 from elastify.train._evaluate import evaluating
 
@@ -39,10 +41,18 @@ def trace(pieces: Sequence[nn.Module], x: Any) -> list[Tensor]:
 
 
 class _Ways(CostModel):
-    """Exact costs of the ways: sums over their pieces, each counted on one sample."""
+    """Exact costs of the ways: sums over their pieces, each counted on one sample. `elements` are the sizes of tensors
+    by name; the first part of a name is the number of the piece."""
 
-    def __init__(self, costs: Cost) -> None:
-        self._costs = costs
+    def __init__(self, costs: Cost, ways: Sequence[Way], elements: Mapping[str, int]) -> None:
+        self._costs, self._ways, self._elements = costs, ways, elements
+
+    def in_dtypes(self, key: Hashable, named: Callable[[], Mapping[str, str]]) -> _Ways:
+        pieces, dtypes = Counter[int](), named()
+        for name, many in self._elements.items():
+            pieces[int(name.partition(".")[0])] += many * itemsize(dtypes[name])
+        sums = np.array([sum(pieces[number] for number in way) for way in self._ways], np.int64)
+        return _Ways(replace(self._costs, bytes=sums), self._ways, self._elements)
 
     def __call__(self, encoded: Any) -> Cost:
         rows = np.asarray(encoded)[:, 0] - 1
@@ -71,7 +81,8 @@ def choose_way(model: nn.Sequential, ways: list[Way], x: Tensor, largest: Way) -
     paths = {"": (0, tuple(tuple(map(used.index, way)) for way in kept))}
     install(model, Plan((axis,), statistics=statistics, paths=paths))
     table = np.array([sums[way] for way in kept], np.int64)
-    costs = _Ways(Cost(*table.T))
+    tensors = (*model.named_parameters(), *model.named_buffers())
+    costs = _Ways(Cost(*table.T), [tuple(map(used.index, way)) for way in kept], {n: t.numel() for n, t in tensors})
     plan = elastic_state(model).plan
     where = SearchSpace(plan, verified=True, title="stitched", example={"input": tuple(x.shape[1:])}, cost=costs)
     model.__dict__[STATE] = State(where, costs)

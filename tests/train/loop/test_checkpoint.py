@@ -293,7 +293,7 @@ def test_tensorboard_is_optional(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_tensorboard_finds_what_the_table_has(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = elastify(nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 3)), X[:2], verify=False)
-    options = {"log_dir": tmp_path / "log", "tensorboard": True, "strategy": Sandwich(model, cycle=False)}
+    options = {"log_dir": tmp_path / "log", "tensorboard": True, "strategy": Sandwich(model)}
     run(model, tmp_path / "a", 2, **options)
     run(model, tmp_path / "a", 4, **options)  # goes on, with event files of its own beside the first
     events = EventAccumulator(str(tmp_path / "log")).Reload()

@@ -67,7 +67,7 @@ class TestTraining:
         history = quiet(
             model,
             loader(),
-            strategy=Sandwich(model, n_random=1, cycle=False),
+            strategy=Sandwich(model, n_random=1),
             epochs=15,
             optimizer=lambda p: torch.optim.Adam(p, 0.01),
         )
@@ -128,7 +128,7 @@ class TestTraining:
     def test_mixed_precision(self, model: nn.Module, amp: str) -> None:
         kinds = set()
         model[4].register_forward_hook(lambda module, args, out: kinds.add(out.dtype))
-        history = quiet(model, loader(), strategy=Sandwich(model, cycle=False), epochs=4, amp=amp, clip=1.0)
+        history = quiet(model, loader(), strategy=Sandwich(model), epochs=4, amp=amp, clip=1.0)
         assert kinds == {torch.bfloat16 if amp == "bf16" else torch.float16}
         assert all(p.dtype == torch.float32 and p.isfinite().all() for p in model.parameters())
         assert history.losses[-1].max < history.losses[0].max
@@ -165,7 +165,7 @@ class TestTraining:
             seen.append((outputs.requires_grad, teacher.requires_grad))
             return F.mse_loss(outputs, teacher)
 
-        quiet(model, loader(), strategy=Sandwich(model, n_random=1, cycle=False), steps=2, distill=distill)
+        quiet(model, loader(), strategy=Sandwich(model, n_random=1), steps=2, distill=distill)
         assert seen == [(True, False)] * 4
 
     def test_ends(self) -> None:

@@ -182,10 +182,10 @@ class Case:
 
 
 CASES = {
-    "Sandwich": Case(lambda model: Sandwich(model, n_random=2, cycle=False, seed=3), sandwich),
-    "Sandwich in turn": Case(lambda model: Sandwich(model, n_random=1, seed=3), sandwich_in_turn),
-    "FullPlusRandom": Case(lambda model: FullPlusRandom(model, cycle=False, seed=3), full_plus_random),
-    "FullPlusRandom in turn": Case(lambda model: FullPlusRandom(model, seed=3), full_or_random),
+    "Sandwich": Case(lambda model: Sandwich(model, n_random=2, seed=3), sandwich),
+    "Sandwich in turn": Case(lambda model: Sandwich(model, n_random=1, cycle=True, seed=3), sandwich_in_turn),
+    "FullPlusRandom": Case(lambda model: FullPlusRandom(model, seed=3), full_plus_random),
+    "FullPlusRandom in turn": Case(lambda model: FullPlusRandom(model, cycle=True, seed=3), full_or_random),
     "Compressible": Case(lambda model: Compressible(model, beta=0, seed=3), compressible),
     "GumbelMask": Case(lambda model: GumbelMask(model, select=("blocks.*",), freeze=False, seed=3), masked),
     "GumbelMask of units": Case(lambda model: GumbelMask(model, "unit", start=1.0, freeze=False, seed=3), masked),
