@@ -6,7 +6,7 @@ and a schedule of the same classes, with the same arguments of the strategy.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,6 +47,21 @@ class Learner:
         yield from self.model.buffers()
         for _, _, stored in self._statistics():
             yield from stored.values()
+
+    def buffers_as_they_are(self) -> Callable[[], None]:
+        """What puts the buffers, and the statistics of subnets, back to what they are now."""
+        tables = [module._buffers for module in self.model.modules()] + [stored for *_, stored in self._statistics()]
+        places = [(table, name, tensor) for table in tables for name, tensor in table.items()]
+        values = [None if tensor is None else tensor.detach().clone() for _, _, tensor in places]
+
+        @torch.no_grad()
+        def put_back() -> None:
+            for (table, name, tensor), value in zip(places, values, strict=True):
+                table[name] = tensor  # forward may have put another one there
+                if tensor is not None and value is not None:
+                    tensor.copy_(value)
+
+        return put_back
 
     def autocast(self) -> torch.autocast:
         """For forward and loss."""
