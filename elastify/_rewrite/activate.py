@@ -42,6 +42,7 @@ def set_active(model: nn.Module, choice: Choice) -> None:
     setters.apply(active.choice.sizes if active is not None else {}, elastic.tables.only_in(left_out))
     reset(model, elastic.plan.caches, elastic.caches)
     elastic.active = active
+    elastic.turns.note(elastic.choice.key)
     if elastic.compiled:
         elastic.slice_all()
     elastic.block_numbers = {}

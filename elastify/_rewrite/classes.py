@@ -13,10 +13,13 @@ import types
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
+from torch.compiler import is_dynamo_compiling
 
 from elastify._errors import ElastifyError
+from elastify._ir import FULL
 from elastify._rewrite.blocks import block_members, container_members
 from elastify._rewrite.rnn import rnn_members
+from elastify._rewrite.turns import in_backward
 
 SPEC = "_elastify_spec"  # plain data that an extracted model carries; not state of an elastic one
 
@@ -70,6 +73,8 @@ def _tensor_property(local: str) -> property:
                 raise AttributeError(f"{type(self).__name__!r} object has no attribute {local!r}")
         elastic = self._elastify
         if elastic.active is None and not elastic.transforms:
+            if not is_dynamo_compiling() and elastic.turns.many and in_backward() != -1:
+                elastic.turns.check(FULL.key)
             return full
         try:
             return elastic.value(self, self._elastify_names[local], full)

@@ -27,6 +27,7 @@ from elastify._errors import ElastifyError
 from elastify._ir import FULL, Attr, Choice, Key, Layout, Plan, Stage, axes_of
 from elastify._rewrite.setters import Setters
 from elastify._rewrite.slices import Cut, Ruler, Slice, cut_of
+from elastify._rewrite.turns import Turns
 
 Transform = Callable[[Tensor], Tensor]
 
@@ -64,6 +65,7 @@ class ElasticState:
         self.caches: dict[Attr, Any] = {}
         self.compiled = False
         self.setters: Setters | None = None
+        self.turns = Turns()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ElasticState:
         twin = ElasticState(self.plan, self.tables)
@@ -75,10 +77,11 @@ class ElasticState:
         twin.statistics = {key: copy.deepcopy(stored, memo) for key, stored in self.statistics.items()}
         twin.originals, twin.block_numbers = dict(self.originals), dict(self.block_numbers)
         twin.caches = copy.deepcopy(self.caches, memo)
+        twin.turns = Turns(self.choice.key)
         return twin  # its setters are resolved anew: they hold dictionaries of the modules they belong to
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "setters": None}
+        return {**self.__dict__, "setters": None, "turns": Turns(self.choice.key)}
 
     @property
     def choice(self) -> Choice:
@@ -121,8 +124,10 @@ class ElasticState:
         active = self.active
         if torch.compiler.is_compiling():
             self.compiled = True
-        elif active is not None and active.thread != threading.get_ident():
-            check_thread()
+        else:
+            if active is not None and active.thread != threading.get_ident():
+                check_thread()
+            self.turns.check(self.choice.key)
         if type(full).__name__ == "DTensor" and asked_by_fsdp():
             return full
         if self.transforms:

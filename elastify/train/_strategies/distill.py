@@ -123,9 +123,7 @@ def _soft(call: Mapping[str, Any], probabilities: Tensor) -> Tensor:
     if call["size_average"] is not None or call["reduce"] is not None:  # what `reduction` was called long ago
         reduction = legacy_get_string(call["size_average"], call["reduce"], emit_warning=False)
     smoothing = call["label_smoothing"]  # the same share goes to all classes, whoever says how sure it is
-    value = F.cross_entropy(
-        logits, probabilities, weight=call["weight"], reduction="none", label_smoothing=smoothing
-    )
+    value = F.cross_entropy(logits, probabilities, weight=call["weight"], reduction="none", label_smoothing=smoothing)
     counted: Tensor | float = float(value.numel())
     if not target.is_floating_point():
         known = target != call["ignore_index"]

@@ -529,7 +529,8 @@ def test_what_a_refused_step_has_written_is_put_back(kind: str) -> None:
     if kind == "own statistics":
         recalibrate(net, [X[:16]], 0.5)
     sizes = [space(net).config(0.5)] if kind == "own statistics" else []
-    strategy = {"plain": lambda: None, "sandwich": lambda: Sandwich(net)}.get(kind, lambda: FullPlusRandom(net, sizes))()
+    strategies = {"sandwich": lambda: Sandwich(net), "own statistics": lambda: FullPlusRandom(net, sizes)}
+    strategy = strategies[kind]() if kind != "plain" else None
 
     def stored() -> list[Tensor]:
         own = [t for *_, kept in all_statistics(net) for t in kept.values()] if kind == "own statistics" else []
