@@ -33,6 +33,7 @@ def set_active(model: nn.Module, choice: Choice) -> None:
     Raises ElastifyError for axes, stages and sizes that the model does not have.
     """
     elastic = elastic_state(model)
+    elastic.settle()
     known_models.add(model)
     setters = setters_of(model)
     active = _active(elastic, choice)
@@ -46,6 +47,8 @@ def set_active(model: nn.Module, choice: Choice) -> None:
     if elastic.compiled:
         elastic.slice_all()
     elastic.block_numbers = {}
+    if active is not None:
+        active.buffers.remember(_growing(model))
     if active is not None and active.hidden:
         elastic.block_numbers = close_gaps(model, active.hidden, elastic.plan.counts)
 
@@ -67,6 +70,19 @@ def setters_of(model: nn.Module) -> Setters:
     if elastic.setters is None:  # a copy: its modules are others
         elastic.setters = compile_setters(model, elastic.plan, elastic.tables.ruler, elastic.originals)
     return elastic.setters
+
+
+def _growing(model: nn.Module) -> list[nn.Module]:
+    """The modules of a model whose buffers may grow: those that share an elastic one."""
+    elastic = elastic_state(model)
+    if elastic.growing is None:
+        shared = elastic.plan.tensors.keys() - elastic.plan.statistics
+        elastic.growing = [
+            module
+            for module in model.modules()
+            if any(n in shared and k in module._buffers for k, n in vars(module).get("_elastify_names", {}).items())
+        ]
+    return elastic.growing
 
 
 def _active(elastic: ElasticState, choice: Choice) -> Active | None:

@@ -25,7 +25,7 @@ _TORCH = frozenset(vars(nn.Module()))
 
 def remember(model: nn.Module, caches: Iterable[Attr]) -> dict[Attr, Any]:
     """What the attributes hold now, containers as copies; those that do not exist yet are left out."""
-    spaces = {attr: vars(resolve(model, attr.owner)) for attr in caches}
+    spaces = {attr: _space(model, attr) for attr in caches}
     return _copies({attr: space[attr.name] for attr, space in spaces.items() if attr.name in space})
 
 
@@ -42,11 +42,18 @@ def reset(model: nn.Module, caches: Iterable[Attr], kept: Mapping[Attr, Any]) ->
     """
     fresh = _copies(kept)
     for attr in caches:
-        space = vars(resolve(model, attr.owner))
+        space = _space(model, attr)
         if attr in fresh:
             space[attr.name] = fresh[attr]
         else:
             space.pop(attr.name, None)
+
+
+def _space(model: nn.Module, attr: Attr) -> dict[str, Any]:
+    """The table that holds an attribute: that of the buffers, if it is one."""
+    space = vars(resolve(model, attr.owner))
+    buffers = space.get("_buffers", {})
+    return buffers if attr.name in buffers else space
 
 
 @contextmanager
