@@ -183,7 +183,9 @@ class Swap:
         """Attributes in which forward has left a tensor that was not there, a buffer of another shape among them, and
         the sizes of tensors that it has noted beside these."""
         for path, space, before in self.given:
-            found = [name for name, old, new in self._buffers(space) if old is None or new is None or old.shape != new.shape]
+            found = [
+                name for name, old, new in self._buffers(space) if old is None or new is None or old.shape != new.shape
+            ]
             for name, value in space.items():
                 if name not in _BASE and _may_hold(value) and not isinstance(value, nn.Module):
                     old = {id(item) for item in before.get(name, ())}

@@ -39,7 +39,7 @@ def written_buffers(model: nn.Module, graphs: Sequence[Graph]) -> tuple[frozense
         if run.graph.training:
             given |= (run.written - run.needed) & needed
     owners = {name.rpartition(".")[0] for name in given & buffers.keys()}
-    counts = {name for name in written if buffers.get(name) == 0 and name.rpartition(".")[0] in owners}
+    counts = {name for name, dims in buffers.items() if not dims and name.rpartition(".")[0] in owners}
     statistics = frozenset((given | counts) & buffers.keys())
     return statistics, frozenset((written & buffers.keys()) - statistics)
 

@@ -31,6 +31,7 @@ from elastify._plan.scales import find_scales
 from elastify._plan.stages import Stages
 from elastify._plan.uses import find_drafts
 
+
 class Planner:
     """Makes the plans of one model; `depth` has its rows of blocks, and is told which of them the proofs refute."""
 

@@ -119,7 +119,9 @@ class Buffers:
             register(stored)
             self.parts[name] = Part.of(stored, cut, value, assigned=True)
         else:
-            free = [n if size is None else size for size, n in zip(sizes, value.shape, strict=True)] if fits else cut.shape
+            free = (
+                [n if size is None else size for size, n in zip(sizes, value.shape, strict=True)] if fits else cut.shape
+            )
             check_replaced(place.module, place.local, value, free)
             self.parts.pop(name, None)
             self.grown.setdefault(name, place)

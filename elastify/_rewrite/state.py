@@ -147,7 +147,7 @@ class ElasticState:
             rulers = self.tables.tensors[name]
             grown = active.buffers.grown.get(name)
             stored = module._buffers[local] if grown is None else grown.stored
-            cut = self.slice_of(active, name, stored)
+            cut = None if stored is None else self.slice_of(active, name, stored)
             sizes = growing_sizes(rulers, active.choice.sizes, self.tables.full.keys())
             active.buffers.assign(Grown(module, local, stored), name, value, cut, sizes, register)
 
