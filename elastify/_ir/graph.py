@@ -82,9 +82,10 @@ class Graph:
 
     `constants` are tensors from outside: plain attributes, closure variables, results of functions that torch
     cannot see. `caches` are attributes in which forward left tensors, and numbers that tell how large these are;
-    `assigned` are the values that it put in the place of buffers of the same shape, by their names. `inputs` and `outputs` are flat; the root's
-    `ModuleCall` (path "") has their structure. `training` is the mode of the run, `real` whether it had real tensors,
-    `apart` whether it is one that the proofs do not repeat: what only it uses keeps its sizes.
+    `assigned` are the values that it put in the place of buffers of the same shape, by their names. `inputs` and
+    `outputs` are flat; the root's `ModuleCall` (path "") has their structure. `training` is the mode of the run, `real`
+    whether it had real tensors, `apart` whether it is one that the proofs do not repeat: what only it uses keeps its
+    sizes.
     """
 
     calls: list[RecordedCall] = field(default_factory=list)

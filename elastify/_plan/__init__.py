@@ -4,8 +4,8 @@
 can be left out are put in rows and become stages: `flow` and `skips` say what leaving out one span of a record means,
 `blocks`, `loops` and `depth` which blocks form a row, `stages` which rows are offered. Numbers that describe the model
 follow: those that forward never reads (`described`, `numbers`), those of torch.nn (`nn_numbers`), floats that are a
-root of a size (`scales`), and numbers of layers (`layers`). `buffers` tells those that forward writes. `constraints` keeps the comparisons that some sizes would
-answer differently.
+root of a size (`scales`), and numbers of layers (`layers`). `constraints` keeps the comparisons that some sizes would
+answer differently. `buffers` tells which ones forward writes.
 """
 
 from elastify._plan.buffers import norm_statistics

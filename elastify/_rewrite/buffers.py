@@ -57,7 +57,7 @@ class Grown:
 
     module: nn.Module
     local: str
-    stored: Tensor
+    stored: Tensor | None
 
 
 @dataclass(slots=True)
@@ -107,28 +107,28 @@ class Buffers:
         place: Grown,
         name: str,
         value: Any,
-        cut: Slice,
+        cut: Slice | None,
         sizes: list[int | None],
         register: Callable[[Tensor], None],
     ) -> None:
-        """Forward puts `value` in the place of a buffer, of which the subnet has `cut`; `sizes` are those that it must
-        have, None where it can grow. `register` makes a tensor the buffer."""
+        """Forward puts `value` in the place of a buffer, of which the subnet has `cut` (if there is one now); `sizes`
+        are those that it must have, None where it can grow. `register` makes a tensor the buffer."""
         fits = isinstance(value, Tensor) and len(sizes) == value.dim()
-        if fits and tuple(value.shape) == cut.shape and name not in self.grown:
+        same = fits and name not in self.grown
+        if same and cut is not None and place.stored is not None and tuple(value.shape) == cut.shape:
             stored = place.stored.detach().clone()  # what was there is as it was, also for a graph that has kept it
             register(stored)
             self.parts[name] = Part.of(stored, cut, value, assigned=True)
         else:
-            free = (
-                [n if size is None else size for size, n in zip(sizes, value.shape, strict=True)] if fits else cut.shape
-            )
+            given = value.shape if fits else sizes
+            free = [n if size is None else size for size, n in zip(sizes, given, strict=True)]
             check_replaced(place.module, place.local, value, free)
             self.parts.pop(name, None)
             self.grown.setdefault(name, place)
             register(value)
 
 
-def check_replaced(module: nn.Module, local: str, value: Any, shape: Sequence[int]) -> None:
+def check_replaced(module: nn.Module, local: str, value: Any, shape: Sequence[int | None]) -> None:
     """Refuse to put anything but a tensor of a shape in the place of a buffer."""
     if not isinstance(value, Tensor) or list(value.shape) != list(shape):
         what = f"a tensor of shape {list(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"

@@ -97,13 +97,13 @@ def _tensor_property(local: str) -> property:
 def _call(base: Any) -> Any:
     """A call of the model, after which what it has written to parts of buffers is stored."""
 
-    def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         try:
             return base.__call__(self, *args, **kwargs)
         finally:
             self._elastify.put_back()
 
-    return __call__
+    return call
 
 
 def _common_members(base: Any, names: frozenset[str]) -> dict[str, Any]:

@@ -242,7 +242,9 @@ def test_a_graph_that_keeps_the_old_value_is_right() -> None:
     first = model(X).sum()
     with activate(model, 0.5):
         model(X).sum().backward()
+    kept = model.a.bias.grad.clone()
     first.backward()  # what it has kept was not written to
+    assert not torch.equal(model.a.bias.grad, kept)
 
 
 @pytest.mark.parametrize("twin", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])  # noqa: S301
@@ -483,3 +485,10 @@ def test_copies_of_what_has_grown(net: Any, how: str) -> None:
     activate(other, None)
     for n in (6, 12, 20):
         torch.testing.assert_close(other(tokens(n)), model(tokens(n)))
+
+
+def test_the_space_lists_what_forward_writes() -> None:
+    text = str(space(elastify(Averaging(_lerp), X)))
+    assert "buffers that forward writes, shared: a subnet writes its active units (1)\n  ema\n" in text
+    text = str(space(elastify(Normed(("m", "v"), "function"), X)))
+    assert "statistics, which each configuration has for itself (3)\n  n.m, n.seen, n.v\n" in text
