@@ -489,6 +489,6 @@ def test_copies_of_what_has_grown(net: Any, how: str) -> None:
 
 def test_the_space_lists_what_forward_writes() -> None:
     text = str(space(elastify(Averaging(_lerp), X)))
-    assert "buffers that forward writes, shared: a subnet writes its active units (1)\n  ema\n" in text
+    assert "buffers that forward writes, shared: a subnet writes its active units (2)\n  ema, steps\n" in text
     text = str(space(elastify(Normed(("m", "v"), "function"), X)))
     assert "statistics, which each configuration has for itself (3)\n  n.m, n.seen, n.v\n" in text
