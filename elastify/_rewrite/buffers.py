@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.compiler import is_dynamo_compiling
 
 from elastify._errors import ElastifyError
 from elastify._rewrite.slices import Ruler, Slice
@@ -42,11 +43,11 @@ class Part:
 
     def is_of(self, stored: Tensor) -> bool:
         """Whether it is still a part of this tensor, which nobody else has changed."""
-        return self.stored is stored and _version(stored) == self.versions[0]
+        return self.stored is stored and (is_dynamo_compiling() or _version(stored) == self.versions[0])
 
     def put_back(self, *, silently: bool) -> None:
         """Write what has changed to its places; what `silently` changes through `.data` has no other version."""
-        changed = self.assigned or _version(self.value) != self.versions[1]
+        changed = self.assigned or is_dynamo_compiling() or _version(self.value) != self.versions[1]
         if (changed or silently) and self.is_of(self.stored):
             self.cut.put(self.stored if changed else self.stored.data, self.value.detach())
 
@@ -75,18 +76,18 @@ class Buffers:
         """Note the whole numbers of these modules."""
         self.numbers = [(m, {k: v for k, v in vars(m).items() if type(v) is int}) for m in modules]
 
-    def seen(self, name: str, stored: Tensor, cut: Slice) -> Tensor:
-        """The part of a buffer that a subnet sees."""
+    def seen(self, name: str, stored: Tensor, cut: Slice, written: frozenset[str]) -> Tensor:
+        """The part of a buffer that a subnet sees; `written` are those that forward is known to write."""
         part = self.parts.get(name)
         if part is not None and part.is_of(stored):
             return part.value
         value = cut(stored)
-        if cut.copies and not value.is_inference():
+        if cut.copies and (name in written if is_dynamo_compiling() else not value.is_inference()):
             self.parts[name] = Part.of(stored, cut, value)
         return value
 
     def put_back(self, written: frozenset[str]) -> None:
-        """Store what the pass has written; `written` are the buffers that are known to be."""
+        """Store what the pass has written."""
         with torch.no_grad():
             for name, part in self.parts.items():
                 part.put_back(silently=name in written)
@@ -156,5 +157,5 @@ def growing_sizes(rulers: Iterable[Ruler], sizes: Mapping[int, int], axes: Colle
 
 
 def _version(tensor: Tensor) -> int:
-    """How often a tensor has been changed in place."""
-    return -1 if tensor.is_inference() else tensor._version
+    """How often a tensor has been changed in place; not known of what is compiled."""
+    return -1 if is_dynamo_compiling() or tensor.is_inference() else tensor._version

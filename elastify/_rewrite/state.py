@@ -190,8 +190,9 @@ class ElasticState:
         if name not in self.tables.tensors:  # only transformed
             return full
         if buffer:
-            is_whole = name in active.buffers.grown
-            return full if is_whole else active.buffers.seen(name, full, self.slice_of(active, name, full))
+            if name in active.buffers.grown:
+                return full
+            return active.buffers.seen(name, full, self.slice_of(active, name, full), self.plan.written)
         cut = self.slice(active, name)
         return cut(full) if cut.indices else viewed(full, cut)
 

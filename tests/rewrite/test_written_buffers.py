@@ -492,3 +492,15 @@ def test_the_space_lists_what_forward_writes() -> None:
     assert "buffers that forward writes, shared: a subnet writes its active units (2)\n  ema, steps\n" in text
     text = str(space(elastify(Normed(("m", "v"), "function"), X)))
     assert "statistics, which each configuration has for itself (3)\n  n.m, n.seen, n.v\n" in text
+
+
+@pytest.mark.parametrize(("write", "whole"), [(_lerp, True), (_assigned, False)])
+def test_compiled(write: Any, whole: bool) -> None:
+    torch._dynamo.reset()
+    model = elastify(Averaging(write), X).train()
+    plain = copy.deepcopy(model)
+    compiled = torch.compile(model, backend="eager", fullgraph=whole)
+    for config in (None, one_axis(model), None):
+        with activate(model, config), activate(plain, config):
+            torch.testing.assert_close(compiled(X), plain(X))
+            torch.testing.assert_close(model._buffers["ema"], plain._buffers["ema"])
