@@ -27,8 +27,8 @@ from elastify._rewrite.slices import Ruler, Slice
 
 @dataclass(slots=True)
 class Part:
-    """A copy of what `cut` keeps of a stored tensor, and the versions of both when it was made; of one that forward
-    has `assigned` it is put back in any case."""
+    """What `cut` keeps of a stored tensor, and the versions of both when it was made; what forward has `assigned` is put
+    back in any case."""
 
     stored: Tensor
     cut: Slice
@@ -42,13 +42,20 @@ class Part:
         return Part(stored, cut, value, (_version(stored), _version(value)), assigned)
 
     def is_of(self, stored: Tensor) -> bool:
-        """Whether it is still a part of this tensor, which nobody else has changed."""
-        return self.stored is stored and (is_dynamo_compiling() or _version(stored) == self.versions[0])
+        """Whether it is still a part of this tensor: a view, or a copy since which nobody else has changed that."""
+        if self.is_view or is_dynamo_compiling():
+            return self.stored is stored
+        return self.stored is stored and _version(stored) == self.versions[0]
+
+    @property
+    def is_view(self) -> bool:
+        """Whether what is written to it is stored already."""
+        return not self.cut.copies and not self.assigned
 
     def put_back(self, *, silently: bool) -> None:
         """Write what has changed to its places; what `silently` changes through `.data` has no other version."""
         changed = self.assigned or is_dynamo_compiling() or _version(self.value) != self.versions[1]
-        if (changed or silently) and self.is_of(self.stored):
+        if (changed or silently) and not self.is_view and self.is_of(self.stored):
             self.cut.put(self.stored if changed else self.stored.data, self.value.detach())
 
 
@@ -82,7 +89,7 @@ class Buffers:
         if part is not None and part.is_of(stored):
             return part.value
         value = cut(stored)
-        if cut.copies and (name in written if is_dynamo_compiling() else not value.is_inference()):
+        if name in written or (cut.copies and not is_dynamo_compiling() and not value.is_inference()):
             self.parts[name] = Part.of(stored, cut, value)
         return value
 
@@ -144,6 +151,29 @@ def not_replaced(module: nn.Module, local: str, why: str) -> ElastifyError:
         why=why,
         fix="activate(model, None), then change it",
     )
+
+
+def remembered(tables: Iterable[tuple[dict[str, Any], Iterable[str]]]) -> Callable[[], None]:
+    """What puts the tensors of these names in these tables back to what they are now.
+
+    >>> model = nn.BatchNorm1d(2)
+    >>> put_back = remembered([(model._buffers, list(model._buffers))])
+    >>> _ = model(torch.randn(4, 2))
+    >>> put_back()
+    >>> model.running_mean
+    tensor([0., 0.])
+    """
+    places = [(table, name, table[name]) for table, names in tables for name in names]
+    values = [None if tensor is None else tensor.detach().clone() for _, _, tensor in places]
+
+    def put_back() -> None:
+        with torch.no_grad():
+            for (table, name, tensor), value in zip(places, values, strict=True):
+                table[name] = tensor  # forward may have put another one there
+                if tensor is not None:
+                    tensor.copy_(value)
+
+    return put_back
 
 
 def growing_sizes(rulers: Iterable[Ruler], sizes: Mapping[int, int], axes: Collection[int]) -> list[int | None]:

@@ -22,10 +22,10 @@ from elastify._verbs import activate
 Run = Callable[[nn.Module], list[Tensor]]
 
 
-def learns(model: nn.Module, run: Run) -> bool:
-    """Whether a model runs in training mode on the example, forward and backward."""
+def learns(model: nn.Module, run: Run, training: bool) -> bool:
+    """Whether a model runs on the example in a mode, forward and backward."""
     try:
-        _learn(_prepared(copied(model), training=True), run)
+        _learn(_prepared(copied(model), training), run)
     except Exception:  # noqa: BLE001 - whatever it is, there is nothing to compare with
         return False
     return True

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from elastify._errors import ElastifyError
-from elastify._rewrite import all_statistics, is_elastic, restore_statistics
+from elastify._rewrite import all_statistics, is_elastic, remembered, restore_statistics
 from elastify.train._loop.checkpoint import describe_tensors
 from elastify.train._loop.plain import Plain
 from elastify.train._loop.schedule import Schedule
@@ -51,17 +51,7 @@ class Learner:
     def buffers_as_they_are(self) -> Callable[[], None]:
         """What puts the buffers, and the statistics of subnets, back to what they are now."""
         tables = [module._buffers for module in self.model.modules()] + [stored for *_, stored in self._statistics()]
-        places = [(table, name, tensor) for table in tables for name, tensor in table.items()]
-        values = [None if tensor is None else tensor.detach().clone() for _, _, tensor in places]
-
-        @torch.no_grad()
-        def put_back() -> None:
-            for (table, name, tensor), value in zip(places, values, strict=True):
-                table[name] = tensor  # forward may have put another one there
-                if tensor is not None and value is not None:
-                    tensor.copy_(value)
-
-        return put_back
+        return remembered((table, list(table)) for table in tables)
 
     def autocast(self) -> torch.autocast:
         """For forward and loss."""
