@@ -27,8 +27,8 @@ from elastify._rewrite.slices import Ruler, Slice
 
 @dataclass(slots=True)
 class Part:
-    """What `cut` keeps of a stored tensor, and the versions of both when it was made; what forward has `assigned` is put
-    back in any case."""
+    """What `cut` keeps of a stored tensor, and the versions of both when it was made; what forward has
+    `assigned` is put back in any case."""
 
     stored: Tensor
     cut: Slice
@@ -68,9 +68,10 @@ class Grown:
     stored: Tensor | None
 
 
-@dataclass(slots=True)
+@dataclass
 class Buffers:
-    """What one active choice has of the buffers that it shares with the others, by canonical name.
+    """What one active choice has of the buffers that it shares with the others, by canonical name; as an object with
+    ordinary attributes, which a capture puts back to what they were.
 
     `numbers` are the whole numbers of modules whose buffers may grow, as they were when the choice became active.
     """
