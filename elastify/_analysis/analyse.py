@@ -81,6 +81,9 @@ def analyse(
                 facts.freeze(term, "a sparse tensor is not cut")
         for call in graph.calls:
             apply(facts, call)
+        facts.why = Why("assigned to a buffer")
+        for name, value in graph.assigned.items():
+            facts.all_same(shared[name], facts.dims(value))
         facts.why = Why("output")
         for value in interface(graph):
             for term in facts.dims(value):

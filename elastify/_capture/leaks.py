@@ -82,7 +82,7 @@ def release(made: Sequence[weakref.ref[Any]]) -> None:
     if not any(ref() is not None for ref in made):
         return
     gc.collect()
-    alive = [tensor for ref in made if (tensor := ref()) is not None]
+    alive = [tensor for tensor in (ref() for ref in made) if tensor is not None]
     if alive:
         frozen = gc.get_freeze_count()
         gc.unfreeze()  # what is frozen could not be asked whom it refers to

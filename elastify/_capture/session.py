@@ -213,6 +213,7 @@ class _Session:
                 self.exchanged = next(swap.exchanged(), None)
                 with torch._C.DisableTorchFunction():
                     graph.caches = list(swap.caches())
+                    graph.assigned = {name: recorder.value(tensor) for name, tensor in swap.assigned()}
                 if recorder.asking and not training and not self.has_modes:
                     found = in_training(recorder, self.model) if fake else None
                     self.has_modes, self.trained = found is None, found or []

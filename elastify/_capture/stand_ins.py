@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from elastify._adapters import LIBRARIES, named
 from elastify._capture.quiet import uncollected
-from elastify._ir import Attr, Int
+from elastify._ir import Attr, Dim, Int, leaves
 
 Convert = Callable[[Tensor], Tensor]
 _BASE = frozenset(nn.Module().__dict__)
@@ -146,6 +146,7 @@ class Swap:
         self.convert, self.tag = convert, tag
         self.saved: list[tuple[dict[str, Any], dict[str, Any]]] = []
         self.given: list[tuple[str, dict[str, Any], dict[str, Any]]] = []  # path, attributes, their contents at first
+        self._first: dict[int, dict[str, Tensor | None]] = {}  # the buffers of each module, by the id of its attributes
         self.copies: dict[int, tuple[Any, Any]] = {}  # originals are kept: an id must not be used twice
 
     def model(self, model: nn.Module, training: bool) -> None:
@@ -164,6 +165,7 @@ class Swap:
                     tag, self.tag = self.tag, as_it_is
                     space[name] = self.value(value, path, name, (), 0)
                     self.tag = tag
+            self._first[id(space)] = dict(space["_buffers"])
             space["training"] = training
             if space.get("_compiled_call_impl") is not None:
                 space["_compiled_call_impl"] = None
@@ -178,13 +180,34 @@ class Swap:
                 yield path
 
     def caches(self) -> Iterator[Attr]:
-        """Attributes in which forward has left a tensor that was not there."""
+        """Attributes in which forward has left a tensor that was not there, a buffer of another shape among them, and
+        the sizes of tensors that it has noted beside these."""
         for path, space, before in self.given:
+            found = [
+                name for name, old, new in self._buffers(space) if old is None or new is None or old.shape != new.shape
+            ]
             for name, value in space.items():
                 if name not in _BASE and _may_hold(value) and not isinstance(value, nn.Module):
                     old = {id(item) for item in before.get(name, ())}
                     if any(isinstance(item, Tensor) and id(item) not in old for item in _contents(value)):
-                        yield Attr(path, name)
+                        found.append(name)
+            sizes = [name for name, value in space.items() if type(value) is Int and _is_size(value)] if found else ()
+            yield from (Attr(path, name) for name in (*found, *sizes))
+
+    def assigned(self) -> Iterator[tuple[str, Tensor]]:
+        """Buffers in whose place forward has put another tensor of the same shape, with that."""
+        for path, space, _ in self.given:
+            for name, old, new in self._buffers(space):
+                if old is not None and new is not None and old.shape == new.shape:
+                    yield f"{path}.{name}" if path else name, new
+
+    def _buffers(self, space: dict[str, Any]) -> Iterator[tuple[str, Tensor | None, Tensor | None]]:
+        """Names under which a module has another buffer now, with what it was and is."""
+        before = self._first.get(id(space), {})
+        for name, new in space.get("_buffers", {}).items():
+            old = before.get(name)
+            if new is not old:
+                yield name, old, new
 
     def restore(self) -> None:
         while self.saved:
@@ -272,6 +295,11 @@ def _contents(value: Any, depth: int = 0) -> list[Any]:
     if isinstance(value, (list, tuple, set)) and depth < _MAX_DEPTH and len(value) <= _MAX_ITEMS:
         return [inner for item in value for inner in _contents(item, depth + 1)]
     return [value]
+
+
+def _is_size(number: Int) -> bool:
+    """Whether a number was made of sizes of tensors."""
+    return any(isinstance(leaf, Dim) for leaf in leaves(number.expr))
 
 
 def _may_hold(value: Any) -> bool:

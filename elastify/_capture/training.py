@@ -137,6 +137,7 @@ def _tail(recorder: Recorder, calls: int, modules: int) -> Graph:
         ],
         guards=[guard for guard in recorder.guards if _dims(guard) <= here],
         caches=list(graph.caches),
+        assigned=dict(graph.assigned),
         training=True,
     )
 

@@ -109,8 +109,9 @@ class Plan:
 
     `aliases` maps other names of a shared tensor to the canonical one. `attributes` gives the layout whose
     active size an integer attribute must equal; `scales` the float attributes that equal size ** power.
-    `caches` are attributes in which forward leaves tensors for later. `statistics` are buffers that forward itself
-    updates (batch-norm running statistics). `used` are the integer attributes that forward computes with.
+    `caches` are attributes in which forward leaves tensors for later. Of the buffers that forward itself writes,
+    `statistics` belong to a configuration (batch-norm running statistics), all others that it is known to write
+    (`written`) are shared like weights. `used` are the integer attributes that forward computes with.
     `matched` are those of the `attributes` that forward never reads, `unclear` others that fit several layouts and
     follow them while they are equal; `counts` gives the containers whose blocks an integer counts, or a list describes.
     `paths` maps a container to an axis and, for each of its sizes from 1 on, the indices of the children that run.
@@ -127,6 +128,7 @@ class Plan:
     constraints: tuple[Constraint, ...] = ()
     caches: tuple[Attr, ...] = ()
     statistics: frozenset[str] = frozenset()
+    written: frozenset[str] = frozenset()
     used: frozenset[Attr] = frozenset()
     frozen: tuple[FrozenDim, ...] = ()
     rigid: tuple[RigidBlocks, ...] = ()

@@ -5,21 +5,22 @@ can be left out are put in rows and become stages: `flow` and `skips` say what l
 `blocks`, `loops` and `depth` which blocks form a row, `stages` which rows are offered. Numbers that describe the model
 follow: those that forward never reads (`described`, `numbers`), those of torch.nn (`nn_numbers`), floats that are a
 root of a size (`scales`), and numbers of layers (`layers`). `constraints` keeps the comparisons that some sizes would
-answer differently.
+answer differently. `buffers` tells which ones forward writes.
 """
 
+from elastify._plan.buffers import norm_statistics
 from elastify._plan.choices import ceil_ratio, is_int
 from elastify._plan.nn_numbers import nn_sources, spellings
 from elastify._plan.options import Options, check_patterns
-from elastify._plan.planner import STATISTICS, Planner
+from elastify._plan.planner import Planner
 
 __all__ = [
-    "STATISTICS",
     "Options",
     "Planner",
     "ceil_ratio",
     "check_patterns",
     "is_int",
     "nn_sources",
+    "norm_statistics",
     "spellings",
 ]

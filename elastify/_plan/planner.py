@@ -20,6 +20,7 @@ from elastify import _adapters
 from elastify._analysis import Analysis, Term
 from elastify._capture import attribute_value, parameter_names, resolve
 from elastify._ir import Attr, Constraint, Dim, ElasticAxis, FrozenDim, Layout, Plan, mentions
+from elastify._plan.buffers import written_buffers
 from elastify._plan.constraints import constraints
 from elastify._plan.described import Described
 from elastify._plan.layers import count_layers
@@ -29,8 +30,6 @@ from elastify._plan.options import Options
 from elastify._plan.scales import find_scales
 from elastify._plan.stages import Stages
 from elastify._plan.uses import find_drafts
-
-STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 class Planner:
@@ -61,6 +60,7 @@ class Planner:
         matched = self.numbers.match(read, {axis.id: axis.role for axis in axes}, sums)
         attributes = {a: layout for a, layout in {**read, **matched.sizes}.items() if mentions(layout, elastic)}
         read_and_elastic = {attr: layout for attr, layout in attributes.items() if attr in read}
+        statistics, written = written_buffers(self.model, self.analysis.graphs)
         stages, tensors = self.depth.stages(moving), self._tensors(elastic)
         return Plan(
             axes=axes,
@@ -71,7 +71,8 @@ class Planner:
             scales=find_scales(self.model, self.analysis, read_and_elastic, elastic),
             constraints=self._constraints(axes, matched.sizes),
             caches=tuple(dict.fromkeys(attr for graph in self.analysis.graphs for attr in graph.caches)),
-            statistics=frozenset(n for n, _ in self.model.named_buffers() if n.rpartition(".")[2] in STATISTICS),
+            statistics=statistics,
+            written=written,
             used=self.numbers.used,
             frozen=self._frozen(elastic, kept),
             rigid=self.depth.rigid_blocks(moving, {axis.id: axis.name for axis in axes}),

@@ -30,7 +30,7 @@ from elastify._deploy import copied
 from elastify._errors import ElastifyError
 from elastify._ir import ElasticAxis, Layout, Plan, axes_of, indices
 from elastify._proofs.samples import cast, filled
-from elastify._rewrite import remember, reset
+from elastify._rewrite import remember, remembered, reset
 
 _TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-3}  # a float64 model may compute a norm in float32
 _GAINS = (1.0, 1.0, 4.0, 0.25)  # of the weights, drawn again as long as an axis seems not to matter
@@ -113,6 +113,7 @@ class _Symmetry:
             for ident in {axis.id for layout in dims for axis in axes_of(layout)}:
                 self.members.setdefault(ident, []).append(name)
         self.parameters = parameter_names(model)
+        paths = [name.rpartition(".") for name in plan.written]
         # one sample in float64 where the model allows it; some insist on a batch, or on float32 somewhere
         samples = (example,) if whole or fewer is None else (fewer, example)
         precisions = ((torch.float64, True), (torch.float64, False), (torch.float32, False))
@@ -130,6 +131,7 @@ class _Symmetry:
                 redraw(self.model, seed, gain)
                 # forward may change buffers; parameters, which can be large, are permuted back instead
                 kept = [name for name in plan.tensors if name not in self.parameters]
+                self.written = [(self.model.get_submodule(p)._buffers, [n]) for p, _, n in paths]
                 self.buffers = {name: self.tensors[name].detach().clone() for name in kept}
                 self.reference = self.outputs()
                 return
@@ -141,8 +143,10 @@ class _Symmetry:
 
     def outputs(self) -> list[Tensor]:
         reset(self.model, self.plan.caches, self.caches)
+        put_back = remembered(self.written)  # the next run begins with what this one began with
         with torch.no_grad(), seeded(self.seed), self.exact:
             found = self.pick(self.example(self.model))
+        put_back()
         return [t.detach().to(torch.complex128 if t.is_complex() else torch.float64) for t in found]
 
     def error(self, orders: Mapping[int, np.ndarray]) -> float:

@@ -19,6 +19,7 @@ from elastify._rewrite.activate import (
     stored_statistics,
 )
 from elastify._rewrite.blocks import as_extracted, renumbered, shortened
+from elastify._rewrite.buffers import remembered
 from elastify._rewrite.caches import emptied, remember, reset
 from elastify._rewrite.changes import check_unchanged, watch
 from elastify._rewrite.classes import SPEC, original_class
@@ -50,6 +51,7 @@ __all__ = [
     "known_models",
     "original_class",
     "remember",
+    "remembered",
     "remove",
     "renumbered",
     "reset",

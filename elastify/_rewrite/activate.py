@@ -38,6 +38,7 @@ def set_active(model: nn.Module, choice: Choice) -> None:
     active = _active(elastic, choice)
     if active is not None:
         check_touched(model)
+    elastic.settle()
     known_models.add(model)
     setters = setters_of(model)
     for attr, old in reversed(elastic.block_numbers.items()):
@@ -46,9 +47,12 @@ def set_active(model: nn.Module, choice: Choice) -> None:
     setters.apply(active.choice.sizes if active is not None else {}, elastic.tables.only_in(left_out))
     reset(model, elastic.plan.caches, elastic.caches)
     elastic.active = active
+    elastic.turns.note(elastic.choice.key)
     if elastic.compiled:
         elastic.slice_all()
     elastic.block_numbers = {}
+    if active is not None:
+        active.buffers.remember(_growing(model))
     if active is not None and active.hidden:
         elastic.block_numbers = close_gaps(model, active.hidden, elastic.plan.counts)
 
@@ -70,6 +74,19 @@ def setters_of(model: nn.Module) -> Setters:
     if elastic.setters is None:  # a copy: its modules are others
         elastic.setters = compile_setters(model, elastic.plan, elastic.tables.ruler, elastic.originals)
     return elastic.setters
+
+
+def _growing(model: nn.Module) -> list[nn.Module]:
+    """The modules of a model whose buffers may grow: those that share an elastic one."""
+    elastic = elastic_state(model)
+    if elastic.growing is None:
+        shared = elastic.plan.tensors.keys() - elastic.plan.statistics
+        elastic.growing = [
+            module
+            for module in model.modules()
+            if any(n in shared and k in module._buffers for k, n in vars(module).get("_elastify_names", {}).items())
+        ]
+    return elastic.growing
 
 
 def _active(elastic: ElasticState, choice: Choice) -> Active | None:

@@ -4,14 +4,19 @@ Some attention gathers its biases from a table once and keeps them in a dict unt
 dict holds belongs to one configuration, and to weights in one order. Capture tells in which attributes forward
 leaves tensors; these are put back to what they were before the first run whenever the configuration changes, so that
 each subnet fills its own. Caches that an earlier run has filled are found by emptying them: forward fills them again.
+Any dict with tensors may be one, and any buffer that is not stored with the weights and that the class of its module
+puts in place elsewhere than in `__init__`.
 """
 
 from __future__ import annotations
 
 import copy
+import dis
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
+from types import FunctionType
 from typing import Any
 
 from torch import Tensor, nn
@@ -25,7 +30,7 @@ _TORCH = frozenset(vars(nn.Module()))
 
 def remember(model: nn.Module, caches: Iterable[Attr]) -> dict[Attr, Any]:
     """What the attributes hold now, containers as copies; those that do not exist yet are left out."""
-    spaces = {attr: vars(resolve(model, attr.owner)) for attr in caches}
+    spaces = {attr: _space(model, attr) for attr in caches}
     return _copies({attr: space[attr.name] for attr, space in spaces.items() if attr.name in space})
 
 
@@ -42,30 +47,36 @@ def reset(model: nn.Module, caches: Iterable[Attr], kept: Mapping[Attr, Any]) ->
     """
     fresh = _copies(kept)
     for attr in caches:
-        space = vars(resolve(model, attr.owner))
+        space = _space(model, attr)
         if attr in fresh:
             space[attr.name] = fresh[attr]
         else:
             space.pop(attr.name, None)
 
 
+def _space(model: nn.Module, attr: Attr) -> dict[str, Any]:
+    """The table that holds an attribute: that of the buffers, if it is one."""
+    space = vars(resolve(model, attr.owner))
+    buffers = space.get("_buffers", {})
+    return buffers if attr.name in buffers else space
+
+
 @contextmanager
 def emptied(model: nn.Module, left: Callable[[], Collection[Attr]]) -> Iterator[None]:
     """The model without what earlier runs have left in its caches; it comes back only if the block raises.
 
-    `left` runs the model and tells in which attributes forward leaves tensors. Any dict with tensors may be a cache.
+    `left` runs the model and tells in which attributes forward leaves tensors.
     """
-    groups: dict[str, list[tuple[dict[str, Any], Attr, Any]]] = {}
-    for path, module in model.named_modules():
-        for name, value in vars(module).items():
-            if name not in _TORCH and type(value) is dict and any(isinstance(v, Tensor) for v in value.values()):
-                groups.setdefault(name, []).append((vars(module), Attr(path, name), value))
+    groups: dict[str, list[tuple[dict[str, Any], Attr]]] = {}
+    for name, space, attr in _filled(model):
+        groups.setdefault(name, []).append((space, attr))
     taken: list[tuple[dict[str, Any], Attr, Any]] = []
     try:
-        for places in groups.values():
+        for group in groups.values():
+            places = [(space, attr, space[attr.name]) for space, attr in group]
             before, taken = taken, [*taken, *places]
-            for space, attr, _ in places:
-                space[attr.name] = {}
+            for space, attr, value in places:
+                space[attr.name] = None if isinstance(value, Tensor) else type(value)()
             filled = _quietly(left)
             for space, attr, value in places:
                 if attr not in filled:
@@ -76,6 +87,35 @@ def emptied(model: nn.Module, left: Callable[[], Collection[Attr]]) -> Iterator[
         for space, attr, value in taken:
             space[attr.name] = value
         raise
+
+
+def _filled(model: nn.Module) -> Iterator[tuple[str, dict[str, Any], Attr]]:
+    """What may be caches that an earlier run has filled, by name: their tables and attributes; with a buffer the
+    numbers that may say how large it is."""
+    for path, module in model.named_modules():
+        space = vars(module)
+        for name, value in space.items():
+            if name not in _TORCH and type(value) is dict and any(isinstance(v, Tensor) for v in value.values()):
+                yield name, space, Attr(path, name)
+        for name in space.get("_non_persistent_buffers_set", ()):
+            changing = _put_in_place(type(module))
+            if space["_buffers"].get(name) is not None and name in changing:
+                yield name, space["_buffers"], Attr(path, name)
+                numbers = [key for key, value in space.items() if type(value) is int and key in changing]
+                yield from ((name, space, Attr(path, key)) for key in numbers)
+
+
+@cache
+def _put_in_place(kind: type) -> frozenset[str]:
+    """Names to which methods of a class other than `__init__` assign, and all words in their code: `register_buffer`
+    takes a name as a word."""
+    own = [cls for cls in kind.__mro__ if cls.__module__.partition(".")[0] not in ("torch", "builtins")]
+    found: set[str] = set()
+    for method in (method for cls in own for method in vars(cls).values() if isinstance(method, FunctionType)):
+        if method.__name__ != "__init__":
+            words = (word for word in method.__code__.co_consts if isinstance(word, str))
+            found.update(words, (i.argval for i in dis.get_instructions(method) if i.opname == "STORE_ATTR"))
+    return frozenset(found)
 
 
 def _quietly(left: Callable[[], Collection[Attr]]) -> Collection[Attr]:

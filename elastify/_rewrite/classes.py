@@ -13,21 +13,26 @@ import types
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
+from torch.compiler import is_dynamo_compiling
 
 from elastify._errors import ElastifyError
+from elastify._ir import FULL
 from elastify._rewrite.blocks import block_members, container_members
 from elastify._rewrite.rnn import rnn_members
+from elastify._rewrite.turns import in_backward
 
 SPEC = "_elastify_spec"  # plain data that an extracted model carries; not state of an elastic one
 
 
 class Kind(NamedTuple):
     """What the subclass is for: the local names of elastic `tensors`, whether blocks may be removed from it as from a
-    container, and whether it is itself a block that may be bypassed."""
+    container, whether it is itself a block that may be bypassed, and whether it is a model of which each pass may write
+    to elastic buffers."""
 
     tensors: frozenset[str] = frozenset()
     container: bool = False
     bypassed: bool = False
+    writes: bool = False
 
 
 _generated: dict[tuple[type, Kind], type] = {}
@@ -43,6 +48,7 @@ def generate(base: type, kind: Kind) -> type:
         members.update({name: _tensor_property(name) for name in kind.tensors})
         members.update(container_members(base) if kind.container else {})
         members.update(block_members(base) if kind.bypassed else {})
+        members.update({"__call__": _call(base)} if kind.writes else {})
         members.update(rnn_members(base) if issubclass(base, nn.RNNBase) else {})
         cls = types.new_class(base.__name__, (base,), exec_body=lambda namespace: namespace.update(members))
         _generated[base, kind] = cls
@@ -62,7 +68,8 @@ def kind_of(cls: type) -> Kind:
 def _tensor_property(local: str) -> property:
     def get(self: Any) -> Any:
         full = self._parameters.get(local)
-        if full is None:
+        buffer = full is None
+        if buffer:
             full = self._buffers.get(local)
             if full is None:
                 if local in self._parameters or local in self._buffers:
@@ -70,9 +77,11 @@ def _tensor_property(local: str) -> property:
                 raise AttributeError(f"{type(self).__name__!r} object has no attribute {local!r}")
         elastic = self._elastify
         if elastic.active is None and not elastic.transforms:
+            if not is_dynamo_compiling() and elastic.turns.many and in_backward() != -1:
+                elastic.turns.check(FULL.key)
             return full
         try:
-            return elastic.value(self, self._elastify_names[local], full)
+            return elastic.value(self, self._elastify_names[local], full, buffer=buffer)
         except AttributeError as error:
             raise RuntimeError(f"the active value of {local!r} cannot be computed: {error}") from error
 
@@ -85,6 +94,18 @@ def _tensor_property(local: str) -> property:
     return property(get, refuse)
 
 
+def _call(base: Any) -> Any:
+    """A call of the model, after which what it has written to parts of buffers is stored."""
+
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return base.__call__(self, *args, **kwargs)
+        finally:
+            self._elastify.put_back()
+
+    return call
+
+
 def _common_members(base: Any, names: frozenset[str]) -> dict[str, Any]:
     """Registration, deletion, replication and pickling of a rewritten module."""
 
@@ -93,10 +114,12 @@ def _common_members(base: Any, names: frozenset[str]) -> dict[str, Any]:
         base.register_parameter(self, name, param)
 
     def register_buffer(self: Any, name: str, tensor: Any, persistent: bool = True) -> None:
-        if name in names and isinstance(tensor, Tensor) and _same_memory(tensor, getattr(self, name)):
-            return  # `self.table = self.table.to(x.device)`: what forward was given, and nothing new
-        _refuse_active(self, name, names, "replaced")
-        base.register_buffer(self, name, tensor, persistent)
+        elastic = self.__dict__.get("_elastify")
+        if name not in names or elastic is None or elastic.active is None:
+            base.register_buffer(self, name, tensor, persistent)
+        elif not (isinstance(tensor, Tensor) and _same_memory(tensor, getattr(self, name))):
+            # otherwise `self.table = self.table.to(x.device)`: what forward was given, and nothing new
+            elastic.assign(self, name, tensor, lambda made: base.register_buffer(self, name, made, persistent))
 
     def delete(self: Any, name: str) -> None:
         _refuse_active(self, name, names, "deleted")
@@ -110,7 +133,13 @@ def _common_members(base: Any, names: frozenset[str]) -> dict[str, Any]:
     def __prepare_scriptable__(self: Any) -> Any:  # noqa: N807 - as torch.jit.script calls it
         raise ElastifyError("an elastic model cannot be scripted", fix="torch.jit.script(extract(model, config))")
 
+    def _save_to_state_dict(self: Any, *args: Any, **kwargs: Any) -> None:
+        self._elastify.settle()
+        base._save_to_state_dict(self, *args, **kwargs)
+
     def reduce(self: Any, protocol: Any) -> Any:
+        if "_elastify" in self.__dict__:
+            self._elastify.settle()
         make, args, *rest = base.__reduce_ex__(self, protocol)
         if make.__name__ == "__newobj__" and "_elastify_base" in args[0].__dict__:
             return (_revive, (args[0]._elastify_base, tuple(kind_of(args[0])), *args[1:]), *rest)
@@ -130,6 +159,7 @@ def _common_members(base: Any, names: frozenset[str]) -> dict[str, Any]:
         members["register_parameter"] = register_parameter
         members["register_buffer"] = register_buffer
         members["__delattr__"] = delete
+        members["_save_to_state_dict"] = _save_to_state_dict
     return members
 
 
@@ -147,7 +177,7 @@ def _same_memory(one: Tensor, other: object) -> bool:
     return bool(places) and places[0] == places[1]
 
 
-def _revive(base: type, kind: tuple[frozenset[str], bool, bool], *args: Any) -> Any:
+def _revive(base: type, kind: tuple[frozenset[str], bool, bool, bool], *args: Any) -> Any:
     """A module that was pickled, before it gets its state."""
     cls = generate(base, Kind(*kind))
     return cls.__new__(cls, *args)

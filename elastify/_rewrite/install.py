@@ -91,17 +91,18 @@ def _plain(module: nn.Module, original: type) -> None:
 
 @dataclass
 class _Change:
-    """What one module will be: the canonical names of its elastic tensors by local name, and its path where blocks are
-    removed from it or it is a block that may be bypassed."""
+    """What one module will be: the canonical names of its elastic tensors by local name, its path where blocks are
+    removed from it or it is a block that may be bypassed, and, of the model, whether passes may write to buffers."""
 
     module: nn.Module
     names: dict[str, str] = field(default_factory=dict)
     container: bool = False
     bypassed: bool = False
+    writes: bool = False
     path: str = ""
 
     def kind(self) -> Kind:
-        return Kind(frozenset(self.names), self.container, self.bypassed)
+        return Kind(frozenset(self.names), self.container, self.bypassed, self.writes)
 
 
 def _changes(model: nn.Module, plan: Plan, tables: Tables) -> list[_Change]:
@@ -112,7 +113,10 @@ def _changes(model: nn.Module, plan: Plan, tables: Tables) -> list[_Change]:
         return changes.setdefault(module, _Change(module))
 
     for name, module in _sites(model, plan, tables).items():
-        change(module).names[name.rpartition(".")[2]] = plan.aliases.get(name, name)
+        local, canonical = name.rpartition(".")[2], plan.aliases.get(name, name)
+        change(module).names[local] = canonical
+        if local in module._buffers and canonical not in plan.statistics:
+            changes[model].writes = True
     removable = [block for stage in plan.stages if not stage.bypassed for block in stage.blocks]
     for path in dict.fromkeys([*(block.rpartition(".")[0] for block in removable), *plan.paths]):
         container = change(resolve(model, path))

@@ -147,7 +147,7 @@ class Slice:
             [17, 18]])
     """
 
-    __slots__ = ("indices", "pads", "ranges", "shape", "view")
+    __slots__ = ("cuts", "indices", "pads", "ranges", "shape", "view")
 
     def __init__(self, full: Sequence[int], cuts: Sequence[Cut | None]) -> None:
         view: list[int] = []
@@ -163,10 +163,32 @@ class Slice:
             shape.append(kept)
         self.indices = tuple((dim, cut) for dim, cut in enumerate(cuts) if isinstance(cut, Index))
         self.ranges = tuple((dim, *some) for dim, some in enumerate(keep) if some)
+        self.cuts = tuple(cuts)
         self.view = tuple(view) if len(view) > len(shape) else None
         self.shape = tuple(shape)
         # a crop is padding by negative amounts, listed from the last dimension to the first
         self.pads = [n for size, some in zip(view[::-1], keep[::-1], strict=True) for n in _padding(size, some)]
+
+    @property
+    def copies(self) -> bool:
+        """Whether what it keeps of a buffer is a copy; else it is a view."""
+        return bool(self.indices) or self.view is not None
+
+    def put(self, full: Tensor, part: Tensor) -> None:
+        """Write a tensor of the shape of what is kept to its places in `full`.
+
+        >>> full = torch.zeros(6, dtype=torch.int64)
+        >>> Slice((6,), (Grid((3, 2), (None, (0, 1))),)).put(full, torch.tensor([1, 2, 3]))
+        >>> full
+        tensor([1, 0, 2, 0, 3, 0])
+        """
+        places = []
+        for dim, (size, cut) in enumerate(zip(full.shape, self.cuts, strict=True)):
+            kept = torch.arange(size, device=full.device)
+            if cut is not None:
+                kept = Slice((size,), (cut,))(kept)
+            places.append(kept.view(-1, *[1] * (full.dim() - dim - 1)))
+        full[tuple(places)] = part.to(full.dtype)
 
     def __call__(self, tensor: Tensor) -> Tensor:
         if self.ranges:

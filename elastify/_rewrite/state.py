@@ -15,6 +15,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from functools import cached_property
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -25,8 +26,10 @@ from torch import Tensor, nn
 from elastify._capture import not_elastic, recorders, unrecorded, viewed
 from elastify._errors import ElastifyError
 from elastify._ir import FULL, Attr, Choice, Key, Layout, Plan, Stage, axes_of
+from elastify._rewrite.buffers import Buffers, Grown, check_replaced, growing_sizes, not_replaced
 from elastify._rewrite.setters import Setters
 from elastify._rewrite.slices import Cut, Ruler, Slice, cut_of
+from elastify._rewrite.turns import Turns
 
 if TYPE_CHECKING:
     from elastify._rewrite.changes import Blueprint, Touched, Whole
@@ -53,8 +56,9 @@ class ElasticState:
     which no extracted model gets, with their layouts. `statistics` are those of norms, by the key of their choice.
     `originals` are the numbers of modules as they were at first, `block_numbers` those that were changed because the
     active choice removes blocks, as they were before. `caches` is what the caches of forward held before the first run.
-    `compiled` tells whether torch.compile has looked inside. `blueprint` is what the model was made of (`changes`),
-    `touched` and `whole` are the parts of it that a glance compares.
+    `growing` are the modules whose buffers may grow. `compiled` tells whether torch.compile has looked inside.
+    `blueprint` is what the model was made of (`changes`), `touched` and `whole` are the parts of it that a glance
+    compares.
     """
 
     blueprint: Blueprint | None = None
@@ -72,6 +76,8 @@ class ElasticState:
         self.caches: dict[Attr, Any] = {}
         self.compiled = False
         self.setters: Setters | None = None
+        self.growing: list[nn.Module] | None = None
+        self.turns = Turns()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ElasticState:
         twin = ElasticState(self.plan, self.tables)
@@ -84,10 +90,12 @@ class ElasticState:
         twin.originals, twin.block_numbers = dict(self.originals), dict(self.block_numbers)
         twin.caches = copy.deepcopy(self.caches, memo)
         twin.blueprint = self.blueprint
+        twin.turns = Turns(self.choice.key)
         return twin  # what holds dictionaries of modules (setters, touched, whole) is resolved anew
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "setters": None, "touched": None, "whole": None}
+        gone = dict.fromkeys(("setters", "growing", "touched", "whole"))
+        return {**self.__dict__, **gone, "turns": Turns(self.choice.key)}
 
     @property
     def choice(self) -> Choice:
@@ -105,12 +113,12 @@ class ElasticState:
         more = [f"{len(parts) - most} more"] if len(parts) > most else []
         return "elastic, active: " + ", ".join(parts[:most] + more)
 
-    def value(self, module: nn.Module, name: str, full: Tensor) -> Tensor:
-        """The active value of a tensor whose own value is `full`."""
+    def value(self, module: nn.Module, name: str, full: Tensor, *, buffer: bool = False) -> Tensor:
+        """The active value of a tensor, perhaps a `buffer`, whose own value is `full`."""
         if not recorders:
-            return self._value(module, name, full)
+            return self._value(module, name, full, buffer)
         with unrecorded():
-            return self._value(module, name, full)
+            return self._value(module, name, full, buffer)
 
     def slice(self, active: Active, name: str) -> Slice:
         """How the active choice slices a tensor."""
@@ -120,13 +128,59 @@ class ElasticState:
             found = active.slices[rulers] = Slice([r.full for r in rulers], [active.cut(r) for r in rulers])
         return found
 
+    def slice_of(self, active: Active, name: str, stored: Tensor) -> Slice:
+        """How the active choice slices a buffer, which may have grown in dimensions that are no axes."""
+        rulers, cuts = self.tables.tensors[name], [active.cut(ruler) for ruler in self.tables.tensors[name]]
+        if stored.dim() != len(rulers) or any(
+            cut and size != ruler.full for ruler, cut, size in zip(rulers, cuts, stored.shape, strict=True)
+        ):
+            raise ElastifyError(
+                f"buffer {name} has shape {list(stored.shape)}",
+                why=f"it had {[ruler.full for ruler in rulers]} when the model was made elastic",
+                fix="elastify a model whose buffers have their final shapes",
+            )
+        if all(size == ruler.full for ruler, size in zip(rulers, stored.shape, strict=True)):
+            return self.slice(active, name)
+        return Slice(stored.shape, cuts)
+
+    def assign(self, module: nn.Module, local: str, value: Any, register: Callable[[Tensor], None]) -> None:
+        """Forward puts `value` in the place of a buffer of a module, while a subnet is active."""
+        name, active = module.__dict__["_elastify_names"][local], self.active
+        assert active is not None
+        if name in self.plan.statistics:
+            own = self.statistics.get(active.key, {})
+            if name not in own and not module.training:
+                raise not_replaced(module, local, "it belongs to the full network; this subnet has none of its own")
+            check_replaced(module, local, value, getattr(module, local).shape)
+            (own if name in own else active.scratch)[name] = value
+            return
+        with unrecorded() if recorders else nullcontext():
+            rulers = self.tables.tensors[name]
+            grown = active.buffers.grown.get(name)
+            stored = module._buffers[local] if grown is None else grown.stored
+            cut = None if stored is None else self.slice_of(active, name, stored)
+            sizes = growing_sizes(rulers, active.choice.sizes, self.tables.full.keys())
+            active.buffers.assign(Grown(module, local, stored), name, value, cut, sizes, register)
+
+    def put_back(self) -> None:
+        """A pass has ended: what it has written to copies of parts of buffers is stored."""
+        if self.active is not None and self.active.buffers.parts:
+            with unrecorded() if recorders else nullcontext():
+                self.active.buffers.put_back(self.plan.written)
+
+    def settle(self) -> None:
+        """What is stored is now all that there is: no parts wait to be put back, and nothing has grown for a while."""
+        self.put_back()
+        if self.active is not None:
+            self.active.buffers.shrink()
+
     def slice_all(self) -> None:
         """Make all slices now: a compiled model is guarded on them, made lazily they would cost a second compile."""
         if self.active is not None:
             for name in self.tables.tensors:
                 self.slice(self.active, name)
 
-    def _value(self, module: nn.Module, name: str, full: Tensor) -> Tensor:
+    def _value(self, module: nn.Module, name: str, full: Tensor, buffer: bool) -> Tensor:
         active = self.active
         if torch.compiler.is_compiling():
             self.compiled = True
@@ -136,8 +190,10 @@ class ElasticState:
                     why="slices of the full weights would be constants",
                     fix="torch.export.export(extract(model), ...), which takes the active subnet",
                 )
-        elif active is not None and active.thread != threading.get_ident():
-            check_thread()
+        else:
+            if active is not None and active.thread != threading.get_ident():
+                check_thread()
+            self.turns.check(self.choice.key)
         if type(full).__name__ == "DTensor" and asked_by_fsdp():
             return full
         if self.transforms:
@@ -150,6 +206,10 @@ class ElasticState:
             return self._statistic(active, module, name, full)
         if name not in self.tables.tensors:  # only transformed
             return full
+        if buffer:
+            if name in active.buffers.grown:
+                return full
+            return active.buffers.seen(name, full, self.slice_of(active, name, full), self.plan.written)
         cut = self.slice(active, name)
         return cut(full) if cut.indices else viewed(full, cut)
 
@@ -173,7 +233,7 @@ class Active:
 
     Of the blocks that it leaves out, `removed` have disappeared from their containers (`hidden`: the names of such
     children by path of the container) and `bypassed` return their input. `scratch` are copies of statistics for the
-    forward passes of training, which write to them.
+    forward passes of training, which write to them; `buffers` is what it has of those that all choices share.
     """
 
     def __init__(
@@ -189,6 +249,7 @@ class Active:
         self.cuts: dict[Ruler, Cut | None] = {}
         self.slices: dict[tuple[Ruler, ...], Slice] = {}
         self.scratch: dict[str, Tensor] = {}
+        self.buffers = Buffers()
 
     def __setstate__(self, kept: dict[str, Any]) -> None:
         self.__dict__.update(kept, thread=threading.get_ident())  # it was pickled in another process, perhaps

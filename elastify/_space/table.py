@@ -148,11 +148,13 @@ def _relations(space: SearchSpace) -> list[str]:
 
 
 def _numbers(space: SearchSpace) -> list[str]:
-    """Numbers that only describe the model."""
+    """Numbers that only describe the model, and buffers that forward writes."""
     lines = []
     for text, attrs in (
         ("numbers that forward never reads, set to the new sizes", sorted(space.plan.matched, key=str)),
         ("numbers that fit several sizes, right only where these are equal", list(space.plan.unclear)),
+        ("statistics, which each configuration has for itself", sorted(space.plan.statistics)),
+        ("buffers that forward writes, shared: a subnet writes its active units", sorted(space.plan.written)),
     ):
         if attrs:
             groups = _grouped(map(str, attrs), _shape)

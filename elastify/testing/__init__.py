@@ -24,10 +24,12 @@ from elastify._deploy import copied
 from elastify._elastify import Built, build
 from elastify._errors import ElastifyError
 from elastify._ir import Plan
-from elastify._proofs import compare, quiet, redraw, seeded
+from elastify._proofs import compare, redraw, seeded
+from elastify._rewrite import remembered
 from elastify._space import CostModel, SearchSpace, SubnetConfig
 from elastify._verbs import activate, cost, extract, graph, space
 from elastify.testing.oracle import oracle_macs
+from elastify.testing.twins import Twins, deviation, identical, learns
 
 __all__ = ["Report", "check_model", "check_sizes", "oracle_macs"]
 
@@ -74,10 +76,11 @@ def check_model(
 
     The full configuration gives bit-identical outputs and `state_dict`; `configurations` random ones give the same
     output activated and extracted (to `tolerance` of the largest output, with parameters drawn anew); both proofs of
-    `elastify` demote nothing; `costs` of them cost exactly what the kernels count; `gradients` of them have the
-    extracted model's gradients on their entries and none elsewhere, and are not moved by the weights of the original;
-    the graph of the model computes what the model computes, or says that it cannot run; a deep copy and a `state_dict`
-    round trip behave. Other keywords go to `elastify`. The model itself is not changed.
+    `elastify` demote nothing; `costs` of them cost exactly what the kernels count; `gradients` of them learn and write
+    what the extracted model does, in both modes: its outputs, its gradients and the buffers that forward writes, on
+    their own entries and none elsewhere, and it is not moved by the weights of the original; the graph of the model
+    computes what the model computes, or says that it cannot run; a deep copy and a `state_dict` round trip behave.
+    Other keywords go to `elastify`. The model itself is not changed.
     """
     report = Report(type(model).__name__)
     elastic = copied(model).eval()
@@ -134,12 +137,6 @@ def check_sizes(
     return report
 
 
-def _identical(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors are equal; a network that gives NaN gives NaN in the same places."""
-    a, b = a.to_dense(), b.to_dense()
-    return a.shape == b.shape and bool(((a == b) | ((a != a) & (b != b))).all())
-
-
 def _take_buffers(model: nn.Module, other: nn.Module) -> None:
     """What a `state_dict` leaves out; forward may have made a buffer of another shape."""
     theirs = dict(other.named_buffers())
@@ -147,7 +144,7 @@ def _take_buffers(model: nn.Module, other: nn.Module) -> None:
         if buffer.shape != theirs[name].shape:
             path, _, local = name.rpartition(".")
             model.get_submodule(path)._buffers[local] = theirs[name].detach().clone()
-        elif not _identical(buffer, theirs[name]):
+        elif not identical(buffer, theirs[name]):
             with torch.no_grad():
                 buffer.copy_(theirs[name])
 
@@ -187,6 +184,15 @@ class _Check:
         self.seed, self.tolerance = seed, tolerance
 
     def run(self, model: nn.Module) -> list[Tensor]:
+        """What a model returns; it is afterwards as it was."""
+        put_back = remembered((module._buffers, list(module._buffers)) for module in model.modules())
+        try:
+            return [output.clone() for output in self.run_once(model)]  # it may be a buffer
+        finally:
+            put_back()
+
+    def run_once(self, model: nn.Module) -> list[Tensor]:
+        """What a model returns and may write."""
         with seeded(self.seed):
             return self.built.outputs.tensors(self.built.example(model))
 
@@ -197,12 +203,10 @@ class _Check:
         """The full configuration is the original, to the bit."""
         with torch.no_grad():
             pairs = zip(self.run(self.plain), self.run(self.elastic), strict=True)
-            if not all(_identical(a, b) for a, b in pairs):
+            if not all(identical(a, b) for a, b in pairs):
                 self.fail("the full configuration is not bit-identical to the original")
         before, after = self.plain.state_dict(), self.elastic.state_dict()
-        if list(before) != list(after) or not all(
-            _identical(before[k].to_dense(), after[k].to_dense()) for k in before
-        ):
+        if list(before) != list(after) or not all(identical(before[k].to_dense(), after[k].to_dense()) for k in before):
             self.fail("the state_dict has changed")
 
     def view(self) -> None:
@@ -218,7 +222,7 @@ class _Check:
             try:
                 torch.backends.mha.set_fastpath_enabled(False)  # a graph has the parts of what it fuses
                 pairs = zip(self.run(self.plain), self.run(view), strict=True)
-                if not all(_identical(a, b) for a, b in pairs):
+                if not all(identical(a, b) for a, b in pairs):
                     self.fail("the graph does not compute what the model computes")
             finally:
                 torch.backends.mha.set_fastpath_enabled(fused)
@@ -238,7 +242,7 @@ class _Check:
             if count:
                 self.count(small, config)
             if gradients:
-                self.gradients(extract(self.elastic, config), config)
+                self.learning(config)
         except (
             ElastifyError,
             RuntimeError,
@@ -260,7 +264,7 @@ class _Check:
             try:
                 for tensor in tensors:
                     tensor.zero_()
-                return all(_identical(a, b) for a, b in zip(before, self.run(small), strict=True))
+                return all(identical(a, b) for a, b in zip(before, self.run(small), strict=True))
             finally:
                 for tensor, value in zip(tensors, kept, strict=True):
                     tensor.copy_(value)
@@ -286,55 +290,19 @@ class _Check:
         if params != said.params:
             self.fail(f"cost says {said.params} parameters, the model has {params} for {config!r}")
 
-    def gradients(self, small: nn.Module, config: Any, *, training: bool = False) -> None:
-        """Gradients of the active entries are the extracted model's; the others are zero or None."""
-        elastic = copied(self.elastic)
-        for model in (elastic, small):
-            model.train(training)
-            quiet(model)
-            model.zero_grad(set_to_none=True)
-        try:
-            _scalar(self.run(small)).backward()
-        except AssertionError:  # reversible layers go back in training mode only
-            if training:
-                raise
-            return self.gradients(small, config, training=True)
-        with activate(elastic, config):
-            _scalar(self.run(elastic)).backward()
-            ours = self.active_gradients(elastic, config)
-        theirs = [p.grad if p.grad is None else p.grad.to_dense() for p in small.parameters()]
-        if len(ours) != len(theirs):
-            return self.fail(f"{len(ours)} parameters are active, {len(theirs)} extracted for {config!r}")
-        scale = max((_largest(g) for g in theirs if g is not None), default=0.0)
-        if not scale:
-            return self.fail("no parameter has a gradient: nothing was compared")
-        worst = max(_difference(a, b) / scale for a, b in zip(ours, theirs, strict=True))
-        self.report.worst_gradient = max(self.report.worst_gradient, worst)
-        if not worst <= 10 * self.tolerance:
-            self.fail(f"gradients differ by {worst:.1e} for {config!r}")
-
-    def active_gradients(self, elastic: nn.Module, config: Any) -> list[Tensor | None]:
-        """Gradients of the active entries of every parameter that is not in a block left out."""
-        record = elastic.__dict__["_elastify"]
-        active = record.active
-        first = record.plan.first_name
-        left_out = tuple(f"{first(path)}." for path in active.left_out) if active is not None else ()
-        found: dict[int, Tensor | None] = {}
-        for name, parameter in elastic.named_parameters(remove_duplicate=False):
-            if id(parameter) in found or first(name).startswith(left_out):
-                continue
-            grad = part = parameter.grad if parameter.grad is None else parameter.grad.to_dense()
-            name = record.plan.aliases.get(name, name)
-            if grad is not None and name in record.plan.tensors and active is not None:
-                part = record.slice(active, name)(grad)
-                outside = float(grad.abs().sum() - part.abs().sum())
-                if outside > 1e-3 * float(grad.abs().sum()) + 1e-12:
-                    self.fail(f"gradient outside the active entries of {name} for {config!r}")
-            found[id(parameter)] = part
-        for name, parameter in elastic.named_parameters():
-            if id(parameter) not in found and parameter.grad is not None and bool(parameter.grad.any()):
-                self.fail(f"gradient of {name}, which is left out, for {config!r}")
-        return list(found.values())
+    def learning(self, config: Any) -> None:
+        """What a subnet learns and writes, in evaluation mode and, where the original has one, in training mode."""
+        for training in (False, True):
+            try:
+                twins = Twins(self.elastic, extract(self.elastic, config), self.run_once, config, training)
+            except Exception:
+                if learns(self.plain, self.run_once, training):
+                    raise
+                continue  # nor does the original: reversible layers go back in training mode only
+            worst, failures = twins.compare(self.tolerance)
+            self.report.worst_gradient = max(self.report.worst_gradient, worst)
+            for text in failures:
+                self.fail(f"{text} for {config!r}{' in training mode' if training else ''}")
 
     def copies(self, config: Any) -> None:
         """A deep copy is elastic on its own, and weights go through a state_dict."""
@@ -343,49 +311,15 @@ class _Check:
             with activate(twin, config):
                 theirs = self.run(twin)
                 full = self.run(self.elastic)
-            if not all(_identical(a, b) for a, b in zip(full, self.run(self.plain), strict=True)):
+            if not all(identical(a, b) for a, b in zip(full, self.run(self.plain), strict=True)):
                 self.fail("activating a copy has changed the original")
             with activate(self.elastic, config):
                 if deviation(self.run(self.elastic), theirs) > self.tolerance:
                     self.fail("a deep copy behaves differently")
         twin.load_state_dict(self.plain.state_dict())
         with torch.no_grad():
-            if not all(_identical(a, b) for a, b in zip(self.run(twin), self.run(self.plain), strict=True)):
+            if not all(identical(a, b) for a, b in zip(self.run(twin), self.run(self.plain), strict=True)):
                 self.fail("loading a state_dict does not give the original back")
-
-
-def deviation(a: list[Tensor], b: list[Tensor]) -> float:
-    """Largest difference of two lists of outputs, relative to the largest value of each tensor."""
-    if len(a) != len(b) or any(x.shape != y.shape for x, y in zip(a, b, strict=False)):
-        return float("inf")
-    worst = 0.0
-    for x, y in zip(a, b, strict=True):
-        if not x.is_floating_point() and not x.is_complex():
-            continue
-        worst = max(worst, _largest(x - y) / (_largest(y) or 1.0))
-    return worst
-
-
-def _difference(a: Tensor | None, b: Tensor | None) -> float:
-    """Largest difference of two gradients, of which one that is None is zero."""
-    if a is None or b is None:
-        rest = b if a is None else a
-        return 0.0 if rest is None else _largest(rest)
-    return _largest(a - b) if a.shape == b.shape else float("inf")
-
-
-def _largest(tensor: Tensor) -> float:
-    return float(tensor.abs().max()) if tensor.numel() else 0.0
-
-
-def _scalar(outputs: list[Tensor]) -> Tensor:
-    """A number that every output moves, with weights of both signs."""
-    total = torch.zeros(())
-    for out in outputs:
-        if out.is_floating_point():
-            weights = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view(out.shape)
-            total = total + (out * weights).mean()
-    return total
 
 
 @contextmanager

@@ -79,7 +79,8 @@ def finetune(
     if not budgets[0]:
         raise ElastifyError("there is no budget", where="finetune", fix='budget_macs="50%", or a list of budgets')
     options, full = SearchOptions(direction), cost(model, space(model).max)
-    Limits(*(training.get(name) for name in ("epochs", "steps", "minutes", "macs")))  # or an error, before all
+    epochs, steps, minutes, macs = (training.get(name) for name in ("epochs", "steps", "minutes", "macs"))
+    Limits(epochs, steps, minutes, macs)  # or an error, before anything is changed
     chosen = [search(model, **{f"budget_{name}": value for name, value in budget.items()}) for budget in budgets]
     limits = [{name: parse_budget(value, getattr(full, name)) for name, value in budget.items()} for budget in budgets]
     configs = tuple(dict.fromkeys([*(result.config for result in chosen), space(model).max]))

@@ -16,14 +16,17 @@ def _vectors(f: Facts, channels: Term, *tensors: Any) -> None:
         f.same(f.dims(tensor)[0], channels)
 
 
-@rule("batch_norm", keeps=True, mode=bool)
+_STATISTICS = ((3, "running_mean"), (4, "running_var"))
+
+
+@rule("batch_norm", keeps=True, mode=bool, statistics=_STATISTICS)
 def batch_norm(f: Facts, out: Value, input: Value, *args: Any, **kwargs: Any) -> None:
     vectors = [v for v in values((args, kwargs)) if len(v.shape) == 1]
     _vectors(f, f.dims(input)[1], *vectors)
     f.give(out, f.dims(input))
 
 
-@rule("instance_norm", keeps=True, mode=bool)
+@rule("instance_norm", keeps=True, mode=bool, statistics=_STATISTICS)
 def instance_norm(f: Facts, out: Value, input: Value, *args: Any, **kwargs: Any) -> None:
     for term in f.dims(input)[2:]:
         f.freeze(term, "normalised over space")

@@ -59,6 +59,9 @@ class Op:
     looks_up: bool = False  # the rows of a table that whole numbers name
     drops: bool = False  # in training some numbers of the first tensor become 0, otherwise it stays as it is
     reads: bool = False  # what comes out are Python's numbers
+    statistics: tuple[
+        tuple[int, str], ...
+    ] = ()  # arguments, by place or name, that it moves in training for evaluation
     mode: type | None = None  # of the argument that tells training from evaluation
     notation: Callable[..., Contraction] | None = None  # the product that it is, from the arguments
     macs: Callable[..., Layouts] | None = None  # (dims, out, *args, **kwargs): its MACs, where no notation has them

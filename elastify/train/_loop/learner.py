@@ -7,7 +7,7 @@ and a schedule of the same classes, with the same arguments of the strategy.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from elastify._errors import ElastifyError
-from elastify._rewrite import all_statistics, is_elastic, restore_statistics
+from elastify._rewrite import all_statistics, is_elastic, remembered, restore_statistics
 from elastify.train._loop.checkpoint import describe_tensors
 from elastify.train._loop.plain import Plain
 from elastify.train._loop.schedule import Constant
@@ -48,6 +48,11 @@ class Learner:
         yield from self.model.buffers()
         for _, _, stored in self._statistics():
             yield from stored.values()
+
+    def buffers_as_they_are(self) -> Callable[[], None]:
+        """What puts the buffers, and the statistics of subnets, back to what they are now."""
+        tables = [module._buffers for module in self.model.modules()] + [stored for *_, stored in self._statistics()]
+        return remembered((table, list(table)) for table in tables)
 
     def autocast(self) -> torch.autocast:
         """For forward and loss."""

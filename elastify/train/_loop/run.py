@@ -170,6 +170,7 @@ class TrainingRun:
         """One step of the optimizer, on the mean of the gradients of its batches."""
         learner = self.learner
         learner.optimizer.zero_grad(set_to_none=True)
+        put_back = learner.buffers_as_they_are()
         learner.strategy.advance(self._progress())
         self._spent, self._passed = 0.0, 0
         with one_reduction(learner.model, learner.strategy):
@@ -181,6 +182,8 @@ class TrainingRun:
                 if parameter.grad is not None:
                     parameter.grad /= len(group)
         self._not_finite = 0 if math.isfinite(losses.total) else self._not_finite + 1
+        if self._not_finite:
+            put_back()  # no weight moves in such a step, and no statistic
         if self._not_finite > (_OVERFLOWS_IN_FP16 if learner.scaler.is_enabled() else 0):
             raise ElastifyError(
                 f"the loss is not finite in step {len(self.losses) + 1}",

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn._reduction import legacy_get_string
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
@@ -127,16 +128,19 @@ class TeacherLabels:
 
 def _soft(call: Mapping[str, Any], probabilities: Tensor) -> Tensor:
     """`cross_entropy` with the teacher's probabilities, where the labels are not to be ignored."""
-    logits, target = call["input"], call["target"]
-    value = F.cross_entropy(logits, probabilities, weight=call["weight"], reduction="none")
+    logits, target, reduction = call["input"], call["target"], call["reduction"]
+    if call["size_average"] is not None or call["reduce"] is not None:  # what `reduction` was called long ago
+        reduction = legacy_get_string(call["size_average"], call["reduce"], emit_warning=False)
+    smoothing = call["label_smoothing"]  # the same share goes to all classes, whoever says how sure it is
+    value = F.cross_entropy(logits, probabilities, weight=call["weight"], reduction="none", label_smoothing=smoothing)
     counted: Tensor | float = float(value.numel())
     if not target.is_floating_point():
         known = target != call["ignore_index"]
         value = value.where(known, 0)
         counted = known.sum()
-    if call["reduction"] == "none":
+    if reduction == "none":
         return value
-    return value.sum() / counted if call["reduction"] == "mean" else value.sum()
+    return value.sum() / counted if reduction == "mean" else value.sum()
 
 
 def _plain(call: inspect.BoundArguments) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from elastify._capture import Example, capture
 from elastify._errors import ElastifyError
 from elastify._ir import ElasticAxis, Plan
-from elastify._plan import STATISTICS
+from elastify._plan import norm_statistics
 from elastify._rewrite import elastic_state, install
 from elastify._space import STATE, Cost, CostModel, SearchSpace, State, itemsize
 from elastify._verbs import activate
@@ -77,9 +77,8 @@ def choose_way(model: nn.Sequential, ways: list[Way], x: Tensor, largest: Way) -
     used = sorted(set().union(*kept))
     model, size = nn.Sequential(*(model[number] for number in used)), len(kept)
     axis = ElasticAxis(0, "stitch", size, tuple(range(1, size + 1)), "stitch")
-    statistics = frozenset(n for n, _ in model.named_buffers() if n.rpartition(".")[2] in STATISTICS)
     paths = {"": (0, tuple(tuple(map(used.index, way)) for way in kept))}
-    install(model, Plan((axis,), statistics=statistics, paths=paths))
+    install(model, Plan((axis,), statistics=norm_statistics(model), paths=paths))
     table = np.array([sums[way] for way in kept], np.int64)
     tensors = (*model.named_parameters(), *model.named_buffers())
     costs = _Ways(Cost(*table.T), [tuple(map(used.index, way)) for way in kept], {n: t.numel() for n, t in tensors})

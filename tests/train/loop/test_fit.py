@@ -17,8 +17,19 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from elastify import ElastifyError, activate, cost, elastify, space
+from elastify._rewrite import all_statistics
 from elastify._verbs import active_config
-from elastify.train import Compressible, FullPlusRandom, GumbelMask, Losses, ProgressiveShrinking, Sandwich, Sorted, fit
+from elastify.train import (
+    Compressible,
+    FullPlusRandom,
+    GumbelMask,
+    Losses,
+    ProgressiveShrinking,
+    Sandwich,
+    Sorted,
+    fit,
+    recalibrate,
+)
 
 GENERATOR = torch.Generator().manual_seed(0)
 X = torch.randn(96, 6, generator=GENERATOR)
@@ -493,6 +504,56 @@ def test_nan_in_fp16_ends_the_run(model: nn.Module) -> None:
 
     with pytest.raises(ElastifyError, match="not finite in step 21"):
         quiet(model, loader(), loss=lost, strategy=Sandwich(model), amp="fp16", steps=40)
+
+
+class Remembering(nn.Module):
+    """A batch norm, and a mean of its own that forward assigns anew."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.norm, self.last = nn.Linear(6, 16), nn.BatchNorm1d(16), nn.Linear(16, 4)
+        self.register_buffer("mean", torch.zeros(6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.mean = 0.9 * self.mean + 0.1 * x.mean(0)
+        return self.last(self.norm(self.first(x)))
+
+
+@pytest.mark.parametrize("kind", ["plain", "sandwich", "own statistics"])
+def test_what_a_refused_step_has_written_is_put_back(kind: str) -> None:
+    net = Remembering()
+    if kind != "plain":
+        elastify(net, X[:4])
+    if kind == "own statistics":
+        recalibrate(net, [X[:16]], 0.5)
+    sizes = [space(net).config(0.5)] if kind == "own statistics" else []
+    strategies = {"sandwich": lambda: Sandwich(net), "own statistics": lambda: FullPlusRandom(net, sizes)}
+    strategy = strategies[kind]() if kind != "plain" else None
+
+    def stored() -> list[Tensor]:
+        own = [t for *_, kept in all_statistics(net) for t in kept.values()] if kind == "own statistics" else []
+        return [t.clone() for t in (*net.buffers(), *own)]
+
+    seen: list[list[Tensor]] = []
+    data = [(X[:16], Y[:16]), (X[16:32] * torch.inf, Y[16:32])]
+    with pytest.raises(ElastifyError, match="the loss is not finite in step 2"):
+        quiet(net, data, strategy=strategy, epochs=1, on_step=lambda *_: seen.append(stored()) and None)
+    assert len(seen) == 1
+    assert all(map(torch.equal, stored(), seen[0]))
+    assert not torch.equal(net.norm.running_mean, torch.zeros(16))
+
+
+def test_steps_that_overflow_move_no_statistics() -> None:
+    net = Remembering()
+
+    def lost(outputs: Tensor, _: Tensor) -> Tensor:
+        return outputs.sum() * float("nan")
+
+    quiet(net, loader(), loss=lost, amp="fp16", steps=3)
+    assert int(net.norm.num_batches_tracked) == 0
+    assert not net.mean.any()
 
 
 class TestMacs:

@@ -52,6 +52,30 @@ def test_one_hot_teachers_give_the_loss_with_labels(reduction: str) -> None:
     torch.testing.assert_close(by_labels(loss, teacher, student), loss(student), rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.filterwarnings("ignore:size_average and reduce")
+@pytest.mark.parametrize("words", [{"size_average": False}, {"reduce": False}, {"size_average": True, "reduce": True}])
+def test_reductions_by_their_old_names(words: dict[str, bool]) -> None:
+    labels, student = torch.tensor([1, 0, 2, 1]), logits(4, 3, seed=1)
+
+    def loss(z: Tensor) -> Tensor:
+        return F.cross_entropy(z, labels, **words)
+
+    found = by_labels(loss, F.one_hot(labels, 3).double() * 1e4, student)
+    torch.testing.assert_close(found, loss(student), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
+@pytest.mark.parametrize("shape", [(6, 5), (2, 5, 3)])
+def test_smoothed_labels_are_smoothed_teachers(shape: tuple[int, ...], reduction: str) -> None:
+    teacher, student = logits(*shape), logits(*shape, seed=1)
+    labels = torch.zeros(shape[0], *shape[2:], dtype=torch.long)
+    loss = nn.CrossEntropyLoss(label_smoothing=0.2, reduction=reduction)
+    expected = F.cross_entropy(student, teacher.softmax(1) * 0.8 + 0.2 / shape[1], reduction=reduction)
+    if reduction == "mean":  # of all positions, as with labels
+        expected = F.cross_entropy(student, teacher.softmax(1) * 0.8 + 0.2 / shape[1], reduction="none").mean()
+    torch.testing.assert_close(by_labels(lambda z: loss(z, labels), teacher, student), expected)
+
+
 def test_binary_heads_and_other_terms() -> None:
     teacher, student = logits(4, 3), logits(4, 3, seed=1)
     labels = torch.ones(4, 3, dtype=torch.float64)
