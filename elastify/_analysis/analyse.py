@@ -97,6 +97,7 @@ def analyse(
                 times = facts.summed[ident, dim]
                 (summed if times and times == uses[ident] else others if uses[ident] else set()).add((name, dim))
         dims.append(facts.finish())
+    _freeze_places(facts, shared)
     _freeze_idle(facts, {name: shared[name] for name in used}, needed)
     _freeze_unseen(facts, graphs[0], dims[0], used, parameters)
     batch = [term for graph, known in zip(graphs, dims, strict=True) for term in _batch(facts, graph, known)]
@@ -129,6 +130,22 @@ def _needed(graph: Graph) -> set[int]:
         if everything or call.inplace or any(value.id in needed for value in call.outputs()):
             needed |= {value.id for value in call.inputs()}
     return needed
+
+
+def _freeze_places(facts: Facts, tensors: Mapping[str, list[Term]]) -> None:
+    """What is cut at the length of an input (`positions[: x.shape[1]]`) has a unit for each place: another length uses
+    others. Sizes that weights have, too, are the same for every input."""
+    terms = facts.terms
+    cut = {terms.find(one.whole).id for one in facts.cuts}
+    whole = (term for dims in tensors.values() for term in dims if terms.find(term).id not in cut)
+    fixed = {leaf.id for term in whole for leaf in terms.leaves(term)}
+    for one in facts.cuts:
+        sizes = [size for size in one.sizes if terms.is_frozen(size)]
+        if any(leaf.id not in fixed for size in sizes for leaf in terms.leaves(size)):
+            facts.why = one.why
+            reason = "cut at the size of an input, so that its units are positions"
+            facts.freeze(one.whole, reason)
+            terms.find(one.whole).frozen = facts.because(reason)  # the piece that is used has another reason
 
 
 def _freeze_idle(facts: Facts, tensors: Mapping[str, list[Term]], needed: Collection[str]) -> None:

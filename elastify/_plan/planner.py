@@ -121,12 +121,12 @@ class Planner:
 
     def _frozen(self, elastic: Collection[int], kept: Mapping[int, str]) -> tuple[FrozenDim, ...]:
         """Dimensions of weights that no elastic axis runs through, with reasons; `kept` are those of the options."""
-        frozen = []
+        frozen, find = [], self.analysis.terms.find
         for name in self._canonical.values():
             for dim, term in enumerate(self.analysis.tensor(name)):
                 inside = list(self.analysis.terms.leaves(term))
                 if term.size > 1 and inside and not any(leaf.id in elastic for leaf in inside):
-                    frozen.append(FrozenDim(name, dim, term.size, self._reason(inside, kept)))
+                    frozen.append(FrozenDim(name, dim, term.size, self._reason([find(term), *inside], kept)))
         return tuple(frozen)
 
     def _reason(self, inside: Sequence[Term], kept: Mapping[int, str]) -> str:
