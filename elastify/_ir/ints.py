@@ -159,6 +159,8 @@ def _arithmetic(name: str, fn: str, *, reflected: bool = False) -> None:
         if fn == "pow" and isinstance(others[0], float):
             return float(self) ** others[0]
         result = plain(self, *others)
+        if type(result) is float:  # a negative power
+            _scaled_by(self, *others)
         if type(result) is not int or not all(isinstance(other, int) for other in others):
             return result
         if others and type(others[0]) is int and others[0] == neutral and not (reflected and fn in _ONE_WAY):
@@ -266,6 +268,12 @@ def _divided(self: Int, other: Any) -> Any:
     return int.__truediv__(self, other)
 
 
+def _rdivided(self: Int, other: Any) -> Any:
+    if isinstance(other, int) and self.real:
+        return Ratio(other, self)
+    return int.__rtruediv__(self, other)
+
+
 def _to_int(self: Int) -> int:
     _converted(self.expr, self.real)
     return self.real
@@ -278,6 +286,7 @@ def _to_float(self: Int) -> float:
 
 setattr(Int, "__float__", _to_float)  # noqa: B010
 setattr(Int, "__truediv__", _divided)  # noqa: B010 - special methods, set late so that the class body stays plain
+setattr(Int, "__rtruediv__", _rdivided)  # noqa: B010
 setattr(Int, "__int__", _to_int)  # noqa: B010
 
 

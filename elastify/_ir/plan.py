@@ -111,8 +111,9 @@ class Plan:
     active size an integer attribute must equal; `scales` the float attributes that equal size ** power.
     `caches` are attributes in which forward leaves tensors for later. `statistics` are buffers that forward itself
     updates (batch-norm running statistics). `used` are the integer attributes that forward computes with.
-    `matched` are those of the `attributes` that forward never reads, `unclear` others that fit several layouts and
-    follow them while they are equal; `counts` gives the containers whose blocks an integer counts, or a list describes.
+    `matched` are those of the `attributes` that no dimension shows, `unclear` others that fit several layouts and
+    follow them while they are equal, `staying` those that tensors meet and that may be sizes but stay, with a place.
+    `counts` gives the containers whose blocks an integer counts, or a list describes.
     `paths` maps a container to an axis and, for each of its sizes from 1 on, the indices of the children that run.
     `summed` are (tensor name, dimension) that every operation on the tensor sums over: they take units in.
     """
@@ -131,6 +132,7 @@ class Plan:
     rigid: tuple[RigidBlocks, ...] = ()
     matched: frozenset[Attr] = frozenset()
     unclear: Mapping[Attr, tuple[Layout, ...]] = field(default_factory=dict)
+    staying: Mapping[Attr, str] = field(default_factory=dict)
     counts: Mapping[Attr, tuple[str, ...]] = field(default_factory=dict)
     summed: frozenset[tuple[str, int]] = frozenset()
     paths: Mapping[str, tuple[int, tuple[tuple[int, ...], ...]]] = field(default_factory=dict)

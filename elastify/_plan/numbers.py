@@ -1,8 +1,9 @@
-"""Numbers that forward never reads, and that should still be right in a smaller model.
+"""Numbers that no dimension of a run shows, and that should still be right in a smaller model.
 
-`num_features`, `feature_info[2]["num_chs"]`, `config.intermediate_size`: no run shows where they belong, so they are
-matched, and only where the match is unmistakable. The name must speak of a size; the value must be that of a layout in
-the closest place that has any. These places are asked one after the other:
+`num_features`, `feature_info[2]["num_chs"]`, `config.intermediate_size`: most are never read by forward, a few are only
+computed with (`operands`), so no run shows where they belong. They are matched, and only where the match is
+unmistakable. The name must speak of a size; the value must be that of a layout in the closest place that has any.
+These places are asked one after the other:
 
 1. the attributes of the same name that forward does read, in the modules inside;
 2. what goes in and out of the number's own module, then what its own operations compute with;
@@ -25,9 +26,10 @@ from functools import cached_property
 
 from elastify._analysis import Analysis
 from elastify._capture import resolve
-from elastify._ir import Attr, Axis, Concat, Expr, Layout, Product, Value, axes_of, exprs, leaves, values
+from elastify._ir import Attr, Axis, Concat, Layout, Product, Value, axes_of, exprs, values
 from elastify._plan.described import OTHERS, SIZES, Described, Number, joined, within
 from elastify._plan.flow import calls_by_module
+from elastify._plan.operands import arguments, attributes, operands
 
 _FACTORS = (
     ("groups", re.compile(r"(key_value|kv)_heads$|n_head_kv$")),
@@ -88,8 +90,9 @@ def _is_a_size(number: Number) -> bool:
 
 def used_attributes(analysis: Analysis) -> frozenset[Attr]:
     """Attributes that operations were given or that forward compares."""
-    guards = (guard for graph in analysis.graphs for guard in graph.guards)
-    return frozenset(_arguments(analysis) | _attributes(expr for guard in guards for expr in guard.args))
+    calls = (expr for graph in analysis.graphs for call in graph.calls for expr in exprs((call.args, call.kwargs)))
+    guards = (expr for graph in analysis.graphs for guard in graph.guards for expr in guard.args)
+    return frozenset(attributes((*calls, *guards)))
 
 
 def _narrowed(layouts: Layouts, name: str, roles: Mapping[int, str]) -> Layouts:
@@ -123,7 +126,7 @@ class _Used:
 
     def __init__(self, described: Described, analysis: Analysis, known: Mapping[Attr, Layout]) -> None:
         self.model, self.analysis, self.known = described.model, analysis, known
-        self.arguments = _arguments(analysis)
+        self.arguments = arguments(analysis)
 
     def has(self, number: Number) -> bool:
         """Whether forward reads a number, by whatever path; what it compares of an object stays, too."""
@@ -135,7 +138,8 @@ class _Used:
     @cached_property
     def read(self) -> set[tuple[int, str, tuple[int | str, ...]]]:
         """Places of attributes that forward computes with or compares: several paths may lead to one object."""
-        return {self._place(attr) for attr in {*self.known, *used_attributes(self.analysis)}}
+        read = {*self.known, *used_attributes(self.analysis)} - (operands(self.analysis).keys() - self.arguments)
+        return {self._place(attr) for attr in read}
 
     def _place(self, attr: Attr) -> tuple[int, str, tuple[int | str, ...]]:
         return id(resolve(self.model, attr.owner)), attr.name, attr.index
@@ -246,17 +250,6 @@ class _Places:
                         yield "heads", outer[start] if stop == start + 1 else Product(tuple(outer[start:stop]))
             elif isinstance(layout, Axis) and layout.id in self.roles:
                 yield self.roles[layout.id], layout
-
-
-def _arguments(analysis: Analysis) -> set[Attr]:
-    """Attributes that operations were given: those that are no sizes (`dim`, `stride`) must stay."""
-    return _attributes(
-        expr for graph in analysis.graphs for call in graph.calls for expr in exprs((call.args, call.kwargs))
-    )
-
-
-def _attributes(found: Iterable[Expr]) -> set[Attr]:
-    return {leaf for expr in found for leaf in leaves(expr) if isinstance(leaf, Attr)}
 
 
 def _by_name(attributes: Mapping[Attr, Layout]) -> dict[tuple[str, str, int], Layouts]:

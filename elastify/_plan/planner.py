@@ -25,6 +25,7 @@ from elastify._plan.described import Described
 from elastify._plan.layers import count_layers
 from elastify._plan.naming import Draft, former_names, name_axes
 from elastify._plan.numbers import match_numbers, used_attributes
+from elastify._plan.operands import may_be_a_size, operands
 from elastify._plan.options import Options
 from elastify._plan.scales import find_scales
 from elastify._plan.stages import Stages
@@ -60,6 +61,7 @@ class Planner:
         matched = match_numbers(self.described, self.analysis, read, {axis.id: axis.role for axis in axes}, sums)
         attributes = {a: layout for a, layout in {**read, **matched.sizes}.items() if mentions(layout, elastic)}
         read_and_elastic = {attr: layout for attr, layout in attributes.items() if attr in read}
+        scales, unsure = find_scales(self.model, self.analysis, read_and_elastic, elastic)
         stages, tensors = self.depth.stages(moving), self._tensors(elastic)
         return Plan(
             axes=axes,
@@ -67,7 +69,7 @@ class Planner:
             tensors=tensors,
             aliases=self._aliases(tensors),
             attributes=attributes,
-            scales=find_scales(self.model, self.analysis, read_and_elastic, elastic),
+            scales=scales,
             constraints=self._constraints(axes, matched.sizes),
             caches=tuple(dict.fromkeys(attr for graph in self.analysis.graphs for attr in graph.caches)),
             statistics=frozenset(n for n, _ in self.model.named_buffers() if n.rpartition(".")[2] in STATISTICS),
@@ -76,6 +78,7 @@ class Planner:
             rigid=self.depth.rigid_blocks(moving, {axis.id: axis.name for axis in axes}),
             matched=frozenset(matched.sizes),
             unclear=matched.unclear,
+            staying={**unsure, **self._staying({*read, *matched.sizes, *matched.unclear})},
             summed=self.analysis.summed,
             counts=count_layers(self.described, stages, read, self.graph.guards),
         )
@@ -164,6 +167,11 @@ class Planner:
             if twin is not None:
                 twins[twin] = attributes[attr]
         return {**attributes, **twins}
+
+    def _staying(self, told: Collection[Attr]) -> dict[Attr, str]:
+        """Numbers that forward computes with and of which nothing else is `told`, with the places."""
+        found = {attr: place for attr, place in operands(self.analysis).items() if attr not in told}
+        return {attr: place for attr, place in found.items() if may_be_a_size(attr, attribute_value(self.model, attr))}
 
     def _constraints(self, axes: Sequence[ElasticAxis], matched: Mapping[Attr, Layout]) -> tuple[Constraint, ...]:
         """What comparisons ask of sizes. Numbers that only comparisons read may be `matched`: they move then, too."""

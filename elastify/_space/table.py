@@ -151,13 +151,18 @@ def _numbers(space: SearchSpace) -> list[str]:
     """Numbers that only describe the model."""
     lines = []
     for text, attrs in (
-        ("numbers that forward never reads, set to the new sizes", sorted(space.plan.matched, key=str)),
+        ("numbers matched by name and size, set to the new sizes", sorted(space.plan.matched, key=str)),
         ("numbers that fit several sizes, right only where these are equal", list(space.plan.unclear)),
     ):
         if attrs:
             groups = _grouped(map(str, attrs), _shape)
             labels = [f"{_starred(same)} {_times(len(same))}" for same in groups.values()]
             lines += [f"{text} ({len(attrs)})", f"  {_list(labels)}"]
+    staying = {str(attr): place for attr, place in space.plan.staying.items()}
+    if staying:
+        lines += [f"numbers that stay, though forward may compute with them ({len(staying)})"]
+        groups = _grouped(staying, _shape)
+        lines += _wrapped(f"{_starred(same)}: {staying[same[0]]}{_times(len(same), 2)}" for same in groups.values())
     return ["", *lines] if lines else []
 
 
