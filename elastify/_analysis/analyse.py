@@ -21,7 +21,8 @@ from elastify._ir import Graph, Guard, Value, values
 class Analysis:
     """Terms of every tensor of every graph, and the comparisons that no equation covers.
 
-    `batch` are the ids of the axes that count samples, `samples` is how many the example has.
+    `batch` are the ids of the axes that count samples, `samples` is how many the example has. Those in `fixed` have as
+    many units for every input.
     """
 
     facts: Facts
@@ -31,6 +32,7 @@ class Analysis:
     batch: frozenset[int]
     samples: int
     summed: frozenset[tuple[str, int]] = frozenset()
+    fixed: frozenset[int] = frozenset()
 
     @property
     def terms(self) -> Terms:
@@ -97,13 +99,13 @@ def analyse(
                 times = facts.summed[ident, dim]
                 (summed if times and times == uses[ident] else others if uses[ident] else set()).add((name, dim))
         dims.append(facts.finish())
-    _freeze_places(facts, shared)
+    fixed = _freeze_places(facts, shared)
     _freeze_idle(facts, {name: shared[name] for name in used}, needed)
     _freeze_unseen(facts, graphs[0], dims[0], used, parameters)
     batch = [term for graph, known in zip(graphs, dims, strict=True) for term in _batch(facts, graph, known)]
     samples = batch[0].size if batch else _listed(graphs[0])
     alike = frozenset(term.id for term in batch)
-    return Analysis(facts, graphs, dims, guards, alike, samples, frozenset(summed - others))
+    return Analysis(facts, graphs, dims, guards, alike, samples, frozenset(summed - others), fixed)
 
 
 def _batch(facts: Facts, graph: Graph, dims: Mapping[int, list[Term]]) -> list[Term]:
@@ -132,13 +134,13 @@ def _needed(graph: Graph) -> set[int]:
     return needed
 
 
-def _freeze_places(facts: Facts, tensors: Mapping[str, list[Term]]) -> None:
+def _freeze_places(facts: Facts, tensors: Mapping[str, list[Term]]) -> frozenset[int]:
     """What is cut at the length of an input (`positions[: x.shape[1]]`) has a unit for each place: another length uses
-    others. Sizes that weights have, too, are the same for every input."""
+    others. Sizes that weights have, too, are the same for every input: the ids of their axes are returned."""
     terms = facts.terms
     cut = {terms.find(one.whole).id for one in facts.cuts}
     whole = (term for dims in tensors.values() for term in dims if terms.find(term).id not in cut)
-    fixed = {leaf.id for term in whole for leaf in terms.leaves(term)}
+    fixed = frozenset(leaf.id for term in whole for leaf in terms.leaves(term))
     for one in facts.cuts:
         sizes = [size for size in one.sizes if terms.is_frozen(size)]
         if any(leaf.id not in fixed for size in sizes for leaf in terms.leaves(size)):
@@ -146,6 +148,7 @@ def _freeze_places(facts: Facts, tensors: Mapping[str, list[Term]]) -> None:
             reason = "cut at the size of an input, so that its units are positions"
             facts.freeze(one.whole, reason)
             terms.find(one.whole).frozen = facts.because(reason)  # the piece that is used has another reason
+    return fixed
 
 
 def _freeze_idle(facts: Facts, tensors: Mapping[str, list[Term]], needed: Collection[str]) -> None:

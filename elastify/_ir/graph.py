@@ -81,7 +81,8 @@ class Graph:
     """One captured run. `tensors` maps every parameter and buffer name to its value; tied names share one.
 
     `constants` are tensors from outside: plain attributes, closure variables, results of functions that torch
-    cannot see. `caches` are attributes in which forward left tensors. `inputs` and `outputs` are flat; the root's
+    cannot see. `caches` are attributes in which forward left tensors. `asked` is what
+    forward asked of tensors besides their sizes, with the lines. `inputs` and `outputs` are flat; the root's
     `ModuleCall` (path "") has their structure. `training` is the mode of the run, `real` whether it had real tensors,
     `apart` whether it is one that the proofs do not repeat: what only it uses keeps its sizes.
     """
@@ -95,6 +96,7 @@ class Graph:
     modules: list[ModuleCall] = field(default_factory=list)
     guards: list[Guard] = field(default_factory=list)
     caches: list[Attr] = field(default_factory=list)
+    asked: dict[str, list[str]] = field(default_factory=dict)
     training: bool = False
     real: bool = False
     apart: bool = False

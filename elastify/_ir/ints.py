@@ -61,12 +61,14 @@ Expr = Attr | Dim | Op | int | float
 
 @dataclass(frozen=True, slots=True)
 class Guard:
-    """A comparison made during the run: `fn(*args)` gave `result` and must give it for every subnet."""
+    """A comparison made during the run: `fn(*args)` gave `result` and must give it for every subnet. `inside` says that
+    a library function made it, not the code at `source`."""
 
     fn: str
     args: tuple[Expr, ...]
     result: bool | int
     source: str
+    inside: bool = False
 
 
 _guards: ContextVar[Callable[[str, tuple[Expr, ...], Any], None] | None] = ContextVar("guards", default=None)

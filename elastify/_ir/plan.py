@@ -113,6 +113,7 @@ class Plan:
     updates (batch-norm running statistics). `used` are the integer attributes that forward computes with.
     `matched` are those of the `attributes` that no dimension shows, `unclear` others that fit several layouts and
     follow them while they are equal, `staying` those that tensors meet and that may be sizes but stay, with a place.
+    `branches` are those of which the recorded runs took one side, as text.
     `counts` gives the containers whose blocks an integer counts, or a list describes.
     `paths` maps a container to an axis and, for each of its sizes from 1 on, the indices of the children that run.
     `summed` are (tensor name, dimension) that every operation on the tensor sums over: they take units in.
@@ -133,6 +134,7 @@ class Plan:
     matched: frozenset[Attr] = frozenset()
     unclear: Mapping[Attr, tuple[Layout, ...]] = field(default_factory=dict)
     staying: Mapping[Attr, str] = field(default_factory=dict)
+    branches: tuple[str, ...] = ()
     counts: Mapping[Attr, tuple[str, ...]] = field(default_factory=dict)
     summed: frozenset[tuple[str, int]] = frozenset()
     paths: Mapping[str, tuple[int, tuple[tuple[int, ...], ...]]] = field(default_factory=dict)

@@ -20,6 +20,7 @@ from elastify import _adapters
 from elastify._analysis import Analysis, Term
 from elastify._capture import attribute_value, parameter_names, resolve
 from elastify._ir import Attr, Constraint, Dim, ElasticAxis, FrozenDim, Layout, Plan, mentions
+from elastify._plan.branches import branches
 from elastify._plan.constraints import constraints
 from elastify._plan.described import Described
 from elastify._plan.layers import count_layers
@@ -79,6 +80,7 @@ class Planner:
             matched=frozenset(matched.sizes),
             unclear=matched.unclear,
             staying={**unsure, **self._staying({*read, *matched.sizes, *matched.unclear})},
+            branches=branches(self.model, self.analysis),
             summed=self.analysis.summed,
             counts=count_layers(self.described, stages, read, self.graph.guards),
         )

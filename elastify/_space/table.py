@@ -27,6 +27,7 @@ _DEFAULTS = {"freeze": (), "choices": None, "min_ratio": 0.25, "multiple_of": No
 _LISTED = 6  # globs of one line
 _WHOLE: Any = {"break_long_words": False, "break_on_hyphens": False}  # names are never cut: people paste them
 _DIGITS = re.compile(r"\d+")
+_BLOCKS = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
 def table(space: SearchSpace) -> str:
@@ -41,6 +42,7 @@ def table(space: SearchSpace) -> str:
         _frozen(space),
         _relations(space),
         _numbers(space),
+        _branches(space),
         _costs(space),
     ]
     return "\n".join(line.rstrip() for section in sections for line in section)
@@ -164,6 +166,15 @@ def _numbers(space: SearchSpace) -> list[str]:
         groups = _grouped(staying, _shape)
         lines += _wrapped(f"{_starred(same)}: {staying[same[0]]}{_times(len(same), 2)}" for same in groups.values())
     return ["", *lines] if lines else []
+
+
+def _branches(space: SearchSpace) -> list[str]:
+    """What only other inputs would run."""
+    if not space.plan.branches:
+        return []
+    groups = _grouped(space.plan.branches, lambda text: _BLOCKS.sub("*", text))
+    lines = ["", f"branches of which the example takes one side, the other is not proven ({len(groups)})"]
+    return [*lines, *_wrapped(f"{text}{_times(len(same), 2)}" for text, same in groups.items())]
 
 
 def _costs(space: SearchSpace) -> list[str]:
