@@ -11,11 +11,13 @@ from elastify._proofs.measured import follow_measured
 from elastify._proofs.outputs import Outputs
 from elastify._proofs.samples import first_sample
 from elastify._proofs.sizes import compare
-from elastify._proofs.units import quiet, redraw, seeded
+from elastify._proofs.units import UNPROVEN, failing_axes, quiet, redraw, seeded
 
 __all__ = [
+    "UNPROVEN",
     "Outputs",
     "compare",
+    "failing_axes",
     "first_sample",
     "follow_measured",
     "prove_sizes",

@@ -19,15 +19,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from elastify._capture import capture
+from elastify._capture import Example, capture
 from elastify._deploy import copied
 from elastify._elastify import Built, build
 from elastify._errors import ElastifyError
 from elastify._ir import Plan
-from elastify._proofs import compare, first_sample, quiet, redraw, seeded
+from elastify._proofs import UNPROVEN, compare, failing_axes, first_sample, quiet, redraw, seeded
 from elastify._space import CostModel, SearchSpace, SubnetConfig
 from elastify._verbs import activate, cost, extract, graph, space
 from elastify.testing.oracle import oracle_macs
+from elastify.testing.others import other_examples
+
+_RAISED = (ElastifyError, RuntimeError, ValueError, TypeError, AttributeError, IndexError, AssertionError)
 
 __all__ = ["Report", "check_model", "check_sizes", "oracle_macs"]
 
@@ -35,7 +38,7 @@ __all__ = ["Report", "check_model", "check_sizes", "oracle_macs"]
 @dataclass(slots=True)
 class Report:
     """What `check_model` measured. `failures` is empty where every check passed; shares are of the full network.
-    `cannot_run` says why the graph of the model can only be read."""
+    `other_sizes` are those of inputs that it was also run with. `cannot_run` says why the graph can only be read."""
 
     model: str
     axes: int = 0
@@ -48,6 +51,7 @@ class Report:
     space: SearchSpace | None = None
     worst_error: float = 0.0
     worst_gradient: float = 0.0
+    other_sizes: tuple[str, ...] = ()
     cannot_run: str = ""
     failures: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -76,8 +80,9 @@ def check_model(
     output activated and extracted (to `tolerance` of the largest output, with parameters drawn anew); both proofs of
     `elastify` demote nothing; `costs` of them cost exactly what the kernels count; `gradients` of them have the
     extracted model's gradients on their entries and none elsewhere; the graph of the model computes what the model
-    computes, or says that it cannot run; a deep copy and a `state_dict` round trip behave. Other keywords go to
-    `elastify`. The model itself is not changed.
+    computes, or says that it cannot run; a deep copy and a `state_dict` round trip behave; at another length, picture
+    size and batch, where the model runs with them, units are proven once more and activated equals extracted. Other
+    keywords go to `elastify`. The model itself is not changed.
     """
     report = Report(type(model).__name__)
     elastic = copied(model).eval()
@@ -97,6 +102,7 @@ def check_model(
     for index, config in enumerate(drawn):
         check.configuration(config, count=index < costs, gradients=index < gradients)
     check.copies(drawn[-1])
+    check.other_sizes(drawn[0])
     return report
 
 
@@ -185,9 +191,9 @@ class _Check:
         self.report, self.plain, self.elastic, self.built = report, plain, elastic, built
         self.seed, self.tolerance = seed, tolerance
 
-    def run(self, model: nn.Module) -> list[Tensor]:
+    def run(self, model: nn.Module, example: Example | None = None) -> list[Tensor]:
         with seeded(self.seed):
-            return self.built.outputs.tensors(self.built.example(model))
+            return self.built.outputs.tensors((example or self.built.example)(model))
 
     def fail(self, text: str) -> None:
         self.report.failures.append(text)
@@ -234,17 +240,32 @@ class _Check:
                 self.count(small, config)
             if gradients:
                 self.gradients(extract(self.elastic, config), config)
-        except (
-            ElastifyError,
-            RuntimeError,
-            ValueError,
-            TypeError,
-            AttributeError,
-            IndexError,
-            AssertionError,
-        ) as error:
+        except _RAISED as error:
             self.fail(f"{type(error).__name__} for {config!r}: {error}")
             activate(self.elastic, None)
+
+    def other_sizes(self, config: Any) -> None:
+        """Where the model runs on inputs of other sizes, units are units there, too, and subnets are as extracted."""
+        outputs, plan = self.built.outputs, space(self.elastic).plan
+        layouts = outputs.moving(self.built.analysis, training=False)
+        small = extract(self.elastic, config)
+        for sizes, other in other_examples(self.plain, self.built.analysis, self.built.example):
+            self.report.other_sizes += (sizes,)
+            failed = failing_axes(self.plain, plan, other, outputs.tensors, layouts=lambda _: layouts)
+            names = {axis.id: axis.name for axis in plan.axes}
+            wrong = {names[ident]: text for ident, text in failed.items() if text != UNPROVEN}
+            if wrong:
+                self.fail(f"not symmetric with inputs of {sizes}: {wrong}")
+            try:
+                with torch.no_grad(), activate(self.elastic, config):
+                    active = self.run(self.elastic, other)
+                with torch.no_grad():
+                    error = deviation(active, self.run(small, other))
+            except _RAISED as raised:
+                self.fail(f"{type(raised).__name__} with inputs of {sizes} for {config!r}: {raised}")
+                continue
+            if not error <= self.tolerance:
+                self.fail(f"activated and extracted differ by {error:.1e} with inputs of {sizes} for {config!r}")
 
     def count(self, small: nn.Module, config: Any) -> None:
         """The closed form equals what the kernels count on the extracted model, for one sample.
