@@ -251,7 +251,9 @@ class _Check:
         small = extract(self.elastic, config)
         for sizes, other in other_examples(self.plain, self.built.analysis, self.built.example):
             self.report.other_sizes += (sizes,)
-            failed = failing_axes(self.plain, plan, other, outputs.tensors, layouts=lambda _: layouts)
+            one, before = first_sample(other), first_sample(self.built.example)
+            same = [t.shape for t in one.tensors()] == [t.shape for t in before.tensors()]  # more samples of the same
+            failed = {} if same else failing_axes(self.plain, plan, other, outputs.tensors, layouts=lambda _: layouts)
             names = {axis.id: axis.name for axis in plan.axes}
             wrong = {names[ident]: text for ident, text in failed.items() if text != UNPROVEN}
             if wrong:
