@@ -11,10 +11,24 @@ folder came from.
 from importlib import import_module
 from pkgutil import iter_modules
 
-from elastify._adapters.build import build, known, makers
+from elastify._adapters.build import LARGE, build, known, makers
 from elastify._adapters.library import LIBRARIES, Library, Run, build_like, guard, named, of
+from elastify._adapters.weightless import Weightless
 
 for _found in iter_modules(__path__, f"{__name__}."):
     import_module(_found.name)
 
-__all__ = ["LIBRARIES", "Library", "Run", "build", "build_like", "guard", "known", "makers", "named", "of"]
+__all__ = [
+    "LARGE",
+    "LIBRARIES",
+    "Library",
+    "Run",
+    "Weightless",
+    "build",
+    "build_like",
+    "guard",
+    "known",
+    "makers",
+    "named",
+    "of",
+]

@@ -11,7 +11,8 @@ package's. It keeps nothing: one object answers for all models of a package, ela
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -20,6 +21,9 @@ from torch.utils._pytree import tree_map_only
 
 from elastify._errors import ElastifyError
 from elastify._ir import Attr
+
+_COUNTED = re.compile(r"(layers?|depths?|labels|classes|blocks|experts)$")
+_SMALL = 1024  # so many of anything are built soon
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 Run = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], Any]
@@ -94,7 +98,9 @@ class Library:
 
     def maker(self, name: str) -> Callable[[], nn.Module]:
         """What makes the model that has a name here (see `check_name`); asked only where there is a prefix."""
-        raise NotImplementedError
+        raise ElastifyError(
+            f"{self.package or 'this library'} makes no models by name", fix=f"not {name!r}, but a model"
+        )
 
     def guard(self, model: nn.Module) -> None:
         """Let an elastic or extracted model be saved in the library's own way only where that is right."""
@@ -138,11 +144,30 @@ def guard(model: nn.Module) -> None:
         library.guard(model)
 
 
-def build_like(source: Any) -> nn.Module | None:
-    """The full-size model that `describe` has noted; None where the notes are missing or unknown."""
+def build_like(source: Any, tensors: Collection[Tensor] = ()) -> nn.Module | None:
+    """The full-size model that `describe` has noted; None where the notes are missing or unknown.
+
+    Where there are `tensors` of a smaller one, what the notes count (layers, labels) is compared with them first.
+    """
     if not isinstance(source, dict) or not isinstance(source.get("name"), str):
         return None
+    most = max([_SMALL, len(tensors), *(size for tensor in tensors for size in tensor.shape)])
+    for name, count in _counts(source) if tensors else ():
+        if count > most:
+            raise ElastifyError("the model is too large", why=f"{name} = {count}, and no tensor has so many entries")
     return named(str(source.get("kind"))).build_like(source["name"], source)
+
+
+def _counts(notes: Any, name: str = "") -> Iterator[tuple[str, int]]:
+    """Numbers of things that a constructor makes one by one, and in the lists under such a name."""
+    if isinstance(notes, dict):
+        for key, inside in notes.items():
+            yield from _counts(inside, str(key))
+    elif isinstance(notes, list):
+        for inside in notes:
+            yield from _counts(inside, name)
+    elif isinstance(notes, (int, float)) and _COUNTED.search(name):
+        yield name, int(notes)
 
 
 def _home(kind: type) -> str:

@@ -12,13 +12,12 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
-import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
 from elastify._adapters.build import check_name
 from elastify._adapters.library import Inputs, Library
 from elastify._adapters.noise import noise
+from elastify._adapters.weightless import Weightless
 
 
 class TorchVision(Library, package="torchvision"):
@@ -82,18 +81,8 @@ def _builder(home: str, shapes: tuple[tuple[str, tuple[int, ...]], ...]) -> str 
 
     for name in models.list_models(exclude="quantized_*"):
         if models.get_model_builder(name).__module__ == home:
-            with _Shapes():
+            with Weightless(1_000_000):
                 made = _make(name)
             if tuple((key, tuple(tensor.shape)) for key, tensor in made.state_dict().items()) == shapes:
                 return name
     return None
-
-
-class _Shapes(TorchFunctionMode):
-    """Weights are made on the meta device; numbers that a constructor computes with tensors are real."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = dict(kwargs or {})
-        if func in (torch.empty, torch.zeros, torch.ones) and kwargs.get("device") is None:
-            kwargs["device"] = "meta"
-        return func(*args, **kwargs)

@@ -10,12 +10,13 @@ README.md in this folder walks through one example.
 
 from elastify._analysis.analyse import Analysis, analyse
 from elastify._analysis.macs import MacTerm, from_inputs, products
-from elastify._analysis.rules import names, operation
+from elastify._analysis.rules import Op, names, operation
 from elastify._analysis.terms import Term, Terms
 
 __all__ = [
     "Analysis",
     "MacTerm",
+    "Op",
     "Term",
     "Terms",
     "analyse",

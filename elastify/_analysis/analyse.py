@@ -44,7 +44,7 @@ class Analysis:
 
     def counted(self) -> frozenset[int]:
         """Ids of the axes whose sizes the data decide."""
-        return frozenset(leaf.id for term in self.facts.counted for leaf in self.terms.leaves(term))
+        return frozenset(self.terms.units(self.facts.counted))
 
     def enter(self, index: int) -> Facts:
         """The facts with graph `index` current, so that `Dim` expressions mean its values."""
@@ -110,10 +110,9 @@ def analyse(
 
 def _batch(facts: Facts, graph: Graph, dims: Mapping[int, list[Term]]) -> list[Term]:
     """First dimensions of inputs, but for those that weights have too: a single picture begins with its channels."""
-    leaves = facts.terms.leaves
-    owned = {leaf.id for value in graph.tensors.values() for term in dims[value.id] for leaf in leaves(term)}
+    owned = facts.terms.units(term for value in graph.tensors.values() for term in dims[value.id])
     firsts = [facts.terms.find(dims[value.id][0]) for value in graph.inputs if value.shape]
-    return [term for term in firsts if owned.isdisjoint(leaf.id for leaf in leaves(term))]
+    return [term for term in firsts if owned.isdisjoint(facts.terms.units([term]))]
 
 
 def _listed(graph: Graph) -> int:
@@ -140,7 +139,7 @@ def _freeze_places(facts: Facts, tensors: Mapping[str, list[Term]]) -> frozenset
     terms = facts.terms
     cut = {terms.find(one.whole).id for one in facts.cuts}
     whole = (term for dims in tensors.values() for term in dims if terms.find(term).id not in cut)
-    fixed = frozenset(leaf.id for term in whole for leaf in terms.leaves(term))
+    fixed = frozenset(terms.units(whole))
     for one in facts.cuts:
         sizes = [size for size in one.sizes if terms.is_frozen(size)]
         if any(leaf.id not in fixed for size in sizes for leaf in terms.leaves(size)):
@@ -154,11 +153,11 @@ def _freeze_places(facts: Facts, tensors: Mapping[str, list[Term]]) -> frozenset
 def _freeze_idle(facts: Facts, tensors: Mapping[str, list[Term]], needed: Collection[str]) -> None:
     """Units that only tensors have on which no output depends cannot be proven (an unused pooler's)."""
     terms = facts.terms
-    proven = {leaf.id for name in needed for term in tensors.get(name, ()) for leaf in terms.leaves(term)}
+    proven = terms.units(term for name in needed for term in tensors.get(name, ()))
     for name, dims in tensors.items():
-        facts.why = Why("computed", name.rpartition(".")[0])
-        for leaf in [leaf for term in dims for leaf in terms.leaves(term) if leaf.id not in proven]:
-            facts.freeze(leaf, "no output depends on it")
+        for ident in terms.units(dims) - proven if name not in needed else ():
+            facts.why = Why("computed", name.rpartition(".")[0])
+            facts.freeze(terms.by_id(ident), "no output depends on it")
 
 
 def _freeze_unseen(

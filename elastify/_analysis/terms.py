@@ -16,15 +16,27 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 from elastify._ir import Axis, Concat, Layout, Product, axes_of
 
 _MAX_COPIES = 64  # a product is written out as copies of its tail only while that stays readable
 
 
+class Clash(NamedTuple):
+    """A reason to freeze two dimensions: a fact says that they are the same, and they cannot be."""
+
+    why: Any
+
+    def __str__(self) -> str:
+        return f"the structures of two dimensions do not fit: {self.why}"
+
+
 class Term:
-    """A dimension under inference: a leaf, or a "product" or "concat" of terms. Use `Terms.find` before reading."""
+    """A dimension under inference: a leaf, or a "product" or "concat" of terms. Use `Terms.find` before reading.
+
+    `frozen` is the reason why it must keep its size, of which the text is shown, and None where it may move.
+    """
 
     __slots__ = ("frozen", "id", "kind", "link", "parts", "size")
 
@@ -108,6 +120,11 @@ class Terms:
             for part in term.parts:
                 yield from self.leaves(part)
 
+    def units(self, terms: Iterable[Term]) -> set[int]:
+        """Ids of the leaves of dimensions; those that are the same dimension are read once."""
+        roots = {root.id: root for root in map(self.find, terms)}
+        return {leaf.id for root in roots.values() for leaf in self.leaves(root)}
+
     def is_frozen(self, term: Term) -> bool:
         """Whether no unit of the dimension may be left out."""
         return all(leaf.frozen is not None or leaf.size == 1 for leaf in self.leaves(term))
@@ -151,7 +168,7 @@ class Terms:
         return a.size == b.size
 
     def _clash(self, a: Term, b: Term, why: Any) -> None:
-        reason = ("the structures of two dimensions do not fit", why)
+        reason = Clash(why)
         self.freeze(a, reason)
         self.freeze(b, reason)
 

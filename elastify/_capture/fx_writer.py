@@ -31,7 +31,7 @@ from torch.fx.passes.shape_prop import TensorMetadata
 from elastify._capture.fx_checks import cannot_run, check_input, check_same, check_value, check_way
 from elastify._capture.sources import source_line
 from elastify._capture.trees import tensors
-from elastify._ir import Attr, Dim, Expr, Guard, Int, Op, leaves
+from elastify._ir import Attr, Dim, Expr, Guard, Int, Op, inside, leaves
 
 _ATOMS = (bool, int, float, complex, str, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format)
 _SIGNS = {"add": "+", "sub": "-", "mul": "*", "floordiv": "//", "mod": "%", "pow": "**"}
@@ -153,7 +153,7 @@ class FxWriter:
         node = self.graph.create_node(op, target, given, named)
         node.meta.update(self._place(node.name), integers=origins)
         self._results(node, out, iter(values))
-        for opaque in _opaque((given, named)):
+        for opaque in inside((given, named), _Opaque):
             self.refuse(f"{node.name} is given a {opaque.kind}")
         if _autocast() != self._autocast:
             self.refuse("forward enters or leaves autocast")
@@ -348,13 +348,3 @@ def _runs_in(codes: Collection[types.CodeType]) -> bool:
             return True
         frame = frame.f_back
     return False
-
-
-def _opaque(item: Any) -> Iterator[_Opaque]:
-    if isinstance(item, _Opaque):
-        yield item
-    elif isinstance(item, (tuple, list)):
-        for part in item:
-            yield from _opaque(part)
-    elif isinstance(item, dict):
-        yield from _opaque(list(item.values()))

@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
+from elastify._ir import inside
+
 
 def mapped(tree: Any, change: Callable[[Tensor], Any], other: Callable[[Any], Any] = lambda item: item) -> Any:
     """The same nesting with every tensor changed by one function and everything else that is no container by another.
@@ -29,14 +31,7 @@ def mapped(tree: Any, change: Callable[[Tensor], Any], other: Callable[[Any], An
 
 def tensors(tree: Any) -> Iterator[Tensor]:
     """Every tensor inside nested tuples, lists and dicts."""
-    if isinstance(tree, Tensor):
-        yield tree
-    elif isinstance(tree, (tuple, list)):
-        for item in tree:
-            yield from tensors(item)
-    elif isinstance(tree, dict):
-        for item in tree.values():
-            yield from tensors(item)
+    return iter(inside(tree, Tensor))
 
 
 def results(tree: Any, hidden: Collection[str] = ()) -> Iterator[Tensor]:

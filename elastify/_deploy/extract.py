@@ -32,8 +32,6 @@ from elastify._rewrite import (
     strip,
 )
 
-FORMAT = 1
-
 
 def materialise(model: nn.Module, choice: Choice, example: ExampleSpec | None = None) -> nn.Module:
     """A plain model equal to the subnet: original classes, own contiguous storage, without the blocks left out.
@@ -51,22 +49,29 @@ def materialise(model: nn.Module, choice: Choice, example: ExampleSpec | None = 
         renamed = [(attr, read(model, attr)) for attr in elastic.block_numbers]
         numbers = [*setters_of(model).changed(), *renamed, *counted]
         removed, bypassed = _outermost(elastic.active)
-        small = plain_copy(model, _active_tensors(model), [*removed, *bypassed])
+        pairs = _active_tensors(model)
+        shapes = {id(new): old.shape for old, new in pairs if old.shape != new.shape}
+        small = plain_copy(model, pairs, [*removed, *bypassed])
         drop_blocks(small, removed)
         for attr, value in counted:
             write(small, attr, value)
     finally:
         set_active(model, before)
     spec = {
-        "format": FORMAT,
         "class": {"module": type(small).__module__, "qualname": type(small).__qualname__},
         "source": source,
         "attributes": [[attr.owner, attr.name, list(attr.index), value] for attr, value in numbers],
         "removed": removed,
         "aside": bypassed,
+        "cut": {name: list(shapes[id(t)]) for name, t in all_tensors(small) if id(t) in shapes},
         "example": None if example is None else example.to_json(),
     }
     return marked(small, spec)
+
+
+def all_tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
+    """Parameters and buffers under all their names."""
+    return [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
 
 
 def marked(small: nn.Module, spec: dict[str, Any]) -> nn.Module:

@@ -1,45 +1,55 @@
 """Extracted models on disk: safetensors for the tensors, JSON for everything else, never pickle.
 
-A folder holds `elastify.json` (what was done to which full-size model: changed numbers, left-out blocks; shape, dtype
-and checksum of every tensor; ties; a description of the example, without data) and `model.safetensors`. Loading repeats
-it on a copy of a full-size model, whose weights are never looked at. The file never names code to import: class names
-are text for error messages, paths are only looked up in the model at hand, numbers only replace numbers.
+A folder holds `elastify.json` (what was done to which full-size model: changed numbers, left-out blocks, shapes of the
+tensors that were cut; ties; a description of the example, without data) and `model.safetensors`, a pair that is checked
+and replaced as `elastify._files` says. Loading repeats it on a copy of a full-size model, whose weights are never
+looked at. The file never names code to import: class names are text for error messages, paths are only looked up in
+the model at hand, numbers only replace numbers.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import tempfile
-import zlib
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
-from elastify._adapters import build_like, known
+from elastify._adapters import LARGE, Weightless, build_like, known
 from elastify._capture import get_in, holder, put_in, resolve
-from elastify._deploy.extract import FORMAT, children_of, drop_blocks, marked, own, plain_copy
+from elastify._deploy.extract import all_tensors, children_of, drop_blocks, marked, own, plain_copy
 from elastify._errors import ElastifyError
+from elastify._files import FileKind, make_folder
 from elastify._ir import FULL, ExampleSpec
 from elastify._rewrite import SPEC, InputHook, active_subnet, elastic_state, is_elastic, renumbered
 
 JSON_NAME, WEIGHTS_NAME = "elastify.json", "model.safetensors"
+_FIELDS: dict[str, type] = {
+    "class": dict,
+    "attributes": list,
+    "removed": list,
+    "aside": list,
+    "training": bool,
+    "tensors": dict,
+    "frozen": list,
+    "ties": dict,
+}
+_REFUSED = (ArithmeticError, AttributeError, ImportError, LookupError, MemoryError, RuntimeError, TypeError, ValueError)
+_CALLS_AT_LEAST, _CALLS = 10_000, 500  # of torch in a constructor, in all and for each tensor or block that is noted
+_KIND = FileKind("saved model", "format", _FIELDS, "save it again")
 
 
 def save(model: nn.Module, directory: str | os.PathLike[str]) -> None:
     """Write an extracted model to a folder: `model.safetensors` and `elastify.json`.
 
-    Every parameter and buffer is stored, tied ones once. An existing folder is overwritten file by file, each
-    of them whole or not at all. Raises ElastifyError for a model that does not come from `extract` or `load`.
+    Every parameter and buffer is stored, tied ones once. What is in the folder already is replaced as a whole or not
+    at all. Raises ElastifyError for a model that does not come from `extract` or `load`, and where the disk is full.
 
-    >>> import tempfile
+    >>> import tempfile, torch
     >>> from elastify import elastify, extract
     >>> model = elastify(nn.Sequential(nn.Linear(4, 64), nn.ReLU(), nn.Linear(64, 3)), torch.zeros(2, 4))
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -64,20 +74,17 @@ def save(model: nn.Module, directory: str | os.PathLike[str]) -> None:
             fix="keep the elastic model's checkpoint and extract from it, or train with activations=False",
         )
     folder = Path(directory)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder, "saved model")
     tensors, ties = _unique(model)
     stored = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     notes = {
         **spec,
         "version": _version(),
         "training": model.training,
-        "tensors": {name: _entry(tensor) for name, tensor in stored.items()},
         "frozen": sorted(n for n, t in tensors.items() if isinstance(t, nn.Parameter) and not t.requires_grad),
         "ties": ties,
     }
-    text = json.dumps(notes, indent=1)
-    _atomic(folder / WEIGHTS_NAME, lambda path: save_file(stored, path))
-    _atomic(folder / JSON_NAME, lambda path: Path(path).write_text(text, encoding="utf-8"))
+    _KIND.write_pair(folder / JSON_NAME, WEIGHTS_NAME, notes, stored)
 
 
 def load(directory: str | os.PathLike[str], like: nn.Module | Callable[[], nn.Module] | None = None) -> nn.Module:
@@ -87,7 +94,7 @@ def load(directory: str | os.PathLike[str], like: nn.Module | Callable[[], nn.Mo
     not matter. Without it the full-size model is built by timm, torchvision or transformers, where it came from there.
     Raises ElastifyError for a folder that is missing, damaged, of a newer format, or of another model.
 
-    >>> import tempfile
+    >>> import tempfile, torch
     >>> from elastify import elastify, extract
     >>> model = elastify(nn.Sequential(nn.Linear(4, 64), nn.ReLU(), nn.Linear(64, 3)), torch.zeros(2, 4))
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -96,19 +103,22 @@ def load(directory: str | os.PathLike[str], like: nn.Module | Callable[[], nn.Mo
     Linear(in_features=4, out_features=32, bias=True)
     """
     folder = Path(directory)
-    spec = _read_spec(folder)
-    tensors = _read_tensors(folder, spec)
-    full = _full_size(folder, spec, like)
-    with active_subnet(full, FULL) if is_elastic(full) else nullcontext():  # the numbers of a subnet are others
-        small = _rebuild(folder, full, spec, tensors)
-    kept = {key: spec[key] for key in ("format", "class", "source", "attributes", "removed", "aside", "example")}
+    spec, tensors = _read(folder)
+    if like is None:
+        small = _from_library(folder, spec, tensors)
+    else:
+        full = like if isinstance(like, nn.Module) else like()
+        if not isinstance(full, nn.Module):
+            raise ElastifyError("`like` is not a model", why=f"it is a {type(full).__name__}", fix="pass a module")
+        with active_subnet(full, FULL) if is_elastic(full) else nullcontext():  # the numbers of a subnet are others
+            small = _rebuild(folder, full, spec, tensors)
+    kept = {key: spec[key] for key in ("class", "source", "attributes", "removed", "aside", "cut", "example")}
     return marked(small, kept).train(spec["training"])
 
 
 def _named(model: nn.Module) -> dict[str, Tensor]:
     extras = elastic_state(model).extras if is_elastic(model) else {}
-    found = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
-    return {name: tensor for name, tensor in found if name not in extras}
+    return {name: tensor for name, tensor in all_tensors(model) if name not in extras}
 
 
 def _unique(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -118,37 +128,6 @@ def _unique(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
     return {n: t for n, t in _named(model).items() if n not in ties}, ties
 
 
-def _entry(tensor: Tensor) -> dict[str, Any]:
-    return {"shape": list(tensor.shape), "dtype": _dtype(tensor), "crc32": _checksum(tensor)}
-
-
-def _dtype(tensor: Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")
-
-
-def _checksum(tensor: Tensor) -> int:
-    return zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data) if tensor.numel() else 0
-
-
-def _atomic(path: Path, write: Callable[[str], Any]) -> None:
-    """Write next to `path`, then rename: a reader sees the old file or the new one."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    try:
-        write(temporary)
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
 def _version() -> str:
     try:
         return version("elastify")
@@ -156,58 +135,28 @@ def _version() -> str:
         return "unknown"
 
 
-_FIELDS: dict[str, type] = {
-    "class": dict,
-    "attributes": list,
-    "removed": list,
-    "aside": list,
-    "training": bool,
-    "tensors": dict,
-    "frozen": list,
-    "ties": dict,
-}
-
-
-def _damaged(folder: Path, why: str) -> ElastifyError:
-    return ElastifyError(
-        "the saved model is damaged or was not written by elastify", where=str(folder), why=why, fix="save it again"
-    )
-
-
-def _read_spec(folder: Path) -> dict[str, Any]:
+def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if not folder.is_dir():
         raise ElastifyError("there is no saved model", where=str(folder), why="the folder does not exist")
     path = folder / JSON_NAME
     if not path.is_file():
         raise ElastifyError("this folder holds no saved model", where=str(folder), why=f"it has no {JSON_NAME}")
-    try:
-        spec = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise _damaged(folder, f"{JSON_NAME}: {error}") from None
-    if not isinstance(spec, dict) or type(spec.get("format")) is not int:
-        raise _damaged(folder, f"{JSON_NAME} has no format number")
-    if spec["format"] > FORMAT:
-        raise ElastifyError(
-            f"the saved model has format {spec['format']}, newer than {FORMAT}",
-            where=str(folder),
-            why=f"it was written by elastify {spec.get('version')}",
-            fix="pip install --upgrade elastify",
-        )
-    for name, kind in _FIELDS.items():
-        if not isinstance(spec.get(name), kind):
-            raise _damaged(folder, f"{JSON_NAME}: {name!r} is missing or not a {kind.__name__}")
+    spec, tensors = _KIND.read_pair(path, WEIGHTS_NAME)
     entries = [*spec["removed"], *spec["aside"], *spec["frozen"], *spec["ties"].values()]
     if not all(isinstance(entry, str) for entry in entries):
-        raise _damaged(folder, f"{JSON_NAME}: a name is not text")
+        raise _KIND.damaged(folder, f"{JSON_NAME}: a name is not text")
     if not all(_is_attribute(entry) for entry in spec["attributes"]):
-        raise _damaged(folder, f"{JSON_NAME}: an attribute is not [owner, name, index, number]")
-    spec.setdefault("source", None)
-    spec.setdefault("example", None)  # not written before 0.1
+        raise _KIND.damaged(folder, f"{JSON_NAME}: an attribute is not [owner, name, index, number]")
+    spec.setdefault("source", None)  # this and the others were not always written
+    spec.setdefault("example", None)
+    cut = spec.setdefault("cut", {})
+    if not isinstance(cut, dict) or not all(isinstance(shape, list) for shape in cut.values()):
+        raise _KIND.damaged(folder, f"{JSON_NAME}: what was cut is no table of shapes")
     try:
         _ = spec["example"] is None or ExampleSpec.from_json(spec["example"])
     except ElastifyError as error:
-        raise _damaged(folder, f"{JSON_NAME}: {error}") from None
-    return spec
+        raise _KIND.damaged(folder, f"{JSON_NAME}: {error}") from None
+    return spec, tensors
 
 
 _PLAIN = (int, float, bool, str)
@@ -226,53 +175,41 @@ def _is_attribute(entry: Any) -> bool:
     )
 
 
-def _read_tensors(folder: Path, spec: Mapping[str, Any]) -> dict[str, Tensor]:
-    path = folder / WEIGHTS_NAME
-    if not path.is_file():
-        raise _damaged(folder, f"it has no {WEIGHTS_NAME}")
-    try:
-        with safe_open(path, framework="pt") as file:
-            names = set(file.keys())
-            if names != set(spec["tensors"]):
-                different = sorted(names ^ set(spec["tensors"]))
-                raise _damaged(folder, f"the two files do not list the same tensors: {', '.join(different[:4])}")
-            tensors = {name: file.get_tensor(name) for name in sorted(names)}
-    except (SafetensorError, OSError) as error:
-        raise _damaged(folder, f"{WEIGHTS_NAME}: {error}") from None
-    for name, tensor in tensors.items():
-        noted = spec["tensors"][name]
-        found = _entry(tensor)
-        if not isinstance(noted, dict) or any(noted.get(key) != found[key] for key in ("shape", "dtype")):
-            raise _damaged(folder, f"{name} is {found['dtype']} {found['shape']}, {JSON_NAME} says otherwise")
-        if noted.get("crc32") != found["crc32"]:
-            raise _damaged(folder, f"the checksum of {name} is wrong")
-    return tensors
-
-
-def _full_size(folder: Path, spec: Mapping[str, Any], like: nn.Module | Callable[[], nn.Module] | None) -> nn.Module:
-    name = str(spec["class"].get("qualname"))
-    if like is None:
+def _from_library(folder: Path, spec: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn.Module:
+    """The model on a full-size one that its library makes without memory; with it where that cannot be done."""
+    parts = len(tensors) + len(spec["ties"]) + len(spec["removed"]) + len(spec["aside"])
+    why = f"it is not one of the models that {known()} list"
+    for how in (Weightless(_CALLS_AT_LEAST + _CALLS * parts), nullcontext()):
         try:
-            full = build_like(spec.get("source"))
-        except (AttributeError, ImportError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            raise ElastifyError(
-                f"the full-size {name} cannot be built from the saved notes",
-                where=str(folder),
-                why=f"{type(error).__name__}: {error}",
-                fix="load(directory, like=model_of_full_size)",
-            ) from error
+            with how:
+                full = build_like(spec["source"], tensors.values())
+        except ElastifyError as error:
+            why = f"{error.what}: {error.why}"
+            break
+        except _REFUSED as error:
+            why = f"{type(error).__name__}: {error}"
+            continue
         if full is None:
-            raise ElastifyError(
-                f"the full-size {name} cannot be built from the saved notes",
-                where=str(folder),
-                why=f"it is not one of the models that {known()} list",
-                fix="load(directory, like=model_of_full_size)",
-            )
-        return full
-    full = like if isinstance(like, nn.Module) else like()
-    if not isinstance(full, nn.Module):
-        raise ElastifyError("`like` is not a model", why=f"it is a {type(full).__name__}", fix="pass a module")
-    return full
+            break
+        small = _rebuild(folder, full, spec, tensors)
+        if not any(_is_unmade(module) for module in small.modules()):
+            return small
+        why = "its class computes tensors beside its weights"
+        if sum(p.numel() for p in full.parameters()) > LARGE:
+            break
+    raise ElastifyError(
+        f"the full-size {spec['class'].get('qualname')} cannot be built from the saved notes",
+        where=str(folder),
+        why=why,
+        fix="load(directory, like=model_of_full_size)",
+    )
+
+
+def _is_unmade(module: nn.Module) -> bool:
+    """Whether a module holds tensors without memory that are neither parameters nor buffers."""
+    held = [value for name, value in vars(module).items() if name not in ("_parameters", "_buffers", "_modules")]
+    inside = [vars(value) for value in held if hasattr(value, "__dict__") and not isinstance(value, nn.Module)]
+    return any(isinstance(leaf, Tensor) and leaf.is_meta for leaf in tree_leaves([held, inside]))
 
 
 def _rebuild(folder: Path, full: nn.Module, spec: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn.Module:
@@ -302,10 +239,11 @@ def _rebuild(folder: Path, full: nn.Module, spec: Mapping[str, Any], tensors: Ma
             continue
         name = spec["ties"].get(names[old], names[old])
         if name not in tensors:
-            raise _damaged(folder, f"{name!r} should have another name, but is not stored")
+            raise _KIND.damaged(folder, f"{name!r} should have another name, but is not stored")
         value = tensors[name]
-        if value.dim() != tensor.dim() or any(a > b for a, b in zip(value.shape, tensor.shape, strict=True)):
-            raise other(f"{old} has shape {list(tensor.shape)}, the saved one {list(value.shape)}")
+        here, stored = list(tensor.shape), list(value.shape)
+        if not _fits(here, stored, cut := spec["cut"].get(name, here)):
+            raise other(f"{old} has shape {here}, the saved one {stored}" + f", cut from {cut}" * (cut != here))
         if name not in made:
             device = "cpu" if tensor.device.type == "meta" else tensor.device
             made[name] = own(value.to(device), tensor)
@@ -318,6 +256,12 @@ def _rebuild(folder: Path, full: nn.Module, spec: Mapping[str, Any], tensors: Ma
             _set_number(small, owner, name, tuple(index), value, other)
     drop_blocks(small, spec["removed"])
     return small
+
+
+def _fits(here: list[int], stored: list[int], cut: list[int]) -> bool:
+    """Whether a full tensor is what the stored one was cut from, or was replaced with it (another classifier)."""
+    same = len(here) == len(stored) == len(cut)
+    return same and all(size in (n, small) and small <= size for size, small, n in zip(here, stored, cut, strict=True))
 
 
 def _set_number(

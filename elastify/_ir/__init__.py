@@ -13,6 +13,7 @@ from elastify._ir.graph import Graph, ModuleCall, RecordedCall, Value, enclosing
 from elastify._ir.ints import Attr, Dim, Expr, Guard, Int, Op, evaluate, exprs, guard_log, leaves
 from elastify._ir.layout import Axis, Concat, Layout, Product, active_size, axes_of, indices, mentions, settled
 from elastify._ir.plan import Constraint, ElasticAxis, FrozenDim, Plan, RigidBlocks, SizeExpr, Skip, Stage
+from elastify._ir.trees import inside
 
 __all__ = [
     "FULL",
@@ -51,6 +52,7 @@ __all__ = [
     "exprs",
     "guard_log",
     "indices",
+    "inside",
     "leaves",
     "mentions",
     "settled",

@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import Any
 
 from elastify._ir.ints import Attr, Guard
+from elastify._ir.trees import inside
 
 
 @dataclass(slots=True, eq=False)
@@ -122,24 +123,8 @@ class Graph:
 
 
 def values(tree: Any) -> Iterator[Value]:
-    """Every value inside nested tuples, lists, dicts and dataclass-like objects, in order."""
-    found: list[Value] = []
-    _collect(tree, found)
-    return iter(found)
-
-
-def _collect(tree: Any, found: list[Value]) -> None:
-    kind = type(tree)
-    if kind is Value:
-        found.append(tree)
-    elif isinstance(tree, (tuple, list)):
-        for item in tree:
-            _collect(item, found)
-    elif isinstance(tree, dict):
-        for item in tree.values():
-            _collect(item, found)
-    elif kind is slice:
-        _collect((tree.start, tree.stop, tree.step), found)
+    """Every value inside nested tuples, lists, dicts and slices, in order."""
+    return iter(inside(tree, Value))
 
 
 @lru_cache(maxsize=1 << 14)

@@ -22,6 +22,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+from elastify._ir.trees import inside
+
 
 @dataclass(frozen=True, slots=True)
 class Attr:
@@ -107,17 +109,9 @@ def leaves(expr: Expr) -> Iterator[Attr | Dim]:
         yield expr
 
 
-def exprs(tree: Any) -> Iterator[Expr]:
+def exprs(tree: Any) -> list[Expr]:
     """The expressions behind the numbers in nested tuples, lists, dicts and slices that have one."""
-    if isinstance(tree, Int):
-        yield tree.expr
-    elif isinstance(tree, (tuple, list)):
-        for item in tree:
-            yield from exprs(item)
-    elif isinstance(tree, dict):
-        yield from exprs(tuple(tree.values()))
-    elif isinstance(tree, slice):
-        yield from exprs((tree.start, tree.stop, tree.step))
+    return [number.expr for number in inside(tree, Int)]
 
 
 class Int(int):

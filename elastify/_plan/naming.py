@@ -31,8 +31,11 @@ class Draft:
     is how many there are, `branch` the length of the shortest residual branch that it lies in, and whether it is
     narrower than the sum. It `attends` as heads do, or is what the heads multiply as queries and keys or as values
     (`of_heads`). `places` is whether a convolution over places takes or makes the units, `joined` whether they are
-    concatenated with others; `scanned` is a state: a table has it, and it is summed over between computed tensors. It
-    is `between` two linear maps if nothing else is done with its units: then it is the rank of their product.
+    concatenated with others, `viewed` whether some tensor has a dimension of them alone, `turned` whether a rotary
+    embedding turns these units of each head and not the others beside them. What is `scanned` is a state:
+    it is summed over between computed tensors, and a table has it or all heads share it. An axis is `between` two
+    linear maps if nothing else is done with its units: then it is the rank of their product. It is `given` if a table
+    of numbers that are not learned has it and nothing that is computed: positions, coordinates.
     """
 
     id: int
@@ -51,8 +54,11 @@ class Draft:
     of_heads: set[str] = field(default_factory=set)
     places: bool = False
     joined: bool = False
+    viewed: bool = False
+    turned: bool = False
     scanned: bool = False
     between: bool = False
+    given: bool = False
 
     @property
     def streams(self) -> bool:
@@ -77,8 +83,8 @@ class Draft:
 
 _ROLES = {
     **dict.fromkeys(("heads", "kv_heads"), "heads"),
-    **dict.fromkeys(("head_dim", "qk_head_dim", "v_head_dim"), "head_dim"),
-    **dict.fromkeys(("groups", "q_per_kv", "experts"), "groups"),
+    **dict.fromkeys(("head_dim", "qk_head_dim", "v_head_dim", "rotary_head_dim"), "head_dim"),
+    **dict.fromkeys(("groups", "q_per_kv"), "groups"),
     **dict.fromkeys(("hidden", "channels", "bottleneck", "embedding", "state"), "hidden"),
 }  # the others are roles themselves
 
@@ -94,12 +100,13 @@ def role_of(word: str) -> str:
 
 def words_of(drafts: Sequence[Draft]) -> dict[int, str]:
     """The last word of the name of every axis."""
+    by_id = {draft.id: draft for draft in drafts}
     words, inner = {draft.id: word_of(draft) for draft in drafts}, dict[int, list[Draft]]()
     for draft in drafts:
         for outer in draft.inside & words.keys():
             inner.setdefault(outer, []).append(draft)
     for outer in inner:
-        words[outer] = words[outer] or "groups"  # an outer factor that does nothing else
+        words[outer] = words[outer] or _outer_word(by_id[outer])
     for outer in drafts:
         for draft in inner.get(outer.id, ()):
             if words[outer.id] == "heads" and words[draft.id] in ("heads", "groups") and outer.without(draft):
@@ -109,9 +116,17 @@ def words_of(drafts: Sequence[Draft]) -> dict[int, str]:
             words[draft.id] = "head_dim"
         beside = [other for outer in draft.inside for other in inner.get(outer, ()) if words[other.id] != "state"]
         uses = {use for other in beside for use in other.of_heads}
-        if words[draft.id] == "head_dim" and len(draft.of_heads) == 1 and uses - draft.of_heads:
+        if draft.turned and words[draft.id] == "head_dim" and any(not o.turned and "qk" in o.of_heads for o in beside):
+            words[draft.id] = "rotary_head_dim"
+        elif words[draft.id] == "head_dim" and len(draft.of_heads) == 1 and uses - draft.of_heads:
             words[draft.id] = f"{''.join(draft.of_heads)}_head_dim"
     return {draft.id: words[draft.id] or plain_word(draft) for draft in drafts}
+
+
+def _outer_word(draft: Draft) -> str:
+    """What the outer factor of a product is that nothing else speaks for: what a linear map makes and a view splits are
+    heads, as a person reads `self.q(x).view(n, h, -1)`; convolutions and norms have groups."""
+    return "heads" if draft.viewed and not any(op.startswith("conv") for op in draft.makers) else "groups"
 
 
 def _of_shared_heads(outer: Draft, draft: Draft, inner: Mapping[int, Sequence[Draft]]) -> dict[int, str]:
@@ -168,7 +183,7 @@ def enclosing(paths: Sequence[str]) -> str:
 def name_axes(drafts: Sequence[Draft]) -> Mapping[int, tuple[str, str]]:
     """(name, role) of each axis by id."""
     words, streams = words_of(drafts), [draft for draft in drafts if draft.streams]
-    flat = all(_depth(owner) < 2 for draft in drafts for owner in draft.owners())
+    flat = all(tensor.count(".") < 2 for draft in drafts for tensor, _ in draft.members)
     rungs = {draft.id: _homes(draft, words[draft.id], streams, flat) for draft in drafts}
     names = {draft.id: "" for draft in drafts}
     moved = [draft.id for draft in drafts]
@@ -194,7 +209,8 @@ def _homes(draft: Draft, word: str, streams: Sequence[Draft], flat: bool) -> lis
         homes = [around, alike(owners), parent, made]
         return [*(home for home in homes if home or flat or (word != "groups" and not parent)), first]
     home = around if (draft.near() or flat) and word not in ("channels", "bottleneck") else made
-    return [home, first] if home or flat else [first]  # `hidden` alone is the name of a network without parts
+    alone = flat and draft.branch is None  # `hidden` is the name of a network without parts, not of a branch in it
+    return [home, first] if home or alone else [first]
 
 
 def _home_of_stream(draft: Draft, streams: Sequence[Draft]) -> str:

@@ -40,6 +40,8 @@ _INNER = re.compile(r"intermediate|ffn|inner|mlp|d_ff|feedforward")
 _STREAM = re.compile(r"hidden_size|embd|embed|d_model")
 
 Layouts = set[Layout]
+Factors = dict[tuple[str, int], dict[Layout, list[str]]]
+_Place = tuple[int, str, tuple[int | str, ...]]  # an object, and what of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,49 +52,58 @@ class Matched:
     unclear: Mapping[Attr, tuple[Layout, ...]]
 
 
-def match_numbers(
-    described: Described,
-    analysis: Analysis,
-    known: Mapping[Attr, Layout],
-    roles: Mapping[int, str],
-    sums: Mapping[Attr, Sequence[str]],
-) -> Matched:
-    """Match the numbers of a model with the layouts of its tensors.
+class Numbers:
+    """Matches the numbers of a model with the layouts of its tensors, for one plan after the other."""
 
-    `known` are the attributes that runs have read, `roles` those of the elastic axes, `sums` the weights of which the
-    model's library says that a number is the sum of their inputs.
-    """
-    places = _Places(described, analysis, roles)
-    used = _Used(described, analysis, known)
-    sizes: dict[Attr, Layout] = {}
-    unclear: dict[Attr, tuple[Layout, ...]] = {}
-    for shared in (False, True):  # what modules say of themselves helps to read what objects say of many
-        inherited = _by_name({**sizes, **known})
-        for number in described.numbers:
-            if number.shared is not shared or not _is_a_size(number) or used.has(number):
-                continue
-            layouts = next(filter(None, places.candidates(number, inherited)), set())
-            if len(layouts) != 1:
-                layouts = _sum_of(analysis, sums.get(number.attr, ()), number.value) or layouts
-            layouts = _narrowed(layouts, number.name, roles)
-            if not any(axis.id in roles for layout in layouts for axis in axes_of(layout)):
-                continue  # nothing that it could mean moves
-            if len(layouts) == 1:
-                sizes[number.attr] = layouts.pop()
-            else:
-                unclear[number.attr] = tuple(sorted(layouts, key=repr))
-    return Matched(sizes, unclear)
+    def __init__(self, described: Described, analysis: Analysis) -> None:
+        self.described, self.analysis = described, analysis
+        self.places = _Places(described, analysis)
+        given = [expr for graph in analysis.graphs for call in graph.calls for expr in exprs((call.args, call.kwargs))]
+        compared = [expr for graph in analysis.graphs for guard in graph.guards for expr in guard.args]
+        self.arguments = arguments(analysis)  # those that are no sizes (`dim`, `stride`) must stay
+        self.operands = operands(analysis)
+        self.used = frozenset(attributes((*given, *compared)))
+        """Attributes that operations were given or that forward compares."""
+
+    def match(
+        self, known: Mapping[Attr, Layout], roles: Mapping[int, str], sums: Mapping[Attr, Sequence[str]]
+    ) -> Matched:
+        """The layouts of numbers. `known` are the attributes that runs have read, `roles` those of the elastic axes,
+        `sums` the weights of which the model's library says that a number is the sum of their inputs."""
+        factors = self.places.factors(roles)
+        read: set[_Place] | None = None
+        sizes: dict[Attr, Layout] = {}
+        unclear: dict[Attr, tuple[Layout, ...]] = {}
+        for shared in (False, True):  # what modules say of themselves helps to read what objects say of many
+            inherited = _by_name({**sizes, **known})
+            for number in self.described.numbers:
+                if number.shared is not shared or not _is_a_size(number):
+                    continue
+                if shared and read is None:
+                    plain = self.operands.keys() - self.arguments
+                    read = {self._place(attr) for attr in {*known, *self.used} - plain}
+                attr = number.attr  # what forward reads needs no match; what it compares of an object stays, too
+                if self._place(attr) in read if read is not None else attr in known or attr in self.arguments:
+                    continue
+                layouts = next(filter(None, self.places.candidates(number, inherited, factors)), set())
+                if len(layouts) != 1:
+                    layouts = _sum_of(self.analysis, sums.get(attr, ()), number.value) or layouts
+                layouts = _narrowed(layouts, number.name, roles)
+                if not any(axis.id in roles for layout in layouts for axis in axes_of(layout)):
+                    continue  # nothing that it could mean moves
+                if len(layouts) == 1:
+                    sizes[attr] = layouts.pop()
+                else:
+                    unclear[attr] = tuple(sorted(layouts, key=repr))
+        return Matched(sizes, unclear)
+
+    def _place(self, attr: Attr) -> _Place:
+        """Where an attribute is, for several paths may lead to one object."""
+        return id(resolve(self.described.model, attr.owner)), attr.name, attr.index
 
 
 def _is_a_size(number: Number) -> bool:
     return number.value > 1 and bool(SIZES.search(number.name)) and not OTHERS.search(number.name)
-
-
-def used_attributes(analysis: Analysis) -> frozenset[Attr]:
-    """Attributes that operations were given or that forward compares."""
-    calls = (expr for graph in analysis.graphs for call in graph.calls for expr in exprs((call.args, call.kwargs)))
-    guards = (expr for graph in analysis.graphs for guard in graph.guards for expr in guard.args)
-    return frozenset(attributes((*calls, *guards)))
 
 
 def _narrowed(layouts: Layouts, name: str, roles: Mapping[int, str]) -> Layouts:
@@ -121,39 +132,17 @@ def _sum_of(analysis: Analysis, weights: Sequence[str], size: int) -> Layouts:
     return {whole} if whole.size == size else set()
 
 
-class _Used:
-    """Which numbers forward itself reads: they need no match."""
-
-    def __init__(self, described: Described, analysis: Analysis, known: Mapping[Attr, Layout]) -> None:
-        self.model, self.analysis, self.known = described.model, analysis, known
-        self.arguments = arguments(analysis)
-
-    def has(self, number: Number) -> bool:
-        """Whether forward reads a number, by whatever path; what it compares of an object stays, too."""
-        attr = number.attr
-        if not number.shared:
-            return attr in self.known or attr in self.arguments
-        return self._place(attr) in self.read
-
-    @cached_property
-    def read(self) -> set[tuple[int, str, tuple[int | str, ...]]]:
-        """Places of attributes that forward computes with or compares: several paths may lead to one object."""
-        read = {*self.known, *used_attributes(self.analysis)} - (operands(self.analysis).keys() - self.arguments)
-        return {self._place(attr) for attr in read}
-
-    def _place(self, attr: Attr) -> tuple[int, str, tuple[int | str, ...]]:
-        return id(resolve(self.model, attr.owner)), attr.name, attr.index
-
-
 class _Places:
     """Where a model has layouts of some size: in what its modules take, give and compute with."""
 
-    def __init__(self, described: Described, analysis: Analysis, roles: Mapping[int, str]) -> None:
-        self.model, self.analysis, self.roles = described.model, analysis, roles
+    def __init__(self, described: Described, analysis: Analysis) -> None:
+        self.model, self.analysis = described.model, analysis
         self.graph = analysis.graphs[0]
         self.calls = calls_by_module(self.graph)
 
-    def candidates(self, number: Number, inherited: Mapping[tuple[str, str, int], Layouts]) -> Iterator[Layouts]:
+    def candidates(
+        self, number: Number, inherited: Mapping[tuple[str, str, int], Layouts], factors: Factors
+    ) -> Iterator[Layouts]:
         """Layouts of the size of a number, from the closest place to the widest; `inherited` are those of attributes
         by module, name and size."""
         path, name, size = number.path, number.name, number.value
@@ -165,7 +154,7 @@ class _Places:
         yield inherited.get((path, name, size), set())
         kind = next((kind for kind, pattern in _FACTORS if pattern.search(name)), "")
         if kind:
-            tensors = self.factors.get((kind, size), {})
+            tensors = factors.get((kind, size), {})
             yield {layout for layout, names in tensors.items() if any(within(tensor, path) for tensor in names)}
         elif "group" in name:  # as many as channels, or nothing that can be known
             yield self.of_size(self.passing(path), size)
@@ -215,41 +204,48 @@ class _Places:
         """Layouts of the dimensions of every tensor, by size: those of units that some weight has, for a size does not
         speak of places."""
         terms, found = self.analysis.terms, {}
-        units: set[int] = set()
-        for name in self.graph.tensors:
-            for term in self.analysis.tensor(name):
-                units.update(axis.id for axis in axes_of(terms.resolve(term)))
+        units = {axis.id for layout, _ in self.dimensions.values() for axis in axes_of(layout)}
+        of_units: dict[int, bool] = {}
         for ident, dims in self.analysis.dims[0].items():
             sizes = found.setdefault(ident, {})
-            for term in dims:
-                layout = terms.resolve(term)
-                if all(axis.id in units for axis in axes_of(layout)):
-                    sizes.setdefault(layout.size, set()).add(layout)
+            for term in map(terms.find, dims):
+                if term.id not in of_units:
+                    of_units[term.id] = all(axis.id in units for axis in axes_of(terms.resolve(term)))
+                if of_units[term.id]:
+                    sizes.setdefault(term.size, set()).add(terms.resolve(term))
         return found
 
     @cached_property
-    def factors(self) -> dict[tuple[str, int], dict[Layout, list[str]]]:
-        """Heads, groups of heads and units of heads, by kind and size, with the tensors that have them."""
-        found: dict[tuple[str, int], dict[Layout, list[str]]] = {}
+    def dimensions(self) -> dict[int, tuple[Layout, list[str]]]:
+        """The layouts that dimensions of weights have, with the names of those weights."""
+        terms, found = self.analysis.terms, {}
         for name in self.graph.tensors:
-            for term in self.analysis.tensor(name):
-                for kind, layout in self._kinds(self.analysis.terms.resolve(term)):
-                    found.setdefault((kind, layout.size), {}).setdefault(layout, []).append(name)
+            for term in map(terms.find, self.analysis.tensor(name)):
+                found.setdefault(term.id, (terms.resolve(term), []))[1].append(name)
         return found
 
-    def _kinds(self, dimension: Layout) -> Iterator[tuple[str, Layout]]:
-        """What the factors of a dimension may be: of a product the last is the units of a head, the first may be
-        groups, and any consecutive ones but the last are heads."""
-        for layout in _pieces(dimension):
-            if isinstance(layout, Product):
-                *outer, last = layout.parts
-                yield "head_dim", last
-                yield "groups", outer[0]
-                for start in range(len(outer)):
-                    for stop in range(start + 1, len(outer) + 1):
-                        yield "heads", outer[start] if stop == start + 1 else Product(tuple(outer[start:stop]))
-            elif isinstance(layout, Axis) and layout.id in self.roles:
-                yield self.roles[layout.id], layout
+    def factors(self, roles: Mapping[int, str]) -> Factors:
+        """Heads, groups of heads and units of heads, by kind and size, with the tensors that have them."""
+        found: Factors = {}
+        for layout, names in self.dimensions.values():
+            for kind, factor in _kinds(layout, roles):
+                found.setdefault((kind, factor.size), {}).setdefault(factor, []).extend(names)
+        return found
+
+
+def _kinds(dimension: Layout, roles: Mapping[int, str]) -> Iterator[tuple[str, Layout]]:
+    """What the factors of a dimension may be: of a product the last is the units of a head, the first may be
+    groups, and any consecutive ones but the last are heads."""
+    for layout in _pieces(dimension):
+        if isinstance(layout, Product):
+            *outer, last = layout.parts
+            yield "head_dim", last
+            yield "groups", outer[0]
+            for start in range(len(outer)):
+                for stop in range(start + 1, len(outer) + 1):
+                    yield "heads", outer[start] if stop == start + 1 else Product(tuple(outer[start:stop]))
+        elif isinstance(layout, Axis) and layout.id in roles:
+            yield roles[layout.id], layout
 
 
 def _by_name(attributes: Mapping[Attr, Layout]) -> dict[tuple[str, str, int], Layouts]:

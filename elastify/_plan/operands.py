@@ -7,10 +7,10 @@ not be meant, and is listed with the line that computes with it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from elastify._analysis import Analysis, operation
-from elastify._ir import Attr, Expr, exprs, leaves
+from elastify._ir import Attr, Expr, Op, exprs
 from elastify._plan.described import OTHERS
 
 
@@ -31,7 +31,7 @@ def operands(analysis: Analysis) -> dict[Attr, str]:
 def arguments(analysis: Analysis) -> set[Attr]:
     """Attributes that operations were given as anything else: those that are no sizes (`dim`, `stride`) must stay."""
     calls = (call for graph in analysis.graphs for call in graph.calls if not operation(call.op).operands)
-    return set(attributes(expr for call in calls for expr in exprs((call.args, call.kwargs))))
+    return attributes(expr for call in calls for expr in exprs((call.args, call.kwargs)))
 
 
 def may_be_a_size(attr: Attr, value: int) -> bool:
@@ -39,6 +39,14 @@ def may_be_a_size(attr: Attr, value: int) -> bool:
     return value > 1 and not OTHERS.search(attr.name)
 
 
-def attributes(found: Iterable[Expr]) -> Iterator[Attr]:
-    """The attributes that expressions mention."""
-    return (leaf for expr in found for leaf in leaves(expr) if isinstance(leaf, Attr))
+def attributes(found: Iterable[Expr]) -> set[Attr]:
+    """The attributes in expressions, which have many parts in common."""
+    attributes, stack, seen = set[Attr](), list(found), set[int]()
+    while stack:
+        expr = stack.pop()
+        if isinstance(expr, Attr):
+            attributes.add(expr)
+        elif isinstance(expr, Op) and id(expr) not in seen:
+            seen.add(id(expr))
+            stack += expr.args
+    return attributes

@@ -25,8 +25,8 @@ from elastify._plan.constraints import constraints
 from elastify._plan.described import Described
 from elastify._plan.layers import count_layers
 from elastify._plan.naming import Draft, former_names, name_axes
-from elastify._plan.numbers import match_numbers, used_attributes
-from elastify._plan.operands import may_be_a_size, operands
+from elastify._plan.numbers import Numbers
+from elastify._plan.operands import may_be_a_size
 from elastify._plan.options import Options
 from elastify._plan.scales import find_scales
 from elastify._plan.stages import Stages
@@ -42,6 +42,7 @@ class Planner:
         self.model, self.analysis, self.options = model, analysis, options
         self.graph = analysis.graphs[0]
         self.described = Described(model)
+        self.numbers = Numbers(self.described, analysis)
         self.depth = Stages(self.described, analysis, options)
         self._excluded: dict[int, str] = {}
         self._canonical: dict[int, str] = {}  # the first name of every parameter and buffer, by value
@@ -59,7 +60,7 @@ class Planner:
         moving = frozenset(elastic.union(self._excluded))
         read = self._attributes()
         sums = _adapters.of(self.model).sums(self.model)
-        matched = match_numbers(self.described, self.analysis, read, {axis.id: axis.role for axis in axes}, sums)
+        matched = self.numbers.match(read, {axis.id: axis.role for axis in axes}, sums)
         attributes = {a: layout for a, layout in {**read, **matched.sizes}.items() if mentions(layout, elastic)}
         read_and_elastic = {attr: layout for attr, layout in attributes.items() if attr in read}
         scales, unsure = find_scales(self.model, self.analysis, read_and_elastic, elastic)
@@ -74,7 +75,7 @@ class Planner:
             constraints=self._constraints(axes, matched.sizes),
             caches=tuple(dict.fromkeys(attr for graph in self.analysis.graphs for attr in graph.caches)),
             statistics=frozenset(n for n, _ in self.model.named_buffers() if n.rpartition(".")[2] in STATISTICS),
-            used=used_attributes(self.analysis),
+            used=self.numbers.used,
             frozen=self._frozen(elastic, kept),
             rigid=self.depth.rigid_blocks(moving, {axis.id: axis.name for axis in axes}),
             matched=frozenset(matched.sizes),
@@ -112,13 +113,15 @@ class Planner:
             name, role = self._names[draft.id]
             choices: tuple[int, ...] = ()
             pattern = self.options.frozen_by(name, *draft.owners())
-            if pattern is None:
+            if pattern is None and not draft.given:
                 choices = self.options.sizes(name, draft.size, role)
             if len(choices) > 1:
                 members, old = tuple(draft.members), former[draft.id]
                 axes.append(ElasticAxis(draft.id, name, draft.size, choices, role, members, former=old))
             elif pattern is not None:
                 kept[draft.id] = f"frozen by the pattern {pattern!r}"
+            elif draft.given:
+                kept[draft.id] = "its units are those of a fixed table, nothing computes them"
             else:
                 asked = self.options.explicit(name)
                 kept[draft.id] = "no smaller size was asked for" if asked else "too small to shrink"
@@ -126,31 +129,39 @@ class Planner:
 
     def _frozen(self, elastic: Collection[int], kept: Mapping[int, str]) -> tuple[FrozenDim, ...]:
         """Dimensions of weights that no elastic axis runs through, with reasons; `kept` are those of the options."""
-        frozen, find = [], self.analysis.terms.find
+        frozen, reasons = [], dict[int, str]()
         for name in self._canonical.values():
-            for dim, term in enumerate(self.analysis.tensor(name)):
-                inside = list(self.analysis.terms.leaves(term))
-                if term.size > 1 and inside and not any(leaf.id in elastic for leaf in inside):
-                    frozen.append(FrozenDim(name, dim, term.size, self._reason([find(term), *inside], kept)))
+            for dim, term in enumerate(map(self.analysis.terms.find, self.analysis.tensor(name))):
+                if term.id not in reasons:
+                    reasons[term.id] = self._reason(term, elastic, kept) if term.size > 1 else ""
+                if reasons[term.id]:
+                    frozen.append(FrozenDim(name, dim, term.size, reasons[term.id]))
         return tuple(frozen)
 
-    def _reason(self, inside: Sequence[Term], kept: Mapping[int, str]) -> str:
-        for leaf in sorted(inside, key=lambda leaf: -leaf.size):  # of three gates times hidden, hidden matters
+    def _reason(self, term: Term, elastic: Collection[int], kept: Mapping[int, str]) -> str:
+        """Why no axis runs through a dimension; "" where one does."""
+        inside = list(self.analysis.terms.leaves(term))
+        if any(leaf.id in elastic for leaf in inside):
+            return ""
+        for leaf in sorted([term, *inside], key=lambda leaf: -leaf.size):  # of three gates times hidden, hidden matters
             if leaf.id in self._excluded:
                 return self._excluded[leaf.id]
             if leaf.frozen is not None:
-                why = leaf.frozen
-                return f"{why[0]}: {why[1]}" if isinstance(why, tuple) else str(why)
+                return str(leaf.frozen)
         return next((kept[leaf.id] for leaf in inside if leaf.id in kept), "no elastic axis runs through it")
 
     # -- what follows the axes ---------------------------------------------------------------------------
 
     def _tensors(self, elastic: Collection[int]) -> dict[str, tuple[Layout, ...]]:
+        terms, moves = self.analysis.terms, dict[int, bool]()
         found = {}
         for name in self._canonical.values():
-            layouts = tuple(self.analysis.terms.resolve(term) for term in self.analysis.tensor(name))
-            if any(mentions(layout, elastic) for layout in layouts):
-                found[name] = layouts
+            dims = [terms.find(term) for term in self.analysis.tensor(name)]
+            for term in dims:
+                if term.id not in moves:
+                    moves[term.id] = mentions(terms.resolve(term), elastic)
+            if any(moves[term.id] for term in dims):
+                found[name] = tuple(terms.resolve(term) for term in dims)
         return found
 
     def _aliases(self, affected: Collection[str]) -> dict[str, str]:
@@ -172,7 +183,7 @@ class Planner:
 
     def _staying(self, told: Collection[Attr]) -> dict[Attr, str]:
         """Numbers that forward computes with and of which nothing else is `told`, with the places."""
-        found = {attr: place for attr, place in operands(self.analysis).items() if attr not in told}
+        found = {attr: place for attr, place in self.numbers.operands.items() if attr not in told}
         return {attr: place for attr, place in found.items() if may_be_a_size(attr, attribute_value(self.model, attr))}
 
     def _constraints(self, axes: Sequence[ElasticAxis], matched: Mapping[Attr, Layout]) -> tuple[Constraint, ...]:

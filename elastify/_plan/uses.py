@@ -14,13 +14,12 @@ stream, which fc2 makes again; the axis between fc1 and fc2 lies in the branch.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import reduce
 from itertools import combinations
-from operator import or_
 
-from elastify._analysis import Analysis, Term, operation
+from elastify._analysis import Analysis, Op, Term, operation
 from elastify._ir import Axis, Concat, Layout, Product, RecordedCall, Value, axes_of
 from elastify._plan.naming import Draft
 
@@ -45,11 +44,13 @@ def find_drafts(analysis: Analysis, names: Iterable[str], parameters: Collection
         inner = {leaf.id for leaf in terms.leaves(term)}  # one axis, perhaps several times (rotary halves)
         if len(inner) == 1 and terms.find(term).kind != "product" and inner <= drafts.keys():
             drafts[inner.pop()].attributes.add(attr.name)
-    for name in names:
-        for term in analysis.tensor(name):
-            for product in _products(terms.resolve(term)):
-                _mark_factors(product, drafts)
-    _Uses(analysis, drafts, parameters).note()
+    for layout in {
+        term.id: terms.resolve(term) for name in names for term in map(terms.find, analysis.tensor(name))
+    }.values():
+        for product in _products(layout):
+            _mark_factors(product, drafts)
+            _mark_turned(product, drafts)
+    _Uses(analysis, drafts, parameters).note(parameters)
     return [draft for draft in drafts.values() if draft.id in real]
 
 
@@ -77,15 +78,28 @@ def _mark_factors(product: Product, drafts: dict[int, Draft]) -> None:
                     drafts[ident].factor = True
 
 
+def _mark_turned(product: Product, drafts: dict[int, Draft]) -> None:
+    """Units of heads that stand in halves (`cat([-x2, x1])`) or in pairs, beside others that do not: these are those
+    that a rotary embedding turns."""
+    for part in product.parts:
+        times = Counter(part.parts if isinstance(part, Concat) else ())
+        for inner, count in times.items():
+            axis = inner
+            if isinstance(inner, Product) and len(inner.parts) == 2 and inner.parts[1].size == 2:
+                axis = inner.parts[0]
+            if isinstance(axis, Axis) and axis.id in drafts and (axis is not inner or count > min(times.values())):
+                drafts[axis.id].turned = True
+
+
 class _Uses:
     """The first run of an analysis, and the drafts that are to be filled in."""
 
     def __init__(self, analysis: Analysis, drafts: dict[int, Draft], parameters: Collection[str]) -> None:
         self.terms, self.dims, self.graph = analysis.terms, analysis.dims[0], analysis.graphs[0]
         self.drafts = drafts
-        self.within = {
-            i: {leaf.id for term in dims for leaf in self.terms.leaves(term)} for i, dims in self.dims.items()
-        }
+        self._units: dict[int, frozenset[int]] = {}
+        self.within = {ident: self.leaves(terms) for ident, terms in self.dims.items()}
+        self.calls = [(call, operation(call.op)) for call in self.graph.calls]
         self.maker: dict[int, int] = {}  # of every value, the number of the call
         self.past: dict[int, int] = {}  # of every value, the axes of all that it was computed from, as bits
         self.bit = {ident: 1 << number for number, ident in enumerate(drafts)}
@@ -94,57 +108,70 @@ class _Uses:
         self.tied, self.tables = set[frozenset[int]](), set[tuple[str, int]]()
         self.learned = {value.id for value in self.graph.tensors.values()}  # and what no linear map makes of these
         self.weights = {self.graph.tensors[name].id for name in parameters}  # no buffers: those only hold tables
-        for number, call in enumerate(self.graph.calls):
-            given = {value.id for value in call.inputs()}
-            past = reduce(or_, (self.past.get(ident, 0) for ident in given), 0)
+        for number, (call, op) in enumerate(self.calls):
+            given, past = {value.id for value in call.inputs()}, 0
+            for ident in given:
+                past |= self.past.get(ident, 0)
             for value in call.outputs():
                 self.maker.setdefault(value.id, number)
-                if given & self.fed:
+                if not given.isdisjoint(self.fed):
                     self.fed.add(value.id)
-                elif given and given <= self.learned and not operation(call.op).maps:
+                elif given and given <= self.learned and not op.maps:
                     self.learned.add(value.id)
                     if given & self.weights:
                         self.weights.add(value.id)
                 if value.id in self.fed:
-                    own = self.within.get(value.id, set()) & drafts.keys()
-                    self.past[value.id] = reduce(or_, (self.bit[ident] for ident in own), past)
+                    self.past[value.id] = past
+                    for ident in self.within.get(value.id, set()) & drafts.keys():
+                        self.past[value.id] |= self.bit[ident]
 
-    def note(self) -> None:
+    def note(self, parameters: Collection[str]) -> None:
         """Fill in the drafts."""
         self._note_weights()
-        for call in self.graph.calls:
+        for call, op in self.calls:
+            if op.joins:
+                self._joins(call)
             self._makers(call)
-            self._convolution(call)
-            for product in self._matrices(call):
+            if op.convolves:
+                self._convolution(call)
+            for product in self._matrices(call, op) if op.maps else ():
                 self._attention(*product)
-        for number, call in enumerate(self.graph.calls):
-            if operation(call.op).sums:
+        for number, (call, op) in enumerate(self.calls):
+            if op.sums:
                 self._sum(number, call)
         self._between()
+        self._dimensions(parameters)
 
     def leaves(self, terms: Iterable[Term]) -> Ids:
-        return {leaf.id for term in terms for leaf in self.terms.leaves(term)}
+        """The axes in dimensions; of each kind of dimension they are looked up once."""
+        found: Ids = set()
+        for term in map(self.terms.find, terms):
+            if term.id not in self._units:
+                self._units[term.id] = frozenset(leaf.id for leaf in self.terms.leaves(term))
+            found |= self._units[term.id]
+        return found
 
     def _note_weights(self) -> None:
         """Pairs of factors of one dimension, fixed ones too, and dimensions of tables that nothing multiplies by."""
-        operands = {value.id for call in self.graph.calls if operation(call.op).maps for value in call.inputs()}
+        operands = {value.id for call, op in self.calls if op.maps for value in call.inputs()}
         for name, value in self.graph.tensors.items():
             if value.id not in operands and len(value.shape) == 2:
                 self.tables.update((name, dim) for dim in range(2))
-            for term in self.dims.get(value.id, ()):
-                for product in _products(self.terms.resolve(term)):
-                    self.tied.update(map(frozenset, combinations({axis.id for axis in axes_of(product)}, 2)))
+        weights = (term for value in self.graph.tensors.values() for term in self.dims.get(value.id, ()))
+        for term in {term.id: term for term in map(self.terms.find, weights)}.values():
+            for product in _products(self.terms.resolve(term)):
+                self.tied.update(map(frozenset, combinations({axis.id for axis in axes_of(product)}, 2)))
 
     # -- who makes the units -----------------------------------------------------------------------------
 
     def _makers(self, call: RecordedCall) -> None:
-        if operation(call.op).joins:
-            self._joins(call)
         if self.weights.isdisjoint(value.id for value in call.inputs()):
             return
         if all(value.id in self.learned for value in call.outputs()):
             return
-        before = reduce(or_, (self.past.get(value.id, 0) for value in call.inputs()), 0)
+        before = 0
+        for value in call.inputs():
+            before |= self.past.get(value.id, 0)
         made = set[int]().union(*(self.within.get(value.id, ()) for value in call.outputs()))
         for ident in made & self.drafts.keys():
             draft = self.drafts[ident]
@@ -161,16 +188,27 @@ class _Uses:
 
     def _between(self) -> None:
         others = set[int]()
-        for call in self.graph.calls:
-            op = operation(call.op)
-            if not op.linear and not op.view:  # a rank may be a part of what a map makes
+        for call, op in self.calls:
+            maps = op.linear or (op.matrices and any(value.id in self.weights for value in call.inputs()))
+            if not maps and not op.view:  # a rank may be a part of what a map makes
                 others.update(*(self.within.get(value.id, ()) for value in (*call.inputs(), *call.outputs())))
         for draft in self.drafts.values():
             owners = {tensor.rpartition(".")[0] for tensor, _ in draft.members}
             draft.between = draft.id not in others and len(draft.members) == len(owners) == 2 and len(draft.made) == 1
 
+    def _dimensions(self, parameters: Collection[str]) -> None:
+        fed = set[int]()
+        for ident, terms in self.dims.items():
+            fed.update(self.within[ident] if ident in self.fed else ())
+            for leaf in map(self.terms.find, terms):
+                if leaf.kind == "leaf" and leaf.id in self.drafts:
+                    self.drafts[leaf.id].viewed = True
+        for draft in self.drafts.values():
+            made = draft.id in fed or any(operation(op).linear for op in draft.makers)
+            draft.given = not made and any(name not in parameters for name, _ in draft.members)
+
     def _convolution(self, call: RecordedCall) -> None:
-        if not operation(call.op).convolves or len(call.inputs()) < 2:
+        if len(call.inputs()) < 2:
             return
         (given, weight), (made,) = call.inputs()[:2], call.outputs()
         channels = 1 - len(weight.shape)  # from the end: a single picture has no batch
@@ -181,16 +219,16 @@ class _Uses:
 
     # -- attention ---------------------------------------------------------------------------------------
 
-    def _matrices(self, call: RecordedCall) -> Iterator[tuple[Ids, Ids, Ids, bool]]:
+    def _matrices(self, call: RecordedCall, op: Op) -> Iterator[tuple[Ids, Ids, Ids, bool]]:
         """Axes of the batch, summed axes and others of products of two computed tensors, whether one head is a head."""
         given = call.inputs()
         dims = [self.dims.get(value.id, []) for value in given]
-        if any(value.id in self.learned for value in (given[-2:] if operation(call.op).matrices else given[:3])):
+        if any(value.id in self.learned for value in (given[-2:] if op.matrices else given[:3])):
             return
         if call.op == "scaled_dot_product_attention" and len(given) > 2:
             batch = self.leaves(term for many in dims[:3] for term in many[:-2])
             yield batch, self.leaves([dims[0][-1], dims[1][-1]]), self.leaves(dims[2][-1:]), True
-        elif operation(call.op).matrices and len(given) > 1 and min(map(len, dims[-2:])) > 2:
+        elif op.matrices and len(given) > 1 and min(map(len, dims[-2:])) > 2:
             a, b = dims[-2:]
             yield self.leaves([*a[:-2], *b[:-2]]), self.leaves(a[-1:]), self.leaves([a[-2], b[-1]]), len(a) > 3
         elif call.op == "einsum" and len(given) == 2 and isinstance(call.args[0], str):
@@ -217,7 +255,8 @@ class _Uses:
             if ident in self.drafts:
                 self.drafts[ident].of_heads.add("qk" if ident in summed else "v")
         for ident in summed & self.drafts.keys() - units:
-            self.drafts[ident].scanned = not self.tables.isdisjoint(self.drafts[ident].members)
+            draft = self.drafts[ident]
+            draft.scanned = bool(batch & self.drafts.keys()) or not self.tables.isdisjoint(draft.members)
         for head in batch & self.drafts.keys():
             if any(frozenset((head, unit)) in self.tied for unit in units):
                 self.drafts[head].attends = True
@@ -254,11 +293,13 @@ class _Uses:
         projected = False
         while True:
             yield value.id, projected
-            call = self.graph.calls[self.maker[value.id]] if value.id in self.maker else None
-            given = [v for v in call.inputs() if v.id in self.fed] if call else []
-            if call is None or len(given) != 1 or (projected and operation(call.op).maps):
+            if value.id not in self.maker:
                 return
-            projected |= operation(call.op).maps
+            call, op = self.calls[self.maker[value.id]]
+            given = [v for v in call.inputs() if v.id in self.fed]
+            if len(given) != 1 or (projected and op.maps):
+                return
+            projected |= op.maps
             value = given[0]
 
     def _branch(self, end: Value, roots: Collection[int]) -> _Branch | None:
@@ -275,13 +316,13 @@ class _Uses:
                 branch.roots.add(value.id)
             if value.id in roots or number <= start:
                 continue
-            call = self.graph.calls[number]
+            call, op = self.calls[number]
             for term in self.dims.get(value.id, ()):
                 for ident in self.leaves([term]) & self.drafts.keys():
                     branch.sizes[ident] = min(term.size, branch.sizes.get(ident, term.size))
-            branch.weights |= operation(call.op).maps and any(given.id in self.learned for given in call.inputs())
+            branch.weights |= op.maps and any(given.id in self.learned for given in call.inputs())
             fed = [given for given in call.inputs() if given.id in self.fed]
-            branch.sums |= operation(call.op).sums and len(fed) > 1
+            branch.sums |= op.sums and len(fed) > 1
             stack += [given for given in fed if given.id not in seen]
             seen.update(given.id for given in fed)
         return branch if branch.roots - {end.id} else None

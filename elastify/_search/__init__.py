@@ -5,11 +5,15 @@ scored in a study that can be resumed (`study`). `SearchOptions` say how. It see
 sees a model.
 """
 
+from elastify._search.budget import Budget, Trial
 from elastify._search.options import SearchOptions
-from elastify._search.search import Result, run_search
+from elastify._search.search import Result, run_search, summarise
 
 __all__ = [
+    "Budget",
     "Result",
     "SearchOptions",
+    "Trial",
     "run_search",
+    "summarise",
 ]

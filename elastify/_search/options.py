@@ -15,8 +15,8 @@ class SearchOptions:
     """What `elastify.search` takes besides budgets and a score.
 
     `study` is the path of a study file (`.db`, `.sqlite` or an Optuna URL: a database; else an Optuna journal): the
-    same search continues there until it has `n_trials`. `timeout` is in seconds; one trial is always made. Each of
-    `callbacks` is told of every trial.
+    same search continues there until it has `n_trials`. `timeout` is in seconds; one trial is always made. `weights`
+    is a checksum of those that are evaluated: a study of others warns. Each of `callbacks` is told of every trial.
     """
 
     direction: str = "maximize"
@@ -26,6 +26,7 @@ class SearchOptions:
     study: Any = None
     timeout: float | None = None
     progress: bool = True
+    weights: str = ""
     callbacks: tuple[Callable[[Trial], None], ...] = ()
 
     def __post_init__(self) -> None:

@@ -9,13 +9,15 @@ The first proposals are the largest configurations by width, by depth and by bot
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,19 +25,11 @@ import numpy as np
 from elastify._errors import ElastifyError
 from elastify._search.budget import Budget, Trial, shrink, starting_rows
 from elastify._search.options import SearchOptions
+from elastify._search.storage import open_storage, optuna, readable
 from elastify._space import Cost, SearchSpace, SubnetConfig
 
-try:
-    import optuna
-    from sqlalchemy.exc import SQLAlchemyError
-except ImportError as error:  # an extra; searching without a score does not need it
-    raise ElastifyError(
-        "searching with evaluate= needs Optuna", why=str(error), fix='pip install "elastify[search]"'
-    ) from error
-
 _FAILURES_IN_A_ROW = 3
-_STORAGE_ERRORS = (OSError, json.JSONDecodeError, KeyError, optuna.exceptions.OptunaError, SQLAlchemyError)
-_RECORD = "elastify"
+_RECORD, _WEIGHTS = "elastify", "weights"
 _logger = logging.getLogger("elastify")
 
 
@@ -53,17 +47,18 @@ class Study:
         self._trials: dict[int, Trial] = {}
         choices = space.rows.choices
         self.free = [column for column, sizes in enumerate(choices) if len(sizes) > 1]
-        self.study = self._open()
-        if not self.study.get_trials(deepcopy=False):
+        with readable(options.study), _quiet():
+            self.study = self._open()
             for row in starting_rows(space, budget):
                 self.study.enqueue_trial(self._parameters(row), skip_if_exists=True)
 
     def trials(self) -> list[Trial]:
         """Everything done so far, by this process or others, in the order of the proposals."""
-        for trial in self.study.get_trials(deepcopy=False):
-            if trial.number not in self._trials and _RECORD in trial.user_attrs and trial.state.is_finished():
-                read = _read(trial.number, trial.user_attrs[_RECORD])
-                self._trials[trial.number] = replace(read, config=self.space.current(read.config))
+        with readable(self.options.study):
+            for trial in self.study.get_trials(deepcopy=False):
+                if trial.number not in self._trials and _RECORD in trial.user_attrs and trial.state.is_finished():
+                    read = _read(trial.number, trial.user_attrs[_RECORD])
+                    self._trials[trial.number] = replace(read, config=self.space.current(read.config))
         return [self._trials[number] for number in sorted(self._trials)]
 
     def run(self) -> None:
@@ -103,9 +98,11 @@ class Study:
 
     def _one(self, known: dict[SubnetConfig, float]) -> tuple[Trial, str]:
         """Propose, repair, evaluate and record one configuration; the text says what went wrong, if anything did."""
-        optuna_trial = self.study.ask()
+        with readable(self.options.study):
+            optuna_trial = self.study.ask()
         try:
-            config, cost = self._propose(optuna_trial)
+            with readable(self.options.study):
+                config, cost = self._propose(optuna_trial)
             started, error, state = time.monotonic(), "", "new"
             if config in known:
                 score, state = known[config], "repeated"
@@ -117,12 +114,14 @@ class Study:
         trial = Trial(
             optuna_trial.number, config, cost, score, time.monotonic() - started, "failed" if error else state
         )
-        optuna_trial.set_user_attr(_RECORD, _record(trial, error))
         if error:
             _logger.warning("trial %d failed: %s", trial.number, error)
-            self.study.tell(optuna_trial, state=optuna.trial.TrialState.FAIL)
-        else:
-            self.study.tell(optuna_trial, [score, self.budget.load(cost)])
+        with readable(self.options.study):
+            optuna_trial.set_user_attr(_RECORD, _record(trial, error))
+            if error:
+                self.study.tell(optuna_trial, state=optuna.trial.TrialState.FAIL)
+            else:
+                self.study.tell(optuna_trial, [score, self.budget.load(cost)])
         return trial, error
 
     def _score(self, config: SubnetConfig) -> tuple[float, str]:
@@ -154,27 +153,58 @@ class Study:
     def _open(self) -> optuna.Study:
         options, direction, storage = self.options, self.options.direction, self.options.study
         limits = ",".join(f"{metric}<={limit}" for metric, limit in sorted(self.budget.limits.items()))
-        mark, opened = self.space.fingerprint, _storage(storage)
-        for other in optuna.get_all_study_names(opened) if opened is not None else ():
+        mark, opened = self.space.fingerprint, open_storage(storage)
+        known = optuna.get_all_study_names(opened) if opened is not None else []
+        for other in known:
             if other.startswith("elastify "):
                 mark = other.split()[1]  # that of an earlier version, too: its study goes on with its names
             if mark not in self.space.spellings:
                 raise ElastifyError(
                     "this study file belongs to another model", where=str(storage), fix="use another path"
                 )
-        self.columns, name = self.space.spellings[mark], f"elastify {mark} {direction} {limits or 'unlimited'}"
-        verbosity = optuna.logging.get_verbosity()
-        optuna.logging.set_verbosity(optuna.logging.WARNING)  # "a new study created" is no news here
-        try:
-            return optuna.create_study(
-                storage=opened,
-                sampler=_Seeded(options.population, options.seed),
-                study_name=name,
-                directions=[optuna.study.StudyDirection[direction.upper()], optuna.study.StudyDirection.MINIMIZE],
-                load_if_exists=True,
+        name = self._name(f"elastify {mark} {direction} {limits or 'unlimited'}", known)
+        self.columns = self.space.spellings[mark]
+        study = optuna.create_study(
+            storage=opened,
+            sampler=_Seeded(options.population, options.seed),
+            study_name=name,
+            directions=[optuna.study.StudyDirection[direction.upper()], optuna.study.StudyDirection.MINIMIZE],
+            load_if_exists=True,
+        )
+        before, now = study.user_attrs.get(_WEIGHTS, options.weights), options.weights
+        if before != now:
+            warnings.warn(
+                f"the weights have changed since this study was made: its scores are old ({storage})", stacklevel=6
             )
-        finally:
-            optuna.logging.set_verbosity(verbosity)
+        if now and study.user_attrs.get(_WEIGHTS) != now:
+            study.set_user_attr(_WEIGHTS, now)
+        return study
+
+    def _name(self, search: str, known: Sequence[str]) -> str:
+        """What a study of this search is called; one with other options is another study."""
+        options, choices = self.options, [list(map(int, sizes)) for sizes in self.space.rows.choices]
+        text = json.dumps([choices, options.population, options.seed])
+        name = f"{search} {hashlib.sha256(text.encode()).hexdigest()[:8]}"
+        if name in known:
+            return name
+        if search in known:  # of a version that did not note them
+            warnings.warn("the options of this study are not known: it goes on with the present ones", stacklevel=7)
+            return search
+        if any(other.startswith(f"{search} ") for other in known):
+            why = "other choices of sizes, population or seed"
+            warnings.warn(f"the study in {options.study} has {why}: it stays, and a new one begins", stacklevel=7)
+        return name
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """That a new study was created, or that a first trial is known, is no news here."""
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(verbosity)
 
 
 class _Seeded(optuna.samplers.BaseSampler):
@@ -222,26 +252,10 @@ def _record(trial: Trial, error: str) -> dict[str, Any]:
 
 
 def _read(number: int, record: dict[str, Any]) -> Trial:
-    score = math.nan if record["score"] is None else record["score"]
+    """The trial of a record; ValueError for what is none."""
+    score, cost, seconds, state = (record[name] for name in ("score", "cost", "seconds", "state"))
+    numbers = [*cost, seconds, *([] if score is None else [score])]
+    if not all(type(value) in (int, float) for value in numbers) or not isinstance(state, str):
+        raise ValueError(f"trial {number} has no number where there should be one")
     config = SubnetConfig.from_json(record["config"])
-    return Trial(number, config, Cost(*record["cost"]), score, record["seconds"], record["state"])
-
-
-def _storage(study: Any) -> Any:
-    """A storage for a path, an Optuna URL, a storage object, or nothing."""
-    if study is None or isinstance(study, optuna.storages.BaseStorage):
-        return study
-    text = str(study)
-    try:
-        if "://" in text:
-            return optuna.storages.RDBStorage(text)
-        path = Path(text)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.suffix in (".db", ".sqlite", ".sqlite3"):
-            return optuna.storages.RDBStorage(f"sqlite:///{path}")
-        from optuna.storages.journal import JournalFileBackend
-
-        return optuna.storages.JournalStorage(JournalFileBackend(text))
-    except _STORAGE_ERRORS as error:
-        why = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise ElastifyError("cannot use this study file", where=text, why=why, fix="use another path") from error
+    return Trial(number, config, Cost(*cost), math.nan if score is None else score, seconds, state)

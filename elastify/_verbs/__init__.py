@@ -11,10 +11,11 @@ from elastify._verbs.activation import activate, active_config
 from elastify._verbs.examples import described_example, example_for
 from elastify._verbs.extraction import extract
 from elastify._verbs.graph import graph
-from elastify._verbs.searching import search
+from elastify._verbs.searching import Budgets, pairwise, search
 from elastify._verbs.spaces import cost, space
 
 __all__ = [
+    "Budgets",
     "activate",
     "active_config",
     "cost",
@@ -22,6 +23,7 @@ __all__ = [
     "example_for",
     "extract",
     "graph",
+    "pairwise",
     "search",
     "space",
 ]

@@ -6,23 +6,28 @@ for each score, and the winner extracted, here.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
-from elastify._search import Result, SearchOptions, run_search
+from elastify._errors import ElastifyError
+from elastify._files import memory
+from elastify._search import SearchOptions, run_search
 from elastify._space import SubnetConfig, parse_budget, state
 from elastify._verbs.activation import activate
 from elastify._verbs.extraction import extract
 
+Budgets = float | str | Sequence[float | str] | None
+
 
 def search(
     model: nn.Module,
-    budget_macs: float | str | None = None,
-    budget_params: float | str | None = None,
-    budget_bytes: float | str | None = None,
+    budget_macs: Budgets = None,
+    budget_params: Budgets = None,
+    budget_bytes: Budgets = None,
     *,
     evaluate: Callable[[nn.Module], float] | None = None,
     direction: str = "maximize",
@@ -32,15 +37,18 @@ def search(
     study: Any = None,
     timeout: float | None = None,
     progress: bool = True,
-) -> Result:
+) -> Any:
     """The best subnet within a budget, extracted.
 
     The result has `.model`, `.config`, `.cost`, `.score`, `.pareto` and `.history`.
 
-    Budgets are per sample, as numbers or with a suffix ("350M", "1.2G"); several must all hold. `evaluate(model)`
+    Budgets are per sample, as numbers, with a suffix ("350M", "1.2G") or as a share of the full network ("50%");
+    several must all hold. A list of budgets gives a list of results: two lists go pairwise, and one value holds for
+    all; no configuration is evaluated twice. `evaluate(model)`
     is called with each candidate active and returns a score; None returns the largest nested subnet. The algorithm
     is NSGA-II from Optuna (`pip install elastify[search]`), over score and the first budget given; every candidate
-    is repaired into the budget before it is evaluated. `study` names a file with which a search can be resumed.
+    is repaired into the budget before it is evaluated. `study` names a file with which a search can be resumed;
+    it warns where the weights, or options such as the sizes to choose from, have changed since.
 
     Raises ElastifyError for an impossible budget, naming the smallest cost that can be reached.
 
@@ -50,15 +58,49 @@ def search(
     >>> search(model, budget_macs=250).model[0]
     Linear(in_features=4, out_features=32, bias=True)
     """
-    known = state(model)
-    full = known.costs.of()
-    asked = {"macs": budget_macs, "params": budget_params, "bytes": budget_bytes}
-    budgets = {name: parse_budget(value, getattr(full, name)) for name, value in asked.items() if value is not None}
+    known, scores = state(model), dict[SubnetConfig, float]()
+    each, is_list = pairwise(macs=budget_macs, params=budget_params, bytes=budget_bytes)
+    if is_list and study is not None:
+        raise ElastifyError("a study holds one search", where="search", fix="one budget, or study=None")
 
     def score(config: SubnetConfig) -> float:
-        with activate(model, config):
-            return float(evaluate(model))  # type: ignore[misc] - only called where it is not None
+        if config not in scores:
+            with activate(model, config):
+                scores[config] = float(evaluate(model))  # type: ignore[misc] - only called where it is not None
+        return scores[config]
 
-    options = SearchOptions(direction, n_trials, population, seed, study, timeout, progress)
-    result = run_search(known.space, known.costs, budgets, score if evaluate else None, options)
-    return replace(result, model=extract(model, result.config))
+    weights, full = "" if study is None else _checksum(model), known.costs.of()
+    options = SearchOptions(direction, n_trials, population, seed, study, timeout, progress, weights)
+    limits = [{name: parse_budget(value, getattr(full, name)) for name, value in asked.items()} for asked in each]
+    found = [run_search(known.space, known.costs, limit, score if evaluate else None, options) for limit in limits]
+    results = [replace(result, model=extract(model, result.config)) for result in found]
+    return results if is_list else results[0]
+
+
+def pairwise(**budgets: Budgets) -> tuple[list[dict[str, Any]], bool]:
+    """The budgets of each search by name, and whether a list was given.
+
+    >>> pairwise(macs=["1G", "2G"], params="5M", bytes=None)
+    ([{'macs': '1G', 'params': '5M'}, {'macs': '2G', 'params': '5M'}], True)
+    """
+    given = {name: value for name, value in budgets.items() if value is not None}
+    lists = {name: value for name, value in given.items() if isinstance(value, (list, tuple))}
+    lengths = {len(value) for value in lists.values()}
+    if len(lengths) > 1 or 0 in lengths:
+        raise ElastifyError(
+            "lists of budgets go pairwise",
+            why=", ".join(f"{len(value)} in {name}" for name, value in lists.items()),
+            fix="as many values in each list, at least one; a single value holds for all",
+        )
+    number = lengths.pop() if lengths else 1
+    each = [{**given, **{name: values[k] for name, values in lists.items()}} for k in range(number)]
+    return each, bool(lists)
+
+
+def _checksum(model: nn.Module) -> str:
+    """A number that is another one after more training."""
+    value = 0
+    for parameter in model.parameters():
+        if not parameter.is_meta:
+            value = zlib.crc32(memory(getattr(parameter, "_local_tensor", parameter)), value)
+    return f"{value:08x}"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import json
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 
 from elastify._adapters import build, makers
 from elastify._errors import ElastifyError
+from elastify._files import read_object
 from elastify._report import wiring, wiring_page, wiring_picture
 
 if TYPE_CHECKING:
@@ -241,11 +241,10 @@ def read_recipe_options(words: Sequence[str]) -> list[str]:
     if not equals:
         file = rest.pop(given[0]) if given[0] < len(rest) else ""
     try:
-        options = json.loads(Path(file).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ElastifyError("the options cannot be read", where=f"--config {file}", why=str(error)) from None
-    if not isinstance(options, dict):
-        raise ElastifyError("the options are not a JSON object", where=file, fix='{"epochs": 2, "quick": true}')
+        options = read_object(Path(file))
+    except ElastifyError as error:
+        fix = '{"epochs": 2, "quick": true}'
+        raise ElastifyError("the options cannot be read", where=f"--config {file}", why=error.why, fix=fix) from None
     flags: list[str] = []
     for name, value in options.items():
         flag = f"--{name.replace('_', '-')}"

@@ -8,6 +8,7 @@ imported when it is asked for, is the trainer of transformers.
 from typing import TYPE_CHECKING, Any
 
 from elastify.train import _strategies
+from elastify.train._finetune import finetune
 from elastify.train._loop import History, active_only, fit, one_reduction
 from elastify.train._strategies import *  # noqa: F403 - a new strategy needs no line here
 from elastify.train._surgery import align, factorize, fuse, grow, recalibrate, replace_norms, sort_channels, stitch
@@ -20,6 +21,7 @@ __all__ = [
     "active_only",
     "align",
     "factorize",
+    "finetune",
     "fit",
     "fuse",
     "grow",

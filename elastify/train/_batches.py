@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from elastify._errors import ElastifyError
 
@@ -51,6 +52,16 @@ def to_device(batch: Any, device: torch.device) -> Any:
     if isinstance(batch, Mapping):
         return {key: to_device(item, device) for key, item in batch.items()}
     return batch
+
+
+def sample_count(batch: object) -> int:
+    """How many samples a batch has: the length of its first tensor.
+
+    >>> sample_count(({"x": torch.zeros(8, 3)}, torch.zeros(8)))
+    8
+    """
+    first = next((leaf for leaf in tree_leaves(batch) if isinstance(leaf, Tensor) and leaf.dim()), None)
+    return 1 if first is None else len(first)
 
 
 def seed_generators(*numbers: int) -> int:
@@ -121,3 +132,12 @@ def set_random_state(state: Mapping[str, Any]) -> None:
     torch.set_rng_state(state["torch"])
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(state["cuda"])
+
+
+def check_random_state(state: Mapping[str, Any]) -> None:
+    """Raise what setting it would raise; the generators are as before."""
+    before = random_state()
+    try:
+        set_random_state(state)
+    finally:
+        set_random_state(before)

@@ -48,10 +48,10 @@ class Seed:
     def strategy(self) -> Strategy:
         """How the subnets are trained: `draws` of them in each step, the full one and a random one in S2G's."""
         if self.args.strategy == "sorted":
-            return Sorted(self.model, self.configs, self.draws, seed=self.seed)
+            return Sorted(self.model, self.configs, self.draws, "even", seed=self.seed)
         if self.args.strategy == "sandwich":
-            return Sandwich(self.model, n_random=self.draws - 2, seed=self.seed)
-        return FullPlusRandom(self.model, subnets=self.configs, seed=self.seed)
+            return Sandwich(self.model, n_random=self.draws - 2, cycle=False, seed=self.seed)
+        return FullPlusRandom(self.model, subnets=self.configs, cycle=False, seed=self.seed)
 
     def train(self, name: str, model: nn.Module, strategy: Strategy | None = None, steps: int | None = None) -> None:
         """One training, and the CPU seconds that it took where it was not interrupted."""

@@ -96,7 +96,7 @@ class Seed:
         strategies = {
             "plain": None,
             "SoFT": AllExits(model, self.exits, seed=self.seed),
-            "Sorted": Sorted(model, self.configs, draws=args.draws, seed=self.seed),
+            "Sorted": Sorted(model, self.configs, draws=args.draws, weights="even", seed=self.seed),
         }
         for name, strategy in strategies.items():
             model.load_state_dict(start)

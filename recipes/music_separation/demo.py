@@ -109,7 +109,7 @@ def run(options: Options, out: Path, cache: Path | None = None) -> dict[str, Any
     elastic_steps = notes.steps("elastic", net, Sandwich, options, music, 0.6)
     train(
         net,
-        Sandwich(net, n_random=1, seed=options.seed),
+        Sandwich(net, n_random=1, cycle=False, seed=options.seed),
         options,
         music,
         elastic_steps,

@@ -225,7 +225,7 @@ def main(argv: list[str] | None = None) -> list[list[str]]:
         train_separator(net, music, args, folder, steps=args.steps, seed=args.seed, strategy=strategy, log_dir=folder)
         return net
 
-    train("elastic", model, Sandwich(model, n_random=1, seed=args.seed))
+    train("elastic", model, Sandwich(model, n_random=1, cycle=False, seed=args.seed))
     rows, macs = [], []
     for size in SIZES:
         name, config = f"{100 * size:.0f}", space(model).config({"*": size})

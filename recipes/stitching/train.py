@@ -56,7 +56,7 @@ def run(task: Task, args: argparse.Namespace, seed: int) -> tuple[list[int], dic
 
     for number in range(len(ways)):
         found.once(f"before {number}", partial(score, number))
-    train("stitched", model, args.stitch_steps, args.stitch_rate, Sorted(model, ways, draws=1, seed=seed))
+    train("stitched", model, args.stitch_steps, args.stitch_rate, Sorted(model, ways, weights="even", seed=seed))
     for number in range(len(ways)):
         found.once(f"after {number}", partial(score, number))
     for number in range(len(ways) if args.alone else 0):

@@ -112,7 +112,7 @@ class Seed:
         kinds = ["alone"] * self.args.alone + ["share"] * self.args.equal_compute
         networks = [[extract(self.model, config) for config in self.configs] for _ in kinds]
         macs = cost(self.model, list(self.configs)).macs
-        self.train("elastic", Sorted(self.model, self.configs, draws=self.args.draws, seed=self.seed))
+        self.train("elastic", Sorted(self.model, self.configs, draws=self.args.draws, weights="even", seed=self.seed))
         self.measure("elastic")
         for kind, some in zip(kinds, networks, strict=True):
             for number, network in enumerate(some):

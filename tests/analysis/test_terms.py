@@ -199,7 +199,7 @@ def test_radices_without_a_common_refinement_freeze_both_sides_with_the_reason()
     a, b = [terms.leaf(2), terms.leaf(3)], [terms.leaf(3), terms.leaf(2)]
     terms.unify(terms.product(a), terms.product(b), "reshape at net.py:3")
     assert all(terms.is_frozen(term) for term in (*a, *b))
-    assert a[0].frozen == ("the structures of two dimensions do not fit", "reshape at net.py:3")
+    assert str(a[0].frozen) == "the structures of two dimensions do not fit: reshape at net.py:3"
 
 
 def test_a_factor_that_occurs_twice_is_refined_in_both_places_or_freezes() -> None:

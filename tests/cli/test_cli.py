@@ -293,7 +293,7 @@ def test_train_runs_a_recipe_with_flags_and_a_file(
     assert "there is no recipe 'music_separation.game'" in refused("train", "music_separation.game")
     assert "the options cannot be read" in refused("train", "music_separation", "--config", "theirs.json")
     (tmp_path / "mine.json").write_text("[1]", encoding="utf-8")
-    assert "the options are not a JSON object" in refused("train", "music_separation", "--config", "mine.json")
+    assert "it is not a JSON object" in refused("train", "music_separation", "--config", "mine.json")
 
 
 def test_train_refuses_what_has_no_main(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh: None) -> None:

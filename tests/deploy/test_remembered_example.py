@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from elastify import ElastifyError, elastify, extract, load, save, space
+from elastify._files import sealed
 from elastify._space.state import state
 from elastify._verbs.examples import described_example, example_for
 from elastify.testing import check_model
@@ -83,9 +84,11 @@ def test_an_older_folder_still_loads(tmp_path: Path) -> None:
     model = made()
     save(extract(model, 0.5), tmp_path)
     notes = json.loads((tmp_path / "elastify.json").read_text())
-    del notes["example"]
-    (tmp_path / "elastify.json").write_text(json.dumps(notes))
-    small = load(tmp_path, like=model)
+    for name in ("example", "sha256", "weights"):
+        del notes[name]
+    (tmp_path / "elastify.json").write_text(json.dumps({**notes, "format": 1}))
+    with pytest.warns(UserWarning, match="of an earlier version, without a checksum"):
+        small = load(tmp_path, like=model)
     assert described_example(small) is None
     with pytest.raises(ElastifyError, match="needs example inputs"):
         example_for(small)
@@ -96,7 +99,8 @@ def test_a_tampered_description_is_damage(tmp_path: Path, data: Any) -> None:
     model = made()
     save(extract(model, 0.5), tmp_path)
     notes = json.loads((tmp_path / "elastify.json").read_text())
-    (tmp_path / "elastify.json").write_text(json.dumps({**notes, "example": data}))
+    del notes["sha256"]
+    (tmp_path / "elastify.json").write_text(sealed({**notes, "example": data}))
     with pytest.raises(ElastifyError, match="damaged") as error:
         load(tmp_path, like=model)
     assert "not a description of an example" in str(error.value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import resource
 import sys
 
 import pytest
@@ -12,10 +13,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from elastify import elastify, extract
 from elastify._adapters import build_like, of
 from elastify._deploy.extract import materialise
 from elastify._deploy.save import load, save
 from elastify._errors import ElastifyError
+from elastify._files import sealed
 from elastify._ir.choice import FULL, Choice
 from elastify._ir.layout import Axis
 from elastify._ir.plan import ElasticAxis, Plan
@@ -44,14 +47,16 @@ def folder(tmp_path):
 
 
 def edit(folder, **changes):
+    """Change what is noted, with a checksum as if it had been so from the start."""
     path = folder / "elastify.json"
     spec = json.loads(path.read_text())
+    del spec["sha256"]
     for key, value in changes.items():
         if value is None:
             del spec[key]
         else:
             spec[key] = value(spec[key]) if callable(value) else value
-    path.write_text(json.dumps(spec))
+    path.write_text(sealed(spec))
 
 
 class TestRoundTrip:
@@ -124,8 +129,8 @@ class TestRoundTrip:
                 file.write(b"half")
             raise OSError("disk full")
 
-        monkeypatch.setattr(sys.modules["elastify._deploy.save"], "save_file", broken)
-        with pytest.raises(OSError, match="disk full"):
+        monkeypatch.setattr(sys.modules["elastify._files"], "save_file", broken)
+        with pytest.raises(ElastifyError, match=r"cannot be written[\s\S]*disk full[\s\S]*can still be read"):
             save(small, folder)
         assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
         monkeypatch.undo()
@@ -139,7 +144,56 @@ class TestRoundTrip:
         assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o666 & ~mask}
 
 
+def bert_of_two_layers():
+    import transformers
+
+    config = transformers.BertConfig(
+        vocab_size=50, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24
+    )
+    return transformers.BertForSequenceClassification(config).eval()
+
+
+@pytest.fixture
+def bert(tmp_path):
+    model = bert_of_two_layers()
+    ids = torch.arange(12).view(2, 6)
+    save(extract(elastify(model, ids, verify=False), 0.5), tmp_path / "bert")
+    return tmp_path / "bert"
+
+
+class HoldsATable(nn.Module):
+    """A list of tensors that are neither parameters nor buffers, as its constructor computes them."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(4, 16), nn.Linear(16, 3)
+        self.tables = [torch.ones(3) * 2]
+
+    def forward(self, x):
+        return self.fc2(torch.relu(self.fc1(x))) * self.tables[0]
+
+
+class LooksAtItsWeights(HoldsATable):
+    def __init__(self):
+        super().__init__()
+        self.first = float(torch.ones(2).sum())
+
+
 class TestLibraries:
+    @pytest.mark.parametrize("kind", [HoldsATable, LooksAtItsWeights])
+    def test_what_is_computed_beside_the_weights_is_there(self, kind, tmp_path, monkeypatch):
+        x = torch.randn(2, 4)
+        small = extract(elastify(kind(), x), 0.5)
+        save(small, tmp_path)
+        monkeypatch.setattr(sys.modules["elastify._deploy.save"], "build_like", lambda *_: kind())
+        again = load(tmp_path)
+        assert torch.equal(again(x), small(x))
+        assert again.fc1.out_features == 8
+        monkeypatch.setattr(sys.modules["elastify._deploy.save"], "LARGE", 10)
+        if kind is HoldsATable:
+            with pytest.raises(ElastifyError, match="computes tensors beside its weights"):
+                load(tmp_path)
+
     def round_trip(self, model, plan, sizes, x, tmp_path):
         install(model.eval(), plan)
         small = materialise(model, Choice(sizes))
@@ -209,6 +263,42 @@ class TestLibraries:
         assert again.cls.predictions.decoder.weight is again.bert.embeddings.word_embeddings.weight
 
     @pytest.mark.parametrize(
+        ("field", "number", "why"),
+        [
+            ("hidden_size", 10**9, "has shape .*1000000000"),
+            ("intermediate_size", 10**9, "has shape .*1000000000"),
+            ("vocab_size", 10**9, "has shape .*1000000000"),
+            ("max_position_embeddings", 10**9, "a tensor of 1000000000 numbers"),
+            ("num_hidden_layers", 10**9, "num_hidden_layers = 1000000000, and no tensor has so many entries"),
+            ("num_hidden_layers", 10**3, "the tensors differ|far more parts"),
+            ("num_labels", 10**9, "num_labels = 1000000000, and no tensor has so many entries"),
+        ],
+    )
+    def test_a_size_that_the_notes_claim_is_not_believed(self, bert, field, number, why):
+        source = json.loads((bert / "elastify.json").read_text())["source"]
+        source["config"][field] = number
+        if field == "num_labels":
+            del source["config"]["id2label"]
+        edit(bert, source=source)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        with pytest.raises(ElastifyError, match=why):
+            load(bert)
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000, "in KiB"
+
+    def test_what_names_code_or_kernels_is_dropped(self, bert):
+        source = json.loads((bert / "elastify.json").read_text())["source"]
+        code = {"attn_implementation": "nobody/kernel", "_attn_implementation": "nobody/kernel"}
+        code |= {"auto_map": {"AutoModel": "nobody/code--m.M"}, "_name_or_path": "nobody/code"}
+        code |= {"_experts_implementation": "nobody/kernel", "trust_remote_code": True}
+        source["config"].update(code, inner={"kept": 1, **code})
+        edit(bert, source=source)
+        config = load(bert).config
+        assert config.inner == {"kept": 1}
+        assert not hasattr(config, "auto_map")
+        assert "nobody" not in str(config.to_dict())
+        assert config._attn_implementation in ("sdpa", "eager")
+
+    @pytest.mark.parametrize(
         "source",
         [
             {"kind": "timm", "name": "os.system"},
@@ -259,7 +349,7 @@ class TestBadFolders:
 
     def test_newer_format(self, folder):
         edit(folder, format=99)
-        self.refuses(folder, r"format 99, newer than 1[\s\S]*pip install --upgrade")
+        self.refuses(folder, r"format 99, newer than 2[\s\S]*pip install --upgrade")
 
     @pytest.mark.parametrize(
         "key", ["class", "attributes", "removed", "aside", "training", "tensors", "frozen", "ties"]
@@ -270,7 +360,7 @@ class TestBadFolders:
 
     def test_weights_missing(self, folder):
         (folder / "model.safetensors").unlink()
-        self.refuses(folder, r"damaged[\s\S]*has no model.safetensors")
+        self.refuses(folder, r"damaged[\s\S]*its tensors, 'model.safetensors', are missing")
 
     @pytest.mark.parametrize("keep", [0, 4, 100, -1])
     def test_weights_truncated(self, folder, keep):
@@ -303,7 +393,25 @@ class TestBadFolders:
         save(extracted("mlp", 0)[1], tmp_path)
         like = MLP()
         like.fc2 = nn.Linear(16, 3)
-        self.refuses(tmp_path, r"fc2.weight has shape \[3, 16\], the saved one \[12, 5\]", like=like)
+        self.refuses(
+            tmp_path, r"fc2.weight has shape \[3, 16\], the saved one \[12, 5\], cut from \[12, 16\]", like=like
+        )
+
+    def test_the_same_class_of_a_larger_size(self, tmp_path):
+        save(extracted("mlp", 0)[1], tmp_path)
+        like = MLP()
+        like.fc1, like.fc2 = nn.Linear(like.fc1.in_features, 32), nn.Linear(32, like.fc2.out_features)
+        self.refuses(tmp_path, r"has shape \[32[\s\S]*cut from \[16", like=like)
+
+    def test_a_classifier_that_was_replaced(self, tmp_path):
+        x = torch.randn(2, 4)
+        net = nn.Sequential(nn.Linear(4, 64), nn.ReLU(), nn.Linear(64, 9))
+        small = extract(elastify(net, x), 0.5)
+        small[2] = nn.Linear(32, 7)
+        save(small, tmp_path)
+        for classes in (9, 7):
+            like = nn.Sequential(nn.Linear(4, 64), nn.ReLU(), nn.Linear(64, classes))
+            assert torch.equal(load(tmp_path, like=like)(x), small(x))
 
     def test_more_tensors_than_the_model_has(self, tmp_path):
         save(extracted("mlp", 0)[1], tmp_path)

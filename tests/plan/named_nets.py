@@ -33,6 +33,7 @@ WHISPER = {
     "max_source_positions": 30,
     **{f"{kind}_token_id": number for number, kind in enumerate(("pad", "bos", "eos"))},
 }
+MAMBA2 = {"hidden_size": 48, "num_hidden_layers": 2, "num_heads": 8, "head_dim": 12, "state_size": 8, "vocab_size": 50}
 MLA = {"kv_lora_rank": 20, "q_lora_rank": 24, "qk_nope_head_dim": 8, "qk_rope_head_dim": 4, "v_head_dim": 12}
 
 
@@ -144,6 +145,52 @@ class UNet(nn.Module):
         return self.last(torch.cat([wide, F.relu(self.up(F.relu(self.middle(wide))))], 1))
 
 
+class Gates(nn.Module):
+    """A product of queries, keys and values in which nothing attends to anything else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.n, self.qkv, self.out = 4, nn.Linear(6, 48), nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).view(len(x), 3, self.n, -1).unbind(1)
+        return self.out((q * k.softmax(-1) * v).flatten(1))
+
+
+class Branch(nn.Module):
+    """A residual branch in a network without parts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.up, self.down, self.out = nn.Linear(6, 8), nn.Linear(8, 16), nn.Linear(16, 8), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return self.out(x + self.down(F.relu(self.up(x))))
+
+
+class Lookup(nn.Module):
+    """Attention with a bias that a small network makes of fixed coordinates."""
+
+    coordinates: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.n, self.qkv, self.out = 4, nn.Linear(6, 3 * 4 * 5), nn.Linear(20, 3)
+        self.bias = nn.Sequential(nn.Linear(2, 16), nn.ReLU(), nn.Linear(16, 4))
+        self.register_buffer("coordinates", torch.randn(9, 9, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).view(len(x), 9, 3, self.n, -1).permute(2, 0, 3, 1, 4)
+        bias = self.bias(self.coordinates).permute(2, 0, 1)
+        return self.out(F.scaled_dot_product_attention(q, k, v, bias).transpose(1, 2).flatten(2))
+
+
+def normed() -> Made:
+    norm = nn.GroupNorm(4, 32)
+    return nn.Sequential(nn.Linear(6, 32), norm, nn.ReLU(), nn.Linear(32, 3)), torch.zeros(2, 6)
+
+
 def mlp() -> Made:
     return nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 3)), torch.zeros(2, 6)
 
@@ -162,6 +209,10 @@ timm convnext_atto: stages.*.width stages.*.blocks.*.mlp.hidden
 timm deit_tiny: width blocks.*.attn.heads blocks.*.attn.head_dim blocks.*.mlp.hidden
 timm swin_tiny: layers.*.width layers.*.blocks.*.attn.heads layers.*.blocks.*.attn.head_dim
     layers.*.blocks.*.mlp.hidden
+timm maxvit_tiny: stem.conv*.channels stages.*.width stages.*.blocks.*.conv.hidden stages.*.blocks.*.conv.se.hidden
+    stages.*.blocks.*.attn_block.attn.heads stages.*.blocks.*.attn_block.attn.head_dim
+    stages.*.blocks.*.attn_block.mlp.hidden stages.*.blocks.*.attn_grid.attn.heads
+    stages.*.blocks.*.attn_grid.attn.head_dim stages.*.blocks.*.attn_grid.mlp.hidden head.hidden
 timm regnety_002: stem.conv.channels s*.b*.groups s*.b*.conv*.conv.channels s*.b*.se.hidden s*.width
 timm efficientnet_b0: conv_stem.channels blocks.*.*.se.hidden blocks.*.*.conv_pw.channels blocks.*.*.hidden
     blocks.*.width blocks.*.*.conv_pwl.channels conv_head.channels
@@ -181,7 +232,7 @@ hf llama: model.width model.layers.*.self_attn.kv_heads model.layers.*.self_attn
 hf mixtral: model.width model.layers.*.self_attn.kv_heads model.layers.*.self_attn.q_per_kv model.head_dim
     model.layers.*.mlp.experts.hidden
 hf deepseek_v3: model.width model.layers.*.self_attn.q_a_proj.hidden model.layers.*.self_attn.heads
-    model.layers.*.self_attn.qk_head_dim model.qk_head_dim model.layers.*.self_attn.kv_a_proj_with_mqa.hidden
+    model.layers.*.self_attn.qk_head_dim model.rotary_head_dim model.layers.*.self_attn.kv_a_proj_with_mqa.hidden
     model.layers.*.self_attn.v_head_dim model.layers.*.mlp.hidden
 hf t5: width encoder.block.heads encoder.block.*.layer.*.SelfAttention.head_dim
     encoder.block.*.layer.*.DenseReluDense.hidden decoder.block.layer.*.SelfAttention.heads
@@ -195,13 +246,27 @@ hf whisper: model.encoder.conv*.channels model.encoder.width model.encoder.layer
 hf wav2vec2: wav*vec*.width.groups wav*vec*.width wav*vec*.feature_extractor.conv_layers.*.conv.channels
     wav*vec*.encoder.layers.*.attention.heads wav*vec*.encoder.layers.*.attention.head_dim
     wav*vec*.encoder.layers.*.feed_forward.hidden
-hf mamba: backbone.width backbone.layers.*.mixer.in_proj.hidden backbone.layers.*.mixer.state
-    backbone.layers.*.mixer.x_proj.hidden
+hf gptj: transformer.width transformer.h.*.attn.heads transformer.h.*.attn.rotary_head_dim
+    transformer.h.*.attn.head_dim transformer.h.*.mlp.hidden
+hf gpt_neox: gpt_neox.width gpt_neox.layers.*.attention.heads gpt_neox.rotary_head_dim
+    gpt_neox.layers.*.attention.head_dim gpt_neox.layers.*.mlp.hidden
+hf phi: model.width model.layers.*.self_attn.heads model.rotary_head_dim model.layers.*.self_attn.head_dim
+    model.layers.*.mlp.hidden
+hf mamba: backbone.width backbone.layers.*.mixer.hidden backbone.layers.*.mixer.state
+    backbone.layers.*.mixer.rank
+hf mamba2: backbone.width backbone.layers.*.mixer.groups backbone.layers.*.mixer.heads
+    backbone.layers.*.mixer.head_dim backbone.layers.*.mixer.state
+hf mamba2 one: backbone.width backbone.layers.*.mixer.heads backbone.layers.*.mixer.head_dim
+    backbone.layers.*.mixer.state
 own transformer: width *.parts.*.kv_heads *.parts.*.q_per_kv *.parts.*.head_dim *.parts.*.hidden
 own conformer: width *.parts.*.hidden *.parts.*.heads *.parts.*.head_dim
 torch encoder: width.heads width.head_dim *.layers.*.hidden
 own speech: conv.channels hidden
 own unet: down.channels middle.channels up.channels
+own gates: heads head_dim
+own branch: width up.hidden
+own lookup: heads head_dim bias.hidden
+own groups: groups hidden
 own mlp: hidden
 own low rank: hidden rank
 """
@@ -218,6 +283,7 @@ NETS: dict[str, Callable[[], Made]] = {
     "timm convnext_atto": partial(of_timm, "convnext_atto"),
     "timm deit_tiny": partial(of_timm, "deit_tiny_patch16_224", img_size=64, depth=2),
     "timm swin_tiny": partial(of_timm, "swin_tiny_patch4_window7_224", img_size=64, window_size=2, depths=(1, 1, 1, 1)),
+    "timm maxvit_tiny": partial(of_timm, "maxvit_tiny_tf_224", img_size=64, depths=(1, 1, 1, 1)),
     "timm regnety_002": partial(of_timm, "regnety_002"),
     "timm efficientnet_b0": partial(of_timm, "efficientnet_b0"),
     "torchvision resnet18": partial(of_torchvision, lambda models: models.resnet18()),
@@ -242,11 +308,20 @@ NETS: dict[str, Callable[[], Made]] = {
     ),
     "hf wav2vec2": partial(encoder, "Wav2Vec2ForCTC", {"input_values": torch.zeros(2, 800)}, **WAV2VEC2, **POSITIONS),
     "hf mamba": partial(of_hf, "MambaForCausalLM", hidden_size=48, num_hidden_layers=2, state_size=8, vocab_size=50),
+    "hf gptj": partial(of_hf, "GPTJForCausalLM", n_embd=64, n_layer=2, n_head=4, vocab_size=50, rotary_dim=8),
+    "hf gpt_neox": partial(encoder, "GPTNeoXForCausalLM", {"input_ids": IDS, "use_cache": False}),
+    "hf phi": partial(encoder, "PhiForCausalLM", {"input_ids": IDS, "use_cache": False}),
+    "hf mamba2": partial(of_hf, "Mamba2ForCausalLM", **MAMBA2, n_groups=2),
+    "hf mamba2 one": partial(of_hf, "Mamba2ForCausalLM", **MAMBA2, n_groups=1),
     "own transformer": own_transformer,
     "own conformer": own_conformer,
     "torch encoder": torch_encoder,
     "own speech": lambda: (Speech(), torch.zeros(2, 20, 12)),
     "own unet": lambda: (UNet(), torch.zeros(2, 3, 8, 8)),
+    "own gates": lambda: (Gates(), torch.zeros(2, 6)),
+    "own branch": lambda: (Branch(), torch.zeros(2, 6)),
+    "own lookup": lambda: (Lookup(), torch.zeros(2, 9, 6)),
+    "own groups": normed,
     "own mlp": mlp,
     "own low rank": low_rank,
 }

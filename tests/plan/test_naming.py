@@ -51,10 +51,26 @@ def test_the_word_comes_from_what_is_done(attributes: set[str], changes: dict, w
     assert words_of([Draft(0, 8, [("a.weight", 0)], attributes, **changes)]) == {0: word}
 
 
-def test_an_outer_factor_that_does_nothing_else_is_a_number_of_groups() -> None:
-    outer = Draft(0, 4, [("mlp.up.weight", 0)], factor=True)
-    inner = Draft(1, 16, [("mlp.up.weight", 0)], inside={0}, factor=True)
-    assert named(outer, inner) == [("mlp.up.groups", "groups"), ("mlp.up.hidden", "hidden")]
+@pytest.mark.parametrize(
+    ("makers", "viewed", "names"),
+    [
+        ({"linear"}, True, ["mlp.up.heads", "mlp.up.head_dim"]),
+        ({"linear"}, False, ["mlp.up.groups", "mlp.up.hidden"]),  # a norm has groups
+        ({"conv2d"}, True, ["mlp.up.groups", "mlp.up.hidden"]),  # a shuffle
+        ({"conv2d"}, False, ["mlp.up.groups", "mlp.up.hidden"]),
+    ],
+)
+def test_an_outer_factor_that_does_nothing_else(makers: set[str], viewed: bool, names: list[str]) -> None:
+    outer = Draft(0, 4, [("mlp.up.weight", 0)], factor=True, makers=makers, viewed=viewed)
+    inner = Draft(1, 16, [("mlp.up.weight", 0)], inside={0}, factor=True, makers=makers)
+    assert [name for name, _ in named(outer, inner)] == names
+
+
+def test_of_the_units_of_heads_those_that_are_turned_have_their_own_name() -> None:
+    heads = Draft(0, 4, [("attn.q.weight", 0)], attends=True)
+    turned, rest = (Draft(i, 8, [("attn.q.weight", 0)], inside={0}, of_heads={"qk"}, turned=i == 1) for i in (1, 2))
+    assert words_of([heads, turned, rest]) == {0: "heads", 1: "rotary_head_dim", 2: "head_dim"}
+    assert words_of([heads, turned]) == {0: "heads", 1: "head_dim"}
 
 
 def test_queries_share_the_heads_of_keys_and_values() -> None:
@@ -166,6 +182,14 @@ def test_names_do_not_depend_on_the_batch_or_the_length() -> None:
     assert names == axes_of(own_transformer()[0], IDS[:1, :3]) == axes_of(own_transformer()[0], IDS.repeat(3, 2))
     conv = axes_of(NETS["own unet"]()[0], torch.zeros(1, 3, 16, 16))
     assert conv == axes_of(*NETS["own unet"]())
+
+
+def test_units_that_only_a_fixed_table_has_stay() -> None:
+    model, inputs = NETS["own lookup"]()
+    known = space(elastify(model, inputs))
+    reason = next(frozen.reason for frozen in known.plan.frozen if (frozen.tensor, frozen.dim) == ("bias.0.weight", 1))
+    assert reason == "its units are those of a fixed table, nothing computes them"
+    assert [axis.size for axis in known.axes] == [4, 5, 16]
 
 
 @pytest.fixture

@@ -349,7 +349,8 @@ def test_a_budget_above_the_full_model_returns_it_with_a_notice():
 
 def test_without_optuna_only_the_nested_search_works(monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
-    monkeypatch.delitem(sys.modules, "elastify._search.study", raising=False)
+    for name in ("study", "storage"):
+        monkeypatch.delitem(sys.modules, f"elastify._search.{name}", raising=False)
     assert run_search(space(), cost, {"macs": FULL // 2}).cost.macs <= FULL // 2
     with pytest.raises(ElastifyError, match="needs Optuna") as error:
         run_search(space(), cost, {"macs": FULL // 2}, score, **QUICK)

@@ -20,6 +20,10 @@ from elastify._errors import ElastifyError
 
 _HIDDEN = ("hidden_states", "attentions")
 _CACHES = ("past_key_values", "cache_params", "state", "mems", "past_buckets_states")
+_CODE = frozenset(
+    "auto_map custom_pipelines trust_remote_code kernel_config use_kernels quantization_config name_or_path "
+    "use_pretrained_backbone".split()
+)
 # What a pretrained checkpoint of a model type is mostly used for comes first.
 _TASKS = (
     "SPEECH_SEQ_2_SEQ",
@@ -86,13 +90,32 @@ class Transformers(Library, package="transformers"):
 
     def build_like(self, name: str, notes: Mapping[str, Any]) -> nn.Module | None:
         import transformers
+        from huggingface_hub.errors import StrictDataclassError
         from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
         config = notes.get("config")
         known = name in _classes(_tables()[1])
         if not known or not isinstance(config, dict) or config.get("model_type") not in CONFIG_MAPPING:
             return None
-        return getattr(transformers, name)(CONFIG_MAPPING[config["model_type"]].from_dict(config))
+        try:
+            return getattr(transformers, name)(CONFIG_MAPPING[config["model_type"]].from_dict(_harmless(config)))
+        except StrictDataclassError as error:
+            raise ValueError(f"the configuration is not valid: {error}") from error
+
+
+def _harmless(config: Any) -> Any:
+    """A configuration of anybody's without what names code, kernels or repositories, in the parts of it too."""
+    if isinstance(config, list):
+        return [_harmless(item) for item in config]
+    if not isinstance(config, dict):
+        return config
+    return {
+        key: _harmless(value)
+        for key, value in config.items()
+        if key.lstrip("_") not in _CODE
+        and "_implementation" not in key
+        and not (key == "backbone" and "/" in str(value))
+    }
 
 
 def _tables() -> tuple[Collection[str], dict[str, dict[str, Any]]]:

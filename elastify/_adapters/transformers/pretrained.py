@@ -10,12 +10,13 @@ config is the subnet's.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from types import MethodType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from elastify._adapters.library import of
 from elastify._errors import ElastifyError
@@ -93,7 +94,8 @@ def _outputs_differ(model: nn.Module, other: nn.Module, args: tuple[Any, ...], k
         for network in (model.eval(), other.to(device).eval()):
             with torch.no_grad(), torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
-                results.append(list(_tensors(network(*args, **kwargs))))
+                found = tree_leaves(network(*args, **kwargs))
+                results.append([leaf for leaf in found if isinstance(leaf, Tensor)])
     finally:
         for module in training:
             module.training = True
@@ -105,11 +107,3 @@ def _close(a: Tensor, b: Tensor) -> bool:
     a, b = a.detach().double(), b.detach().double()
     scale = a[a.isfinite()].abs().amax().item() if a.isfinite().any() else 0.0
     return a.shape == b.shape and torch.allclose(a, b, rtol=0.0, atol=1e-6 * scale, equal_nan=True)
-
-
-def _tensors(result: Any) -> Iterator[Tensor]:
-    if isinstance(result, Tensor):
-        yield result
-    elif isinstance(result, (Mapping, tuple, list)):
-        for item in result.values() if isinstance(result, Mapping) else result:
-            yield from _tensors(item)

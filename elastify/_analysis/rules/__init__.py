@@ -21,7 +21,7 @@ from elastify._analysis.rules import (
     views,
 )
 from elastify._analysis.rules.contractions import contraction
-from elastify._analysis.rules.ops import OPS, Contraction, Dims, labelled, names, operation, rule, without_out
+from elastify._analysis.rules.ops import OPS, Contraction, Dims, Op, labelled, names, operation, rule, without_out
 from elastify._ir import RecordedCall, values
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "Dims",
     "Equation",
     "Facts",
+    "Op",
     "Why",
     "apply",
     "contraction",

@@ -5,9 +5,11 @@ transformers Trainer (`trainer`, which is imported only where that library is in
 from elastify.train._loop.active_only import active_only
 from elastify.train._loop.fit import History, fit
 from elastify.train._loop.ranks import one_reduction
+from elastify.train._loop.schedule import Limits
 
 __all__ = [
     "History",
+    "Limits",
     "active_only",
     "fit",
     "one_reduction",

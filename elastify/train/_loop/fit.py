@@ -19,10 +19,11 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from elastify._errors import ElastifyError
+from elastify._files import make_folder
 from elastify._rewrite import is_elastic
 from elastify._verbs import activate
 from elastify.train._batches import ForwardFn, batch_count, random_state, set_random_state
-from elastify.train._loop.checkpoint import make_folder, read_checkpoint
+from elastify.train._loop.checkpoint import read_checkpoint
 from elastify.train._loop.learner import Learner
 from elastify.train._loop.plain import Plain
 from elastify.train._loop.ranks import Ranks, is_sharded
@@ -34,11 +35,17 @@ from elastify.train._strategies import Distill, Losses, Strategy, check_optimize
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """What `fit` did: the losses of every step, also those before a resume, and the seconds they took."""
+    """What `fit` did: the losses of every step, also those before a resume, and the seconds they took.
+
+    `passes` are those of single subnets, a teacher's too. `macs` are of all samples: a pass that trains counts three
+    times its forward, a teacher's once; 0 where they are not known.
+    """
 
     losses: tuple[Losses, ...]
     seconds: float
     interrupted: bool = False
+    passes: int = 0
+    macs: float = 0.0
 
     @property
     def steps(self) -> int:
@@ -55,6 +62,7 @@ def fit(
     epochs: int | None = None,
     steps: int | None = None,
     minutes: float | None = None,
+    macs: float | None = None,
     optimizer: Optimizer | Callable[[list[nn.Parameter]], Optimizer] | None = None,
     scheduler: Any = None,
     clip: float | None = None,
@@ -86,11 +94,14 @@ def fit(
     arguments; `loss(outputs, targets)` is a scalar (for a dict: `loss(outputs, batch)`). With `forward_fn(model,
     batch)` for other batches it is `loss(outputs, batch)`. `distill` as in `Sandwich.step`.
 
-    `optimizer` is one, or a function of the parameters (None: AdamW, learning rate 1e-3). `scheduler` is a torch
-    scheduler, a function of the optimizer that makes one, or "cosine" (5 % linear warm-up, then a cosine to zero at
-    the first limit); it steps after every optimizer step. `clip` bounds the norm of the gradient. `amp` is "bf16" or
-    "fp16". `accumulate` is the number of batches of a step, whose gradients are averaged: the strategy makes its
-    passes, with subnets drawn anew, on each of them. The last step of an epoch may have fewer.
+    It ends with the first of the limits: `epochs`, `steps` (updates of the optimizer), `minutes`, or `macs`, those of
+    all passes and samples. Trainings of different sizes are compared by their MACs (see `History`).
+
+    `optimizer` is one, or a function of the parameters (None: AdamW at 1e-3, fused where torch has it). `scheduler` is
+    a torch scheduler, a function of the optimizer that makes one, or "cosine" (5 % linear warm-up, then a cosine to
+    zero at the first limit); it steps after every optimizer step. `clip` bounds the norm of the gradient. `amp` is
+    "bf16" or "fp16". `accumulate` is the number of batches of a step, whose gradients are averaged: the strategy makes
+    its passes, with subnets drawn anew, on each of them. The last step of an epoch may have fewer.
 
     `checkpoint` is a folder, written every `checkpoint_every` steps (None: every five minutes), at the end and on
     Ctrl-C; with `resume` a run that finds one there goes on from it, to the same losses (bit-equal on a CPU; a
@@ -110,7 +121,7 @@ def fit(
     `on_step(step, losses)` is called after each step; one that returns True ends the training.
     Raises ElastifyError for a loss that is not finite, and for a checkpoint that is damaged or another run's.
     """
-    limits = Limits(epochs, steps, minutes, batch_count(data), accumulate)
+    limits = Limits(epochs, steps, minutes, macs, batch_count(data), accumulate)
     precision = Precision(amp, clip)
     folder = None if checkpoint is None else Path(checkpoint)
     checkpointing = Checkpointing(folder, checkpoint_every, checkpoint_keep)
@@ -120,7 +131,8 @@ def fit(
             "there is no subnet to distil into", why="fit has no strategy", fix="strategy=Sandwich(model)"
         )
     if folder is not None:
-        make_folder(folder)
+        make_folder(folder, "checkpoint")
+    stored = read_checkpoint(folder) if folder is not None and resume else None  # before anything changes
     if isinstance(model, DistributedDataParallel):
         model = model.module  # gradients are reduced once per step here, not in each backward
     chosen, ranks = _prepare(model, strategy, device)
@@ -134,13 +146,12 @@ def fit(
     objective = Objective(loss, distill, forward_fn)
     with logging.hooks(made, ranks.rank) as hooks, _given_back(model, chosen, parameters):
         run = TrainingRun(learner, objective, limits, precision.clip, checkpointing, ranks, hooks, seed)
-        stored = read_checkpoint(folder) if folder is not None and resume else None
         if stored is not None:
             run.restore(stored)
         if not model.training:
             model.train()
         run.train(data, logging.progress)
-    return History(tuple(run.losses), run.seconds, run.interrupted)
+    return History(tuple(run.losses), run.seconds, run.interrupted, run.passes, run.macs)
 
 
 def _prepare(
@@ -191,7 +202,10 @@ def _given_back(model: nn.Module, strategy: Strategy | Plain, parameters: list[n
 
 def _make_optimizer(given: Any, parameters: list[nn.Parameter]) -> Optimizer:
     if given is None:
-        return torch.optim.AdamW(parameters, 1e-3)
+        try:  # one kernel for all tensors: many small updates cost several times less
+            return torch.optim.AdamW(parameters, 1e-3, fused=True)
+        except RuntimeError:  # devices and dtypes without such a kernel
+            return torch.optim.AdamW(parameters, 1e-3)
     made = given if isinstance(given, Optimizer) else given(parameters)
     if not isinstance(made, Optimizer):
         raise ElastifyError(

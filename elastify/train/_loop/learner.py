@@ -6,6 +6,7 @@ and a schedule of the same classes, with the same arguments of the strategy.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +19,7 @@ from elastify._errors import ElastifyError
 from elastify._rewrite import all_statistics, is_elastic, restore_statistics
 from elastify.train._loop.checkpoint import describe_tensors
 from elastify.train._loop.plain import Plain
-from elastify.train._loop.schedule import Schedule
+from elastify.train._loop.schedule import Constant
 from elastify.train._strategies import Strategy, check_arguments
 
 
@@ -29,7 +30,7 @@ class Learner:
     model: nn.Module
     strategy: Strategy | Plain
     optimizer: Optimizer
-    schedule: Schedule
+    schedule: Constant
     device: torch.device
     dtype: torch.dtype | None
     scaler: torch.amp.GradScaler = field(init=False)
@@ -62,8 +63,7 @@ class Learner:
 
     def small_state(self) -> dict[str, Any]:
         """The state without what is as large as the model."""
-        parts = {"schedule": self.schedule, "scaler": self.scaler, "strategy": self.strategy}
-        state = {name: part.state_dict() for name, part in parts.items()}
+        state = {name: part.state_dict() for name, part in self._small_parts().items()}
         return state | {"kinds": self._kinds(), "arguments": self.strategy.arguments}
 
     def state_dict(self) -> dict[str, Any]:
@@ -72,18 +72,33 @@ class Learner:
         return self.small_state() | large | {"statistics": self._statistics()}
 
     def load_state_dict(self, state: Mapping[str, Any], where: str) -> None:
-        """Go on from the state that `where` holds, or say why that cannot be."""
+        """Go on from the state that `where` holds, or say why that cannot be: nothing is different then."""
         self._check(state, where)
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
-        self.scaler.load_state_dict(state["scaler"])
-        self.strategy.load_state_dict(state["strategy"])
-        if is_elastic(self.strategy.model):
-            restore_statistics(self.strategy.model, state.get("statistics", []))
+        parts = {**self._small_parts(), "optimizer": self.optimizer}
+        before = copy.deepcopy({name: part.state_dict() for name, part in parts.items()})
+        statistics = self._statistics()
+        if not all(isinstance(state[name], dict) for name in parts):
+            raise TypeError("a part of its state is not a dict")
+        try:
+            for name, part in parts.items():
+                part.load_state_dict(state[name])
+            self._restore_statistics(state.get("statistics", []))
+            self.model.load_state_dict(state["model"])
+        except BaseException:
+            for name, part in parts.items():
+                part.load_state_dict(before[name])
+            self._restore_statistics(statistics)
+            raise
+
+    def _small_parts(self) -> dict[str, Any]:
+        return {"schedule": self.schedule, "scaler": self.scaler, "strategy": self.strategy}
 
     def _statistics(self) -> list[Any]:
         return all_statistics(self.strategy.model) if is_elastic(self.strategy.model) else []
+
+    def _restore_statistics(self, stored: list[Any]) -> None:
+        if is_elastic(self.strategy.model):
+            restore_statistics(self.strategy.model, stored)
 
     def _kinds(self) -> dict[str, str]:
         parts = {"strategy": self.strategy, "optimizer": self.optimizer, "scheduler": self.schedule}

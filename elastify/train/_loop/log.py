@@ -12,7 +12,7 @@ from typing import Any
 from torch.optim import Optimizer
 
 from elastify._errors import ElastifyError
-from elastify.train._loop.checkpoint import make_folder
+from elastify._files import make_folder
 from elastify.train._strategies import Losses
 
 NAME = "losses.csv"
@@ -23,7 +23,7 @@ class Log:
     """Called after each step, as `on_step` is."""
 
     def __init__(self, folder: Path, optimizer: Optimizer, tensorboard: bool) -> None:
-        make_folder(folder)
+        make_folder(folder, "log")
         self._path, self._optimizer, self._begun = folder / NAME, optimizer, False
         self._events = _events(folder) if tensorboard else None
 

@@ -19,8 +19,17 @@ import torch
 from torch import Tensor
 
 from elastify._errors import ElastifyError
-from elastify.train._batches import epoch_batches, random_state, run_batch, seed_generators, set_random_state, to_device
-from elastify.train._loop.checkpoint import damaged, pack, write_checkpoint
+from elastify.train._batches import (
+    check_random_state,
+    epoch_batches,
+    random_state,
+    run_batch,
+    sample_count,
+    seed_generators,
+    set_random_state,
+    to_device,
+)
+from elastify.train._loop.checkpoint import UNREADABLE, damaged, pack, write_checkpoint
 from elastify.train._loop.learner import Learner
 from elastify.train._loop.progress import Bar, catch_interrupt
 from elastify.train._loop.ranks import Ranks, one_reduction
@@ -50,9 +59,13 @@ class TrainingRun:
     epoch: int = 0
     batch: int = 0
     seconds: float = 0.0
+    passes: int = 0
+    macs: float = 0.0
     interrupted: bool = False
     _stop: bool = False  # a hook has asked for the end
     _ctrl_c: bool = False
+    _spent: float = 0.0  # MACs of this rank in the last step, and its passes
+    _passed: int = 0
     _not_finite: int = 0  # steps in a row whose loss was not finite
     _random: Mapping[str, Any] | None = None  # to be set when the order of the epoch has been drawn
     _saved: tuple[int, float] = (-1, 0.0)  # step and moment of the last checkpoint
@@ -89,7 +102,10 @@ class TrainingRun:
             losses = self._run_step(group)
             self.batch += len(group)
             self.losses.append(losses)
-            (self.seconds,) = self.ranks.sum([(time.monotonic() - begun) * (self.ranks.rank == 0)])
+            mine = (time.monotonic() - begun) * (self.ranks.rank == 0)
+            self.seconds, spent, passes = self.ranks.sum([mine, self._spent, self._passed])
+            self.macs, self.passes = self.macs + spent, self.passes + round(passes)
+            self._check_macs()
             self.learner.schedule.step(self._progress(), losses.largest)
             bar.show(losses)
             bar.move(len(self.losses), self.seconds)
@@ -135,7 +151,15 @@ class TrainingRun:
             raise
 
     def _progress(self) -> float:
-        return self.limits.progress(len(self.losses), self.epoch, self.batch, self.seconds)
+        return self.limits.progress(len(self.losses), self.epoch, self.batch, self.seconds, self.macs)
+
+    def _check_macs(self) -> None:
+        if self.limits.macs is not None and not self.macs:
+            raise ElastifyError(
+                f"macs= cannot limit a training with {type(self.learner.strategy).__name__}",
+                why="the MACs of its passes are not known",
+                fix="steps=, epochs= or minutes=",
+            )
 
     def _is_finished(self) -> bool:
         return self._stop or self.interrupted or self._progress() >= 1
@@ -147,6 +171,7 @@ class TrainingRun:
         learner = self.learner
         learner.optimizer.zero_grad(set_to_none=True)
         learner.strategy.advance(self._progress())
+        self._spent, self._passed = 0.0, 0
         with one_reduction(learner.model, learner.strategy):
             each = [self._add_gradients(batch, again=number > 0) for number, batch in enumerate(group)]
             losses = self._mean_over_ranks(Losses.average(each))
@@ -184,7 +209,11 @@ class TrainingRun:
         def backward(value: Tensor) -> None:
             learner.scaler.scale(value).backward()
 
-        return learner.strategy.step(forward, loss, distill=objective.distill, backward=backward)
+        passes, macs = learner.strategy.spent
+        losses = learner.strategy.step(forward, loss, distill=objective.distill, backward=backward)
+        now, spent = learner.strategy.spent
+        self._passed, self._spent = self._passed + now - passes, self._spent + (spent - macs) * sample_count(batch)
+        return losses
 
     def _mean_over_ranks(self, losses: Losses) -> Losses:
         if self.ranks.size == 1:
@@ -220,26 +249,33 @@ class TrainingRun:
             "epoch": self.epoch,
             "batch": self.batch,
             "seconds": self.seconds,
+            "passes": self.passes,
+            "macs": self.macs,
             "random": random_state(),
             "written": self._written,
         }
         write_checkpoint(folder, step, state, self._written[:-1])
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from a checkpoint, or say why that cannot be."""
+        """Go on from a checkpoint, or say why that cannot be: nothing is different then."""
         folder = self.checkpointing.folder
         assert folder is not None
         try:
+            losses = _losses_of_tensors(state)
+            epoch, batch, seconds = state["epoch"], state["batch"], float(state["seconds"])
+            passes, macs, written = state["passes"], state["macs"], state.get("written", [len(losses)])
+            whole = (epoch, batch, passes, *written)
+            if not all(type(n) is int and n >= 0 for n in whole) or not (seconds >= 0 and macs >= 0):
+                raise ValueError("its place in the data is not a number")
+            check_random_state(state["random"])
             self.learner.load_state_dict(state, str(folder))
-            self.losses = _losses_of_tensors(state)
-            self.epoch, self.batch, self.seconds = state["epoch"], state["batch"], state["seconds"]
-            self._random = state["random"]
-            self._written = state.get("written", [len(self.losses)])
-            if self.ranks.rank > 0:
-                self._seed_anew()
-                self._random = random_state()
-        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        except UNREADABLE as error:
             raise damaged(folder, f"{type(error).__name__}: {error}") from error
+        self.losses, self.epoch, self.batch, self.seconds, self._written = losses, epoch, batch, seconds, [*written]
+        self.passes, self.macs, self._random = passes, macs, state["random"]
+        if self.ranks.rank > 0:
+            self._seed_anew()
+            self._random = random_state()
 
     def _seed_anew(self) -> None:
         """The generators of a rank that writes no checkpoint, at this one."""

@@ -1,6 +1,6 @@
 """When a run ends, how far it is, and what the learning rate does meanwhile.
 
-Progress is the largest share used of any limit: steps, epochs, minutes. The built-in cosine is a function of this
+Progress is the largest share used of any limit: steps, epochs, minutes, MACs. The built-in cosine is a function of this
 share, so it ends at zero whatever ends the run, also where only minutes are given.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
@@ -25,6 +25,7 @@ class Limits:
     epochs: int | None = None
     steps: int | None = None
     minutes: float | None = None
+    macs: float | None = None
     batches: int | None = None
     accumulate: int = 1
 
@@ -33,26 +34,28 @@ class Limits:
             raise ElastifyError(
                 f"accumulate={self.accumulate!r} is not a number of batches", fix="a whole number of at least 1"
             )
-        given = {
-            name: getattr(self, name) for name in ("epochs", "steps", "minutes") if getattr(self, name) is not None
-        }
+        known = {name: getattr(self, name) for name in ("epochs", "steps", "minutes", "macs")}
+        given = {name: value for name, value in known.items() if value is not None}
         if not given:
-            raise ElastifyError("fit needs a limit", fix="epochs=, steps= or minutes=")
+            raise ElastifyError("fit needs a limit", fix="epochs=, steps=, minutes= or macs=")
         for name, value in given.items():
-            if not isinstance(value, (int, float)) or not value > 0 or (name != "minutes" and value != int(value)):
+            whole = name in ("epochs", "steps")
+            if not isinstance(value, (int, float)) or not value > 0 or (whole and value != int(value)):
                 raise ElastifyError(
                     f"{name}={value!r} is not a limit", fix="a number above 0 (whole, for epochs and steps)"
                 )
         if self.batches == 0:
             raise ElastifyError("the data have no batches", fix="a smaller batch size, or drop_last=False")
 
-    def progress(self, step: int, epoch: int, batch: int, seconds: float) -> float:
+    def progress(self, step: int, epoch: int, batch: int, seconds: float, macs: float = 0.0) -> float:
         """Share of the run that is done; 1 or more at its end."""
         shares = [0.0]
         if self.steps is not None:
             shares.append(step / self.steps)
         if self.minutes is not None:
             shares.append(seconds / (60 * self.minutes))
+        if self.macs is not None:
+            shares.append(macs / self.macs)
         if self.epochs is not None:
             shares.append((epoch + batch / (self.batches or math.inf)) / self.epochs)
         return max(shares)
@@ -67,34 +70,18 @@ class Limits:
         return min(counts, default=None), "step"
 
 
-class Schedule(Protocol):
-    """What a run asks of its learning rate schedule."""
+class Constant:
+    """The optimizer's own learning rates, and what a run asks of any other schedule."""
 
     def step(self, progress: float, loss: float) -> None:
         """After each optimizer step."""
-        ...
 
     def state_dict(self) -> dict[str, Any]:
         """Numbers to go on from."""
-        ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from them."""
-        ...
-
-
-class Constant:
-    """The optimizer's own learning rates."""
-
-    def step(self, progress: float, loss: float) -> None:
-        """Nothing changes."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing to remember."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing to set."""
+        """Go on from them."""
 
 
 class Cosine(Constant):
@@ -123,7 +110,7 @@ class Cosine(Constant):
             group["lr"] = group["initial_lr"] * self.factor(progress)
 
 
-class Torch:
+class Torch(Constant):
     """A scheduler of torch."""
 
     def __init__(self, scheduler: LRScheduler) -> None:
@@ -145,14 +132,16 @@ class Torch:
         self._scheduler.load_state_dict(state)
 
 
-def make_schedule(given: object, optimizer: Optimizer, limits: Limits) -> Schedule:
+def make_schedule(given: object, optimizer: Optimizer, limits: Limits) -> Constant:
     """The schedule for what the user gave."""
     if given is None:
         return Constant()
     if given == "cosine":
-        if limits.steps is None and limits.minutes is None and limits.batches is None:
+        if limits.batches is None and all(x is None for x in (limits.steps, limits.minutes, limits.macs)):
             raise ElastifyError(
-                "a cosine schedule needs the length of the run", why="the data have no length", fix="steps= or minutes="
+                "a cosine schedule needs the length of the run",
+                why="the data have no length",
+                fix="steps=, minutes= or macs=",
             )
         return Cosine(optimizer)
     made = given if isinstance(given, LRScheduler) else given(optimizer) if callable(given) else given

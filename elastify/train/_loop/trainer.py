@@ -19,7 +19,7 @@ from elastify._adapters.transformers.trainer import Trainer
 from elastify._errors import ElastifyError
 from elastify._rewrite import all_statistics, restore_statistics
 from elastify._verbs import activate, space
-from elastify.train._loop.checkpoint import read_checkpoint, write_checkpoint
+from elastify.train._loop.checkpoint import UNREADABLE, damaged, read_checkpoint, write_checkpoint
 from elastify.train._loop.ranks import Ranks, one_reduction
 from elastify.train._strategies import Distill, Losses, Strategy, check_arguments, check_optimizer, check_strategy
 
@@ -165,17 +165,21 @@ class ElasticTrainer(Trainer):
             write_checkpoint(Path(output_dir) / _FOLDER, self.state.global_step, state)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is None:
-            return
-        stored, mine = read_checkpoint(Path(checkpoint) / _FOLDER), type(self.strategy).__name__
+            return super()._load_optimizer_and_scheduler(checkpoint)
+        folder, mine = Path(checkpoint) / _FOLDER, type(self.strategy).__name__
+        stored = read_checkpoint(folder)
         if stored is None or stored.get("kind") != mine:
             raise ElastifyError(
                 "the checkpoint cannot be resumed with this strategy",
                 where=checkpoint,
-                why=f"it holds the state of {stored['kind'] if stored else 'none'}, not of {mine}",
+                why=f"it holds the state of {stored.get('kind') if stored else 'none'}, not of {mine}",
                 fix="the same strategy as before, and save_only_model=False",
             )
         check_arguments(self.strategy, stored.get("arguments", {}), checkpoint)
-        self.strategy.load_state_dict(stored["state"])
-        restore_statistics(self.strategy.model, stored.get("statistics", []))
+        super()._load_optimizer_and_scheduler(checkpoint)
+        try:
+            self.strategy.load_state_dict(stored["state"])
+            restore_statistics(self.strategy.model, stored.get("statistics", []))
+        except UNREADABLE as error:
+            raise damaged(folder, f"{type(error).__name__}: {error}") from error

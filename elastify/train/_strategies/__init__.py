@@ -11,6 +11,7 @@ from elastify.train._strategies.checks import check_arguments as check_arguments
 from elastify.train._strategies.checks import check_optimizer as check_optimizer
 from elastify.train._strategies.checks import check_strategy as check_strategy
 from elastify.train._strategies.compressible import Compressible
+from elastify.train._strategies.dealing import shares as shares
 from elastify.train._strategies.distill import soft_cross_entropy
 from elastify.train._strategies.edge_popup import EdgePopup
 from elastify.train._strategies.exit_early import EarlyExit, exit_early

@@ -47,10 +47,10 @@ def soft_cross_entropy(outputs: object, teacher_outputs: Any) -> Tensor:
 
 
 class TeacherOutputs:
-    """A loss for the teacher, and for the students a distance to its outputs."""
+    """A loss for the teacher, and for the students a distance to its outputs, beside a share `mix` of the loss."""
 
-    def __init__(self, loss: Loss, distance: Distill) -> None:
-        self._loss, self._distance = loss, distance
+    def __init__(self, loss: Loss, distance: Distill, mix: float = 0.0) -> None:
+        self._loss, self._distance, self._mix = loss, distance, mix
         self._outputs: object = None
         self.teaches = True
 
@@ -61,14 +61,19 @@ class TeacherOutputs:
 
     def student(self, outputs: object) -> Tensor:
         """The distance to the teacher."""
-        return self._distance(outputs, self._outputs)
+        distance = self._distance(outputs, self._outputs)
+        return self._mix * self._loss(outputs) + (1 - self._mix) * distance if self._mix else distance
 
 
 class TeacherLabels:
-    """A loss for the teacher, and the same loss with the teacher's probabilities as labels for the students."""
+    """A loss for the teacher, and the same loss with the teacher's probabilities as labels for the students.
 
-    def __init__(self, loss: Loss) -> None:
-        self._loss = loss
+    Above a `temperature` of 1 the probabilities of both are softer, and the loss is multiplied by its square. `mix` is
+    the share of the true labels in each cross-entropy.
+    """
+
+    def __init__(self, loss: Loss, temperature: float = 1.0, mix: float = 0.0) -> None:
+        self._loss, self._temperature, self._mix = loss, temperature, mix
         self._labels: list[Tensor] = []
 
     @property
@@ -90,12 +95,12 @@ class TeacherLabels:
             raise ElastifyError(
                 "the loss cannot be distilled",
                 why=f"it computes {len(self._labels)} cross-entropies for the full network, {mode.calls} for a subnet",
-                fix="pass distill=lambda outputs, teacher_outputs: ..., or Sandwich(model, distill=False)",
+                fix="pass distill=lambda outputs, teacher_outputs: ..., or make the strategy with teacher=None",
             )
         return value
 
     def _keep(self, call: inspect.BoundArguments) -> Tensor:
-        logits = call.arguments["input"].detach()
+        logits = call.arguments["input"].detach() / self._temperature
         binary = call.signature is _SIGNATURES[F.binary_cross_entropy_with_logits]
         self._labels.append(logits.sigmoid() if binary else logits.softmax(1 if logits.dim() > 1 else 0))
         return _plain(call)
@@ -110,10 +115,14 @@ class TeacherLabels:
                 why="the subnet has other outputs than the full network",
                 fix="elastify(model, keep_outputs=True), or pass distill=...",
             )
+        labels = _plain(call) if self._mix else 0.0
+        call.arguments["input"] = logits / self._temperature
         if call.signature is _SIGNATURES[F.binary_cross_entropy_with_logits]:
             call.arguments["target"] = teacher
-            return F.binary_cross_entropy_with_logits(*call.args, **call.kwargs)
-        return _soft(call.arguments, teacher)
+            taught = F.binary_cross_entropy_with_logits(*call.args, **call.kwargs)
+        else:
+            taught = _soft(call.arguments, teacher)
+        return self._mix * labels + (1 - self._mix) * self._temperature**2 * taught
 
 
 def _soft(call: Mapping[str, Any], probabilities: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from elastify._errors import ElastifyError
 from elastify._space import SubnetConfig
-from elastify._verbs import activate, space
+from elastify._verbs import activate, cost, space
 from elastify.train._strategies.losses import Backward, Distill, Forward, Loss, Losses, scalar
 
 
@@ -47,14 +47,25 @@ class Strategy(ABC):
             value = getattr(self, known.name, None)
             if known.type == "int" and (not isinstance(value, Integral) or isinstance(value, bool)):
                 raise ElastifyError(f"{known.name}={value!r} is not a whole number", where=type(self).__name__)
-        self._memory.update(steps=0, again=False)
+        self._memory.update(steps=0, again=False, progress=0.0, passes=0, macs=0.0)
         object.__setattr__(self, "_generator", np.random.default_rng(self.seed))
 
     def prepare(self) -> None:  # noqa: B027 - most strategies add nothing
         """Add the parameters that the strategy needs to the model: call it before making the optimizer."""
 
-    def advance(self, progress: float) -> None:  # noqa: B027 - most strategies do the same throughout
+    def advance(self, progress: float) -> None:
         """Told the share of the run that is done, from 0 to 1, before each step: `fit` does it."""
+        self._memory["progress"] = float(progress)
+
+    @property
+    def progress(self) -> float:
+        """The share of the run that is done, as `advance` was told."""
+        return self._memory["progress"]
+
+    @property
+    def spent(self) -> tuple[int, float]:
+        """Passes so far, and their MACs per sample: a pass that trains counts its forward three times."""
+        return self._memory["passes"], self._memory["macs"]
 
     def same_step(self, again: bool) -> None:
         """Told that the batches from now on are (or no longer are) of the same optimizer step as the one before.
@@ -96,6 +107,7 @@ class Strategy(ABC):
                 why=f"it has no {min(missing)}",
                 fix="the state_dict() of such a strategy, from this version of elastify",
             )
+        np.random.default_rng().bit_generator.state = state["generator"]  # an error before anything changes
         self._generator.bit_generator.state = state["generator"]
         self._memory.update({name: copy.copy(state[name]) for name in self._memory})
 
@@ -115,6 +127,10 @@ class Strategy(ABC):
                 why="it adds parameters, which the optimizer must be given",
                 fix="strategy.prepare(), then optimizer = ...(model.parameters())",
             )
+
+    def warned_of_norms(self) -> None:
+        """Let no warning of running statistics come: the caller measures them."""
+        self._once["warned"] = True
 
     def _warn_of_norms(self) -> None:
         """Once, for strategies that seldom train the full network: its running statistics stay behind its weights."""
@@ -141,9 +157,18 @@ class Strategy(ABC):
         try:
             value = scalar(loss(forward()))
             backward(value)
+            self._spend(config, 3)  # a backward costs about two forwards
             return value.detach()
         finally:
             activate(self.model, None)
+
+    def _spend(self, config: SubnetConfig | None, forwards: int) -> None:
+        """Count one pass of a subnet (None: the full one), which costs so many forwards."""
+        known = self._once.setdefault("macs", {})
+        if config not in known:
+            known[config] = cost(self.model, space(self.model).max if config is None else config).macs
+        self._memory["passes"] += 1
+        self._memory["macs"] += float(forwards * known[config])
 
 
 def _as_json(value: object) -> object:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from elastify import ElastifyError, activate, elastify, space
+from elastify import ElastifyError, activate, cost, elastify, space
 from elastify._verbs import active_config
 from elastify.train import Compressible, FullPlusRandom, GumbelMask, Losses, ProgressiveShrinking, Sandwich, Sorted, fit
 
@@ -67,7 +67,7 @@ class TestTraining:
         history = quiet(
             model,
             loader(),
-            strategy=Sandwich(model, n_random=1),
+            strategy=Sandwich(model, n_random=1, cycle=False),
             epochs=15,
             optimizer=lambda p: torch.optim.Adam(p, 0.01),
         )
@@ -128,7 +128,7 @@ class TestTraining:
     def test_mixed_precision(self, model: nn.Module, amp: str) -> None:
         kinds = set()
         model[4].register_forward_hook(lambda module, args, out: kinds.add(out.dtype))
-        history = quiet(model, loader(), strategy=Sandwich(model), epochs=4, amp=amp, clip=1.0)
+        history = quiet(model, loader(), strategy=Sandwich(model, cycle=False), epochs=4, amp=amp, clip=1.0)
         assert kinds == {torch.bfloat16 if amp == "bf16" else torch.float16}
         assert all(p.dtype == torch.float32 and p.isfinite().all() for p in model.parameters())
         assert history.losses[-1].max < history.losses[0].max
@@ -165,7 +165,7 @@ class TestTraining:
             seen.append((outputs.requires_grad, teacher.requires_grad))
             return F.mse_loss(outputs, teacher)
 
-        quiet(model, loader(), strategy=Sandwich(model, n_random=1), steps=2, distill=distill)
+        quiet(model, loader(), strategy=Sandwich(model, n_random=1, cycle=False), steps=2, distill=distill)
         assert seen == [(True, False)] * 4
 
     def test_ends(self) -> None:
@@ -420,7 +420,7 @@ class TestAccumulation:
         torch.testing.assert_close(model.state_dict(), by_hand.state_dict())
 
     def test_every_batch_draws_its_own_subnet(self, model: nn.Module) -> None:
-        history = quiet(model, loader(), strategy=Sorted(model, 6, draws=1), accumulate=3, epochs=2)
+        history = quiet(model, loader(), strategy=Sorted(model, 6), accumulate=3, epochs=2)
         assert history.steps == 4
         assert all(x.max is None and len(x.random) == 1 for x in history.losses)
         with pytest.raises(ElastifyError, match="accumulate=0 is not a number of batches"):
@@ -428,7 +428,7 @@ class TestAccumulation:
 
     def test_resumes_to_the_same_losses(self, model: nn.Module, tmp_path: Path) -> None:
         def run(net: nn.Module, **kwargs: object) -> list[Losses]:
-            strategy = Sorted(net, 6, draws=1)
+            strategy = Sorted(net, 6, weights="macs")  # which do not change with the length of the run
             return list(quiet(net, loader(), strategy=strategy, accumulate=4, seed=2, **kwargs).losses)
 
         whole = run(copy.deepcopy(model), steps=5)
@@ -493,3 +493,33 @@ def test_nan_in_fp16_ends_the_run(model: nn.Module) -> None:
 
     with pytest.raises(ElastifyError, match="not finite in step 21"):
         quiet(model, loader(), loss=lost, strategy=Sandwich(model), amp="fp16", steps=40)
+
+
+class TestMacs:
+    def test_a_limit_that_is_exact_to_one_step(self, model: nn.Module) -> None:
+        full = cost(model, space(model).max).macs
+        history = quiet(model, loader(), strategy=Sorted(model, 4), macs=50 * 3 * full * 16)
+        assert history.passes == history.steps > 50
+        assert 0 <= history.macs - 50 * 3 * full * 16 < 3 * full * 16
+
+    def test_a_teacher_counts_its_forward(self, model: nn.Module) -> None:
+        full = cost(model, space(model).max).macs
+        half = space(model).config(0.5)
+        history = quiet(model, loader(), strategy=Sorted(model, [half], teacher="full"), steps=4)
+        assert history.passes == 8
+        assert history.macs == pytest.approx(4 * 16 * (3 * cost(model, half).macs + full))
+
+    def test_the_full_network_alone(self, model: nn.Module) -> None:
+        history = quiet(model, loader(), steps=4)
+        assert (history.passes, history.macs) == (4, 4 * 16 * 3 * cost(model, space(model).max).macs)
+
+    def test_refused_where_they_are_not_known(self) -> None:
+        with pytest.raises(ElastifyError, match="macs= cannot limit a training with Plain"):
+            quiet(nn.Linear(6, 4), loader(), macs=1e6)
+
+    def test_resumed(self, model: nn.Module, tmp_path: Path) -> None:
+        twin = copy.deepcopy(model)
+        whole = quiet(twin, loader(), strategy=Sorted(twin, 4, weights="macs"), steps=6)
+        quiet(model, loader(), strategy=Sorted(model, 4, weights="macs"), steps=3, checkpoint=tmp_path)
+        history = quiet(model, loader(), strategy=Sorted(model, 4, weights="macs"), steps=6, checkpoint=tmp_path)
+        assert (history.passes, history.macs) == (whole.passes, whole.macs)

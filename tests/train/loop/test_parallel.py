@@ -129,7 +129,7 @@ class TestWiden:
         net, x = Outer(), torch.randn(32, 6)
         widen(net, "part", 2, gate="scalar")
         model = elastify(net, x[:2])
-        strategy = FullPlusRandom(model)
+        strategy = FullPlusRandom(model, cycle=False)
         optimizer = torch.optim.Adam(model.parameters(), 1e-2)
         losses = []
         for _ in range(40):

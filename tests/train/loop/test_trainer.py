@@ -78,7 +78,7 @@ def test_all_sizes_learn_and_are_logged(bert: nn.Module, tmp_path: Path) -> None
     run = trainer(
         bert,
         tmp_path,
-        Sandwich(bert, n_random=1),
+        Sandwich(bert, n_random=1, cycle=False),
         max_steps=36,
         logging_steps=6,
         eval_strategy="steps",
@@ -99,8 +99,8 @@ def test_all_sizes_learn_and_are_logged(bert: nn.Module, tmp_path: Path) -> None
 
 
 STRATEGIES = {
-    "Sandwich": lambda model: Sandwich(model, n_random=1),
-    "Sorted": lambda model: Sorted(model, 4, draws=1),
+    "Sandwich": lambda model: Sandwich(model, n_random=1, cycle=False),
+    "Sorted": lambda model: Sorted(model, 4),
     "AllExits": AllExits,
     "Progressive": lambda model: ProgressiveShrinking(model, draws=1),
     "Compressible": lambda model: Compressible(model, "sparsity"),
@@ -158,7 +158,7 @@ def test_gradients_are_those_of_one_large_batch(
             if isinstance(module, nn.Dropout):
                 module.p = 0.0
         parts = {"per_device_train_batch_size": batch, "gradient_accumulation_steps": accumulate}
-        strategy = Sandwich(model, n_random=0)
+        strategy = Sandwich(model, n_random=0, cycle=False)
         run = trainer(model, tmp_path, strategy, rows, max_steps=3, optim="sgd", learning_rate=0.1, **parts)
         if rows is ROWS:
             run.loss_is_scaled_for_ga = False  # BERT takes num_items_in_batch and does nothing with it
@@ -183,14 +183,14 @@ def test_smaller_sizes_learn_from_the_full_network(bert: nn.Module, tmp_path: Pa
     expected = F.cross_entropy(small, full.softmax(-1))
     for distill in (None, soft_cross_entropy):
         model = copy.deepcopy(bert)
-        run = trainer(model, tmp_path, Sandwich(model, n_random=0), ROWS[:8], max_steps=1, distill=distill)
+        run = trainer(model, tmp_path, Sandwich(model, n_random=0, cycle=False), ROWS[:8], max_steps=1, distill=distill)
         run.train()
         assert logged(run, "loss_min")[0] == pytest.approx(float(expected), rel=1e-4)
 
 
 def test_mixed_precision_clipping_and_label_smoothing(bert: nn.Module, tmp_path: Path) -> None:
     options = {"bf16": True, "max_grad_norm": 0.5, "label_smoothing_factor": 0.1}
-    run = trainer(bert, tmp_path, Sandwich(bert, n_random=1), **options)
+    run = trainer(bert, tmp_path, Sandwich(bert, n_random=1, cycle=False), **options)
     run.train()
     assert len(logged(run, "grad_norm")) == 6
     assert all(torch.isfinite(torch.tensor(logged(run, "loss_random"))))

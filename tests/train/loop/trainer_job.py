@@ -35,7 +35,7 @@ def losses(folder: Path, batch: int) -> list[list[float]]:
         disable_tqdm=True,
         report_to=[],
     )
-    trainer = ElasticTrainer(model, args, strategy=Sandwich(model, n_random=1), train_dataset=rows)
+    trainer = ElasticTrainer(model, args, strategy=Sandwich(model, n_random=1, cycle=False), train_dataset=rows)
     trainer.train()
     logs = [entry for entry in trainer.state.log_history if "loss" in entry]
     return [[entry[name] for name in ("loss_max", "loss_min", "loss_random")] for entry in logs]

@@ -34,8 +34,8 @@ Y = torch.arange(8) % 3
 
 # each with the number of different subnets that it runs
 CASES: dict[str, tuple[Callable[[nn.Module], Strategy], int]] = {
-    "Sandwich": (lambda model: Sandwich(model, n_random=0), 2),
-    "Sandwich with few choices": (lambda model: Sandwich(model, n_random=1), 4),
+    "Sandwich": (lambda model: Sandwich(model, n_random=0, cycle=False), 2),
+    "Sandwich with few choices": (lambda model: Sandwich(model, n_random=1, cycle=False), 4),
     "FullPlusRandom": (FullPlusRandom, 4),
     "Sorted": (lambda model: Sorted(model, 4, draws=3), 4),
     "ProgressiveShrinking": (ProgressiveShrinking, 5),

@@ -91,14 +91,41 @@ def sandwich(strategy: Sandwich, naive: Naive) -> Iterator[Tensor]:
         yield soft_cross_entropy(naive.run(config), full.detach())
 
 
+def sandwich_in_turn(strategy: Sandwich, naive: Naive) -> Iterator[Tensor]:
+    turn, full = strategy.state_dict()["turn"] % 3, naive.run()
+    if turn == 0:
+        yield cross_entropy(full)
+    else:
+        config = space(strategy.model).min if turn == 1 else naive.draw()
+        yield soft_cross_entropy(naive.run(config), full.detach())
+
+
 def full_plus_random(strategy: FullPlusRandom, naive: Naive) -> Iterator[Tensor]:
     yield cross_entropy(naive.run())
     yield cross_entropy(naive.run(naive.draw()))
 
 
+def full_or_random(strategy: FullPlusRandom, naive: Naive) -> Iterator[Tensor]:
+    yield cross_entropy(naive.run(naive.draw() if strategy.state_dict()["turn"] % 2 else None))
+
+
+def twin_of(strategy: Strategy) -> Strategy:
+    """One that draws what the strategy is going to draw."""
+    twin = copy.copy(strategy)
+    for name in ("_memory", "_generator"):
+        object.__setattr__(twin, name, copy.deepcopy(getattr(strategy, name)))
+    return twin
+
+
 def nested(strategy: Sorted, naive: Naive) -> Iterator[Tensor]:
-    for number in naive.rng.integers(len(strategy.configs), size=strategy.draws):
-        yield cross_entropy(naive.run(strategy.configs[number]))
+    twin, full = twin_of(strategy), naive.run().detach()
+    for _ in range(strategy.draws):
+        config = twin.sample()
+        outputs = naive.run(config)
+        if strategy.teacher is None or (strategy.teacher == "full" and config == space(strategy.model).max):
+            yield cross_entropy(outputs)
+        else:
+            yield 0.3 * cross_entropy(outputs) + 0.7 * 4 * soft_cross_entropy(outputs / 2, full / 2)
 
 
 def compressible(strategy: Compressible, naive: Naive) -> Iterator[Tensor]:
@@ -131,6 +158,10 @@ def shrinking_late(model: nn.Module, teacher: str) -> ProgressiveShrinking:
     return strategy
 
 
+def taught(model: nn.Module, teacher: str | nn.Module) -> Sorted:
+    return Sorted(model, (3, 2), teacher=teacher, mix=0.3, temperature=2.0, seed=3)
+
+
 def alternate(strategy: AlternateCore, naive: Naive) -> Iterator[Tensor]:
     yield cross_entropy(naive.run(strategy.core if strategy.state_dict()["steps"] % 2 == 0 else None))
 
@@ -151,14 +182,20 @@ class Case:
 
 
 CASES = {
-    "Sandwich": Case(lambda model: Sandwich(model, n_random=2, seed=3), sandwich),
-    "FullPlusRandom": Case(lambda model: FullPlusRandom(model, seed=3), full_plus_random),
+    "Sandwich": Case(lambda model: Sandwich(model, n_random=2, cycle=False, seed=3), sandwich),
+    "Sandwich in turn": Case(lambda model: Sandwich(model, n_random=1, seed=3), sandwich_in_turn),
+    "FullPlusRandom": Case(lambda model: FullPlusRandom(model, cycle=False, seed=3), full_plus_random),
+    "FullPlusRandom in turn": Case(lambda model: FullPlusRandom(model, seed=3), full_or_random),
     "Compressible": Case(lambda model: Compressible(model, beta=0, seed=3), compressible),
     "GumbelMask": Case(lambda model: GumbelMask(model, select=("blocks.*",), freeze=False, seed=3), masked),
     "GumbelMask of units": Case(lambda model: GumbelMask(model, "unit", start=1.0, freeze=False, seed=3), masked),
     "Supermask": Case(lambda model: Supermask(model, select=("blocks.*",), freeze=False, seed=3), masked),
     "EdgePopup": Case(lambda model: EdgePopup(model, select=("blocks.*",), freeze=False, seed=3), masked),
     "Sorted": Case(lambda model: Sorted(model, (3, 2), draws=3, seed=3), nested),
+    "Sorted, taught by the full network": Case(lambda model: taught(model, "full"), nested),
+    "Sorted, taught by a copy": Case(lambda model: taught(model, "frozen"), nested),
+    "Sorted, taught by the average": Case(lambda model: taught(model, "ema"), nested),
+    "Sorted, taught by another": Case(lambda model: taught(model, copy.deepcopy(model)), nested),
     "ProgressiveShrinking": Case(lambda model: shrinking_late(model, "copy"), shrinking),
     "ProgressiveShrinking in place": Case(lambda model: shrinking_late(model, "inplace"), shrinking),
     "AlternateCore": Case(lambda model: AlternateCore(model, {"*": 0.5}), alternate),

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from elastify import ElastifyError, cost, elastify, space
+from elastify import ElastifyError, SubnetConfig, cost, elastify, space
+from elastify._verbs import active_config
 from elastify.train import Sorted, soft_cross_entropy
 from tests.small_nets import Net, X
 
@@ -37,24 +39,60 @@ def test_what_cannot_be_told_apart_is_there_once(model: nn.Module) -> None:
     many = Sorted(model, (50, 40)).configs
     assert len(many) == len(set(many)) == 4 * 25
     assert len(Sorted(model, 4).configs) == 4
-    assert Sorted(model, [0.5, {"blocks": 2}, 0.5]).configs == (
-        space(model).config(0.5),
-        space(model).config({"blocks": 2}),
-    )
+    half = space(model).config(0.5)
+    assert Sorted(model, [0.5, {"blocks": 2}, 0.5]).configs == (half, space(model).config({"blocks": 2}), half)
 
 
-def test_draws_evenly(model: nn.Module) -> None:
-    strategy = Sorted(model, (2, 2), draws=50)
-    seen: Counter[str] = Counter()
+def trained(model: nn.Module, strategy: Sorted, steps: int) -> Counter[SubnetConfig]:
+    """How often each subnet was active in the passes of so many steps."""
+    seen: Counter[SubnetConfig] = Counter()
 
     def forward() -> torch.Tensor:
-        seen[model.extra_repr()] += 1
+        seen[active_config(model)] += 1
         return model(X)
 
-    for _ in range(8):
+    for number in range(steps):
+        strategy.advance(number / steps)
         strategy.step(forward, lambda outputs: outputs.square().mean())
-    assert len(seen) == 4
-    assert all(60 < count < 140 for count in seen.values()), seen
+    return seen
+
+
+@pytest.mark.parametrize("draws", [1, 3])
+def test_even_shares_are_exact(model: nn.Module, draws: int) -> None:
+    seen = trained(model, Sorted(model, (2, 2), draws=draws, weights="even"), 20)
+    assert set(seen.values()) == {5 * draws}
+
+
+def test_shares_give_equal_macs(model: nn.Module) -> None:
+    strategy = Sorted(model, (2, 2))
+    seen, costs = trained(model, strategy, 400), cost(model, list(strategy.configs)).macs
+    share = 1 / costs / (1 / costs).sum()
+    counts = np.array([seen[config] for config in strategy.configs])
+    assert (abs(counts - 400 * share) <= 1).all()  # one draw
+    assert strategy.spent == (400, pytest.approx(3 * (counts * costs).sum()))
+
+
+def test_shares_become_even(model: nn.Module) -> None:
+    strategy = Sorted(model, (2, 2), weights="macs->even")
+    costs = cost(model, list(strategy.configs)).macs
+    first, last = trained(model, strategy, 40), Counter[SubnetConfig]()
+    strategy.advance(1.0)
+    last.update(strategy.sample() for _ in range(44))
+    assert first[strategy.configs[0]] > 1.5 * first[strategy.configs[-1]], costs
+    assert max(last.values()) - min(last.values()) <= 2
+
+
+def test_shares_of_ones_own(model: nn.Module) -> None:
+    seen = trained(model, Sorted(model, [0.5, 1.0], weights=[3, 1]), 12)
+    assert seen[space(model).config(0.5)] == 9
+
+
+def test_dealing_goes_on_where_it_was_saved(model: nn.Module) -> None:
+    first, second = Sorted(model, 4), Sorted(model, 4)
+    for _ in range(6):
+        first.sample()
+    second.load_state_dict(first.state_dict())
+    assert [first.sample() for _ in range(9)] == [second.sample() for _ in range(9)]
 
 
 def test_selection_is_the_largest_that_fits(model: nn.Module) -> None:

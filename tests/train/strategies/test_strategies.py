@@ -60,7 +60,7 @@ def naive_sandwich(model: nn.Module, configs: list, distance) -> tuple[dict[str,
 class TestSandwich:
     @pytest.mark.parametrize("given", [None, lambda a, b: (a - b).square().mean()])
     def test_gradients_are_those_of_the_naive_sum(self, model: nn.Module, given) -> None:
-        strategy = Sandwich(model, n_random=2)
+        strategy = Sandwich(model, n_random=2, cycle=False)
         expected, values = naive_sandwich(
             model, [space(model).min, *sampled(strategy, 2)], given or (lambda a, b: soft_cross_entropy(a, b))
         )
@@ -73,21 +73,33 @@ class TestSandwich:
         assert losses.total == pytest.approx(sum(values))
 
     def test_without_distillation_everyone_learns_from_labels(self, model: nn.Module) -> None:
-        strategy = Sandwich(model, n_random=1, distill=False)
+        strategy = Sandwich(model, n_random=1, teacher=None, cycle=False)
         expected, _ = naive_sandwich(
             model, [space(model).min, *sampled(strategy, 1)], lambda outputs, teacher: cross_entropy(outputs)
         )
         strategy.step(lambda: model(X.double()), cross_entropy)
         torch.testing.assert_close(gradients(model), expected, rtol=1e-12, atol=1e-14)
 
-    def test_regression_falls_back_to_its_own_loss(self, model: nn.Module) -> None:
+    def test_regression_keeps_its_targets_beside_the_teacher(self, model: nn.Module) -> None:
         def square(outputs: Tensor) -> Tensor:
             return (outputs - 1).square().mean()
 
-        losses = Sandwich(model, n_random=0).step(lambda: model(X.double()), square)
+        full = model(X.double()).detach()
         with activate(model, space(model).min):
-            assert losses.min == pytest.approx(square(model(X.double())).item(), rel=1e-12)
+            outputs = model(X.double()).detach()
+        for mix in (0.0, 0.75, 1.0):
+            losses = Sandwich(model, n_random=0, mix=mix, cycle=False).step(lambda: model(X.double()), square)
+            expected = square(outputs) + (1 - mix) * (outputs - full).abs().mean()
+            assert losses.min == pytest.approx(expected.item(), rel=1e-12)
         assert losses.random == ()
+
+    def test_a_loss_inside_forward_is_taken_as_it_is(self, model: nn.Module) -> None:
+        def inside() -> dict[str, Tensor]:
+            return {"loss": model(X.double()).square().mean()}
+
+        losses = Sandwich(model, n_random=0, cycle=False).step(inside, lambda outputs: outputs["loss"])
+        with activate(model, space(model).min):
+            assert losses.min == pytest.approx(inside()["loss"].item(), rel=1e-12)
 
     def test_min_is_the_smallest_and_backward_runs_inside(self, model: nn.Module) -> None:
         widths: list[int] = []
@@ -96,7 +108,7 @@ class TestSandwich:
             widths.append(model[0].weight.shape[0])
             value.backward()
 
-        Sandwich(model, n_random=0).step(lambda: model(X.double()), cross_entropy, backward=backward)
+        Sandwich(model, n_random=0, cycle=False).step(lambda: model(X.double()), cross_entropy, backward=backward)
         assert widths == [16, 4]
 
     @pytest.mark.parametrize("at", [0, 1, 2])
@@ -109,7 +121,7 @@ class TestSandwich:
             return model(X.double())
 
         with pytest.raises(ValueError, match="batch is broken"):
-            Sandwich(model).step(forward, cross_entropy)
+            Sandwich(model, cycle=False).step(forward, cross_entropy)
         assert model[0].weight is model[0]._parameters["weight"]
         assert model(X.double()).shape == (16, 4)
 
@@ -128,7 +140,7 @@ class TestSandwich:
 
 class TestFullPlusRandom:
     def test_gradients_are_those_of_the_naive_sum(self, model: nn.Module) -> None:
-        strategy = FullPlusRandom(model, seed=3)
+        strategy = FullPlusRandom(model, cycle=False, seed=3)
         (config,) = sampled(strategy, 1)
         expected, values = naive_sandwich(model, [config], lambda outputs, teacher: cross_entropy(outputs))
         losses = strategy.step(lambda: model(X.double()), cross_entropy)

@@ -190,7 +190,7 @@ def test_switchable_statistics_are_trained_and_resumed(model: nn.Module, tmp_pat
     twin = copy.deepcopy(model)
 
     def trained(model: nn.Module, steps: int, **options: object) -> dict[int, Tensor]:
-        strategy = Sorted(model, sizes, draws=2, seed=1)
+        strategy = Sorted(model, sizes, draws=2, weights="even", seed=1)
         sgd = partial(torch.optim.SGD, lr=0.01)
         with pytest.warns(UserWarning, match="running statistics of its norms stay behind"):
             fit(
