@@ -102,7 +102,7 @@ def check_model(
     for index, config in enumerate(drawn):
         check.configuration(config, count=index < costs, gradients=index < gradients)
     check.copies(drawn[-1])
-    check.other_sizes(drawn[0])
+    check.other_sizes(model, drawn[0])
     return report
 
 
@@ -244,16 +244,16 @@ class _Check:
             self.fail(f"{type(error).__name__} for {config!r}: {error}")
             activate(self.elastic, None)
 
-    def other_sizes(self, config: Any) -> None:
-        """Where the model runs on inputs of other sizes, units are units there, too, and subnets are as extracted."""
+    def other_sizes(self, model: nn.Module, config: Any) -> None:
+        """Units are units on inputs of other sizes, too, and subnets are as extracted; `model` has not run before."""
         outputs, plan = self.built.outputs, space(self.elastic).plan
         layouts = outputs.moving(self.built.analysis, training=False)
         small = extract(self.elastic, config)
-        for sizes, other in other_examples(self.plain, self.built.analysis, self.built.example):
+        for sizes, other in other_examples(copied(model).eval(), self.built.analysis, self.built.example):
             self.report.other_sizes += (sizes,)
             one, before = first_sample(other), first_sample(self.built.example)
             same = [t.shape for t in one.tensors()] == [t.shape for t in before.tensors()]  # more samples of the same
-            failed = {} if same else failing_axes(self.plain, plan, other, outputs.tensors, layouts=lambda _: layouts)
+            failed = {} if same else failing_axes(model, plan, other, outputs.tensors, layouts=lambda _: layouts)
             names = {axis.id: axis.name for axis in plan.axes}
             wrong = {names[ident]: text for ident, text in failed.items() if text != UNPROVEN}
             if wrong:
