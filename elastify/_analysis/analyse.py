@@ -19,13 +19,16 @@ from elastify._ir import Graph, Guard, Layout, Value, values
 
 @dataclass(slots=True)
 class Analysis:
-    """Terms of every tensor of every graph, and the comparisons that no equation covers."""
+    """Terms of every tensor of every graph, and the comparisons that no equation covers. Those axes in `fixed` have as
+    many units for every input.
+    """
 
     facts: Facts
     graphs: list[Graph]
     dims: list[dict[int, list[Term]]]
     guards: list[list[Guard]]
     summed: frozenset[tuple[str, int]] = frozenset()
+    fixed: frozenset[int] = frozenset()
 
     @property
     def terms(self) -> Terms:
@@ -103,9 +106,10 @@ def analyse(
                 times = facts.summed[ident, dim]
                 (summed if times and times == uses[ident] else others if uses[ident] else set()).add((name, dim))
         dims.append(facts.finish())
+    fixed = _freeze_places(facts, shared)
     _freeze_idle(facts, {name: shared[name] for name in used}, needed)
     _freeze_unseen(facts, graphs[0], dims[0], used, parameters)
-    return Analysis(facts, graphs, dims, guards, frozenset(summed - others))
+    return Analysis(facts, graphs, dims, guards, frozenset(summed - others), fixed)
 
 
 def _needed(graph: Graph) -> set[int]:
@@ -116,6 +120,23 @@ def _needed(graph: Graph) -> set[int]:
         if everything or call.inplace or any(value.id in needed for value in call.outputs()):
             needed |= {value.id for value in call.inputs()}
     return needed
+
+
+def _freeze_places(facts: Facts, tensors: Mapping[str, list[Term]]) -> frozenset[int]:
+    """What is cut at the length of an input (`positions[: x.shape[1]]`) has a unit for each place: another length uses
+    others. Sizes that weights have, too, are the same for every input: the ids of their axes are returned."""
+    terms = facts.terms
+    cut = {terms.find(one.whole).id for one in facts.cuts}
+    whole = (term for dims in tensors.values() for term in dims if terms.find(term).id not in cut)
+    fixed = frozenset(terms.units(whole))
+    for one in facts.cuts:
+        sizes = [size for size in one.sizes if terms.is_frozen(size)]
+        if any(leaf.id not in fixed for size in sizes for leaf in terms.leaves(size)):
+            facts.why = one.why
+            reason = "cut at the size of an input, so that its units are positions"
+            facts.freeze(one.whole, reason)
+            terms.find(one.whole).frozen = facts.because(reason)  # the piece that is used has another reason
+    return fixed
 
 
 def _freeze_idle(facts: Facts, tensors: Mapping[str, list[Term]], needed: Collection[str]) -> None:

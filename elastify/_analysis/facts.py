@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from elastify._analysis.terms import Term, Terms
-from elastify._ir import Attr, Dim, Expr, Guard, Int, Op, RecordedCall, Value, values
+from elastify._ir import Attr, Dim, Expr, Guard, Int, Op, RecordedCall, Value, exprs, leaves, values
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,15 @@ class Equation:
     why: Why
 
 
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """The dimension `whole` was cut at numbers made of the `sizes` of tensors."""
+
+    whole: Term
+    sizes: tuple[Term, ...]
+    why: Why
+
+
 class Facts:
     """The facts gathered from the calls of one model (all its captured graphs share one store of terms)."""
 
@@ -59,6 +68,7 @@ class Facts:
         self.spread: set[tuple[int, int]] = set()  # (value id, dimension) along which a value repeats one entry
         self.summed: Counter[tuple[int, int]] = Counter()  # how many calls sum over (value id, dimension)
         self.counted: list[Term] = []  # dimensions whose sizes the data decide
+        self.cuts: list[Cut] = []  # of dimensions, at sizes of tensors
         self.unknown: dict[str, Why] = {}
         self._dims: dict[int, list[Term]] = {}
         self._values: list[Value] = []
@@ -143,6 +153,12 @@ class Facts:
         if not isinstance(number, Int):
             return self.freeze(term, f"the number {int(number)} is written in the source")
         self.equate(number.expr, term)
+
+    def cut(self, term: Term, *numbers: Any) -> None:
+        """The dimension is cut at these numbers, which may be sizes of tensors."""
+        dims = [leaf for expr in exprs(numbers) for leaf in leaves(expr) if isinstance(leaf, Dim)]
+        if dims:
+            self.cuts.append(Cut(term, tuple(self.size_of(dim, 0) for dim in dims), self.why))
 
     def multiple(self, value: Value, dim: int, number: int) -> None:
         """The size of a dimension must be a multiple of `number` in every subnet."""

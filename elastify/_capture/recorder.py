@@ -23,7 +23,7 @@ from elastify._analysis import operation
 from elastify._capture.fx_writer import FxWriter
 from elastify._capture.memo import Memo
 from elastify._capture.op_names import OpName, op_name
-from elastify._capture.sources import source_line
+from elastify._capture.sources import inside_torch, source_line
 from elastify._capture.trees import tensors
 from elastify._ir import Dim, Graph, Guard, Int, ModuleCall, RecordedCall, Value, leaves
 
@@ -152,7 +152,10 @@ class Recorder(TorchFunctionMode):
             if name.kind == "size":
                 return self.measured(name.op, out, *args, **kwargs)
             if self.memo is None and operation(name.op).reads:
+                self.asked(_VALUES)
                 return self.told(name.op, args[0], out)
+            if name.op in _ASKED and isinstance(out, _ANSWERS):
+                self.asked(_ASKED[name.op])
             if name.inplace or "out" in kwargs or any(True for _ in tensors(out)):
                 self.record(name, args, kwargs, out)
                 if self.writer is not None:
@@ -160,6 +163,13 @@ class Recorder(TorchFunctionMode):
         finally:
             self.busy -= 1
         return out
+
+    def asked(self, what: str) -> None:
+        """Note that forward asked something of a tensor, if it was not torch that did."""
+        if not inside_torch():
+            places = self.graph.asked.setdefault(what, [])
+            if (place := source_line()) not in places:
+                places.append(place)
 
     def numbers(self, out: Any) -> list[int]:
         """The values of the tensors in a result, by their numbers."""
@@ -268,7 +278,7 @@ class Recorder(TorchFunctionMode):
     def guard(self, fn: str, args: tuple[Any, ...], result: Any) -> None:
         dims = [leaf for arg in args for leaf in leaves(arg) if isinstance(leaf, Dim)]
         if not self.busy and all(id(dim) in self.dims for dim in dims):
-            guard = Guard(fn, args, result, source_line())
+            guard = Guard(fn, args, result, source_line(), inside=inside_torch())
             self.guards[guard] = None
             if self.writer is not None:
                 self.writer.compared(guard)
@@ -342,6 +352,12 @@ class Recorder(TorchFunctionMode):
         return value
 
 
+_VALUES = "the values of tensors"
+_ASKED = {
+    "requires_grad": "whether tensors require gradients",
+    **dict.fromkeys(("bool", "int", "float", "complex", "index", "equal", "allclose", "is_nonzero"), _VALUES),
+}
+_ANSWERS = (bool, int, float, complex)
 _LEAVES = (
     int,
     float,

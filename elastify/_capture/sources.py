@@ -41,6 +41,14 @@ def source_line() -> str:
     return fallback
 
 
+def inside_torch() -> bool:
+    """Whether it is torch that called what is recorded."""
+    frame = sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename.startswith(_OWN):
+        frame = frame.f_back
+    return frame is not None and frame.f_code.co_filename.startswith(_TORCH)
+
+
 def is_python(file: str) -> bool:
     """A file of Python itself."""
     return file.startswith(_PYTHON) and "site-packages" not in file

@@ -63,12 +63,14 @@ Expr = Attr | Dim | Op | int | float
 
 @dataclass(frozen=True, slots=True)
 class Guard:
-    """A comparison made during the run: `fn(*args)` gave `result` and must give it for every subnet."""
+    """A comparison made during the run: `fn(*args)` gave `result` and must give it for every subnet. `inside` says that
+    a library function made it, not the code at `source`."""
 
     fn: str
     args: tuple[Expr, ...]
     result: bool | int
     source: str
+    inside: bool = False
 
 
 _guards: ContextVar[Callable[[str, tuple[Expr, ...], Any], None] | None] = ContextVar("guards", default=None)
@@ -153,6 +155,8 @@ def _arithmetic(name: str, fn: str, *, reflected: bool = False) -> None:
         if fn == "pow" and isinstance(others[0], float):
             return float(self) ** others[0]
         result = plain(self, *others)
+        if type(result) is float:  # a negative power
+            _scaled_by(self, *others)
         if type(result) is not int or not all(isinstance(other, int) for other in others):
             return result
         if others and type(others[0]) is int and others[0] == neutral and not (reflected and fn in _ONE_WAY):
@@ -260,6 +264,12 @@ def _divided(self: Int, other: Any) -> Any:
     return int.__truediv__(self, other)
 
 
+def _rdivided(self: Int, other: Any) -> Any:
+    if isinstance(other, int) and self.real:
+        return Ratio(other, self)
+    return int.__rtruediv__(self, other)
+
+
 def _to_int(self: Int) -> int:
     _converted(self.expr, self.real)
     return self.real
@@ -272,6 +282,7 @@ def _to_float(self: Int) -> float:
 
 setattr(Int, "__float__", _to_float)  # noqa: B010
 setattr(Int, "__truediv__", _divided)  # noqa: B010 - special methods, set late so that the class body stays plain
+setattr(Int, "__rtruediv__", _rdivided)  # noqa: B010
 setattr(Int, "__int__", _to_int)  # noqa: B010
 
 

@@ -112,8 +112,10 @@ class Plan:
     `caches` are attributes in which forward leaves tensors for later. Of the buffers that forward itself writes,
     `statistics` belong to a configuration (batch-norm running statistics), all others that it is known to write
     (`written`) are shared like weights. `used` are the integer attributes that forward computes with.
-    `matched` are those of the `attributes` that forward never reads, `unclear` others that fit several layouts and
-    follow them while they are equal; `counts` gives the containers whose blocks an integer counts, or a list describes.
+    `matched` are those of the `attributes` that no dimension shows, `unclear` others that fit several layouts and
+    follow them while they are equal, `staying` those that tensors meet and that may be sizes but stay, with a place.
+    `branches` are those of which the recorded runs took one side, as text.
+    `counts` gives the containers whose blocks an integer counts, or a list describes.
     `paths` maps a container to an axis and, for each of its sizes from 1 on, the indices of the children that run.
     `summed` are (tensor name, dimension) that every operation on the tensor sums over: they take units in.
     `twins` gives the first path of modules under their other paths.
@@ -134,6 +136,8 @@ class Plan:
     rigid: tuple[RigidBlocks, ...] = ()
     matched: frozenset[Attr] = frozenset()
     unclear: Mapping[Attr, tuple[Layout, ...]] = field(default_factory=dict)
+    staying: Mapping[Attr, str] = field(default_factory=dict)
+    branches: tuple[str, ...] = ()
     counts: Mapping[Attr, tuple[str, ...]] = field(default_factory=dict)
     summed: frozenset[tuple[str, int]] = frozenset()
     paths: Mapping[str, tuple[int, tuple[tuple[int, ...], ...]]] = field(default_factory=dict)

@@ -3,9 +3,9 @@
 `Planner` tells the story. Axes get names (`uses`, `naming`) and sizes (`options`, `choices`). Repeated blocks that
 can be left out are put in rows and become stages: `flow` and `skips` say what leaving out one span of a record means,
 `blocks`, `loops` and `depth` which blocks form a row, `stages` which rows are offered. Numbers that describe the model
-follow: those that forward never reads (`described`, `numbers`), those of torch.nn (`nn_numbers`), floats that are a
-root of a size (`scales`), and numbers of layers (`layers`). `constraints` keeps the comparisons that some sizes would
-answer differently. `buffers` tells which ones forward writes.
+follow: those that no run shows (`described`, `numbers`, `operands`), those of torch.nn (`nn_numbers`), floats that are
+a root of a size (`scales`), and numbers of layers (`layers`). `constraints` keeps the comparisons that some sizes would
+answer differently. `buffers` tells which ones forward writes, `branches` what the recorded runs took one side of.
 """
 
 from elastify._plan.buffers import norm_statistics

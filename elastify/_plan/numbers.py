@@ -1,8 +1,9 @@
-"""Numbers that forward never reads, and that should still be right in a smaller model.
+"""Numbers that no dimension of a run shows, and that should still be right in a smaller model.
 
-`num_features`, `feature_info[2]["num_chs"]`, `config.intermediate_size`: no run shows where they belong, so they are
-matched, and only where the match is unmistakable. The name must speak of a size; the value must be that of a layout in
-the closest place that has any. These places are asked one after the other:
+`num_features`, `feature_info[2]["num_chs"]`, `config.intermediate_size`: most are never read by forward, a few are only
+computed with (`operands`), so no run shows where they belong. They are matched, and only where the match is
+unmistakable. The name must speak of a size; the value must be that of a layout in the closest place that has any.
+These places are asked one after the other:
 
 1. the attributes of the same name that forward does read, in the modules inside;
 2. what goes in and out of the number's own module, then what its own operations compute with;
@@ -25,9 +26,10 @@ from functools import cached_property
 
 from elastify._analysis import Analysis
 from elastify._capture import resolve
-from elastify._ir import Attr, Axis, Concat, Expr, Layout, Op, Product, Value, axes_of, exprs, values
+from elastify._ir import Attr, Axis, Concat, Layout, Product, Value, axes_of, exprs, values
 from elastify._plan.described import OTHERS, SIZES, Described, Number, joined, within
 from elastify._plan.flow import calls_by_module
+from elastify._plan.operands import arguments, attributes, operands
 
 _FACTORS = (
     ("groups", re.compile(r"(key_value|kv)_heads$|n_head_kv$")),
@@ -58,8 +60,9 @@ class Numbers:
         self.places = _Places(described, analysis)
         given = [expr for graph in analysis.graphs for call in graph.calls for expr in exprs((call.args, call.kwargs))]
         compared = [expr for graph in analysis.graphs for guard in graph.guards for expr in guard.args]
-        self.arguments = _attributes(given)  # those that are no sizes (`dim`, `stride`) must stay
-        self.used = frozenset(self.arguments | _attributes(compared))
+        self.arguments = arguments(analysis)  # those that are no sizes (`dim`, `stride`) must stay
+        self.operands = operands(analysis)
+        self.used = frozenset(attributes((*given, *compared)))
         """Attributes that operations were given or that forward compares."""
 
     def match(
@@ -77,7 +80,8 @@ class Numbers:
                 if number.shared is not shared or not _is_a_size(number):
                     continue
                 if shared and read is None:
-                    read = {self._place(attr) for attr in {*known, *self.used}}
+                    plain = self.operands.keys() - self.arguments
+                    read = {self._place(attr) for attr in {*known, *self.used} - plain}
                 attr = number.attr  # what forward reads needs no match; what it compares of an object stays, too
                 if self._place(attr) in read if read is not None else attr in known or attr in self.arguments:
                     continue
@@ -242,19 +246,6 @@ def _kinds(dimension: Layout, roles: Mapping[int, str]) -> Iterator[tuple[str, L
                     yield "heads", outer[start] if stop == start + 1 else Product(tuple(outer[start:stop]))
         elif isinstance(layout, Axis) and layout.id in roles:
             yield roles[layout.id], layout
-
-
-def _attributes(found: Iterable[Expr]) -> set[Attr]:
-    """The attributes in expressions, which have many parts in common."""
-    attributes, stack, seen = set[Attr](), list(found), set[int]()
-    while stack:
-        expr = stack.pop()
-        if isinstance(expr, Attr):
-            attributes.add(expr)
-        elif isinstance(expr, Op) and id(expr) not in seen:
-            seen.add(id(expr))
-            stack += expr.args
-    return attributes
 
 
 def _by_name(attributes: Mapping[Attr, Layout]) -> dict[tuple[str, str, int], Layouts]:

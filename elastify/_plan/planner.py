@@ -20,12 +20,14 @@ from elastify import _adapters
 from elastify._analysis import Analysis, Term
 from elastify._capture import attribute_value, parameter_names, resolve
 from elastify._ir import Attr, Constraint, Dim, ElasticAxis, FrozenDim, Layout, Plan, mentions
+from elastify._plan.branches import branches
 from elastify._plan.buffers import written_buffers
 from elastify._plan.constraints import constraints
 from elastify._plan.described import Described
 from elastify._plan.layers import count_layers
 from elastify._plan.naming import Draft, former_names, name_axes
 from elastify._plan.numbers import Numbers
+from elastify._plan.operands import may_be_a_size
 from elastify._plan.options import Options
 from elastify._plan.scales import find_scales
 from elastify._plan.stages import Stages
@@ -61,6 +63,7 @@ class Planner:
         attributes = {a: layout for a, layout in {**read, **matched.sizes}.items() if mentions(layout, elastic)}
         read_and_elastic = {attr: layout for attr, layout in attributes.items() if attr in read}
         statistics, written = written_buffers(self.model, self.analysis.graphs)
+        scales, unsure = find_scales(self.model, self.analysis, read_and_elastic, elastic)
         stages, tensors = self.depth.stages(moving), self._tensors(elastic)
         return Plan(
             axes=axes,
@@ -68,7 +71,7 @@ class Planner:
             tensors=tensors,
             aliases=self._aliases(tensors),
             attributes=attributes,
-            scales=find_scales(self.model, self.analysis, read_and_elastic, elastic),
+            scales=scales,
             constraints=self._constraints(axes, matched.sizes),
             caches=tuple(dict.fromkeys(attr for graph in self.analysis.graphs for attr in graph.caches)),
             statistics=statistics,
@@ -78,6 +81,8 @@ class Planner:
             rigid=self.depth.rigid_blocks(moving, {axis.id: axis.name for axis in axes}),
             matched=frozenset(matched.sizes),
             unclear=matched.unclear,
+            staying={**unsure, **self._staying({*read, *matched.sizes, *matched.unclear})},
+            branches=branches(self.model, self.analysis),
             summed=self.analysis.summed,
             counts=count_layers(self.described, stages, read, self.graph.guards),
             twins=self._twins,
@@ -149,7 +154,7 @@ class Planner:
         inside = list(self.analysis.terms.leaves(term))
         if any(leaf.id in elastic for leaf in inside):
             return ""
-        for leaf in sorted(inside, key=lambda leaf: -leaf.size):  # of three gates times hidden, hidden matters
+        for leaf in sorted([term, *inside], key=lambda leaf: -leaf.size):  # of three gates times hidden, hidden matters
             if leaf.id in self._excluded:
                 return self._excluded[leaf.id]
             if leaf.frozen is not None:
@@ -186,6 +191,11 @@ class Planner:
             if twin is not None:
                 twins[twin] = attributes[attr]
         return {**attributes, **twins}
+
+    def _staying(self, told: Collection[Attr]) -> dict[Attr, str]:
+        """Numbers that forward computes with and of which nothing else is `told`, with the places."""
+        found = {attr: place for attr, place in self.numbers.operands.items() if attr not in told}
+        return {attr: place for attr, place in found.items() if may_be_a_size(attr, attribute_value(self.model, attr))}
 
     def _constraints(self, axes: Sequence[ElasticAxis], matched: Mapping[Attr, Layout]) -> tuple[Constraint, ...]:
         """What comparisons ask of sizes. Numbers that only comparisons read may be `matched`: they move then, too."""

@@ -12,12 +12,14 @@ from elastify._proofs.demote import prove_sizes, prove_units
 from elastify._proofs.measured import follow_measured
 from elastify._proofs.outputs import Outputs
 from elastify._proofs.sizes import compare
-from elastify._proofs.units import quiet, redraw, seeded
+from elastify._proofs.units import UNPROVEN, failing_axes, quiet, redraw, seeded
 
 __all__ = [
+    "UNPROVEN",
     "Batch",
     "Outputs",
     "compare",
+    "failing_axes",
     "find_batch",
     "follow_measured",
     "prove_sizes",

@@ -7,7 +7,8 @@ of one, because what training or initialisation left at zero would hide errors. 
 twice, by permutations without a fixed point; a failure is narrowed down by halving. Axes of few units have few such
 permutations, so two that belong together may move alike by chance: they are also permuted in groups that tell
 every two of them apart. The control asks for the gradient: an axis whose tensors do not move the output is not
-proven by an output that stays the same.
+proven by an output that stays the same. It is asked of the units of the axis alone: positions that the example is too
+short for have no gradient, whatever those in front of them have.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from elastify._analysis import operation
 from elastify._capture import Example, generators, op_name, parameter_names, source_line
 from elastify._deploy import copied
 from elastify._errors import ElastifyError
-from elastify._ir import ElasticAxis, Layout, Plan, axes_of, indices
+from elastify._ir import Concat, ElasticAxis, Layout, Plan, axes_of, indices
 from elastify._proofs.samples import cast, filled
 from elastify._rewrite import remember, remembered, reset
 
@@ -227,23 +228,27 @@ class _Symmetry:
         self._narrow(axes[half:], draw, found)
 
     def unmoved(self, axes: list[ElasticAxis]) -> list[ElasticAxis]:
-        """Axes with no tensor that the output depends on."""
+        """Axes with no units in any tensor that the output depends on."""
         moving = self._with_gradient({name for axis in axes for name in self.members[axis.id]})
-        silent = [axis for axis in axes if moving.isdisjoint(self.members[axis.id])]
+        silent = [axis for axis in axes if axis.id not in moving]
         large = bool(silent) and all(axis.size > _SMALL for axis in silent)
         if large and self.measure(silent, 0, apart=True) <= self.tolerance:
             return silent  # torn apart all at once, they matter to nothing
         return [axis for axis in silent if not any(self._moves(axis, name) for name in self.members[axis.id])]
 
-    def _with_gradient(self, names: set[str]) -> set[str]:
-        """Tensors in which the outputs have a gradient; none where forward cannot be differentiated."""
+    def _with_gradient(self, names: set[str]) -> set[int]:
+        """Axes, by id, of units in which the outputs have a gradient; none where forward cannot be differentiated."""
         chosen: dict[Tensor, list[str]] = {}  # a tied tensor has several names
-        found: set[str] = set()
+        found: set[int] = set()
         hooks: list[Any] = []
 
         def look(tensor: Tensor) -> None:
-            found.update(chosen[tensor] if tensor.grad is not None and bool(tensor.grad.any()) else ())
-            tensor.grad = None  # at once: all of them are as large as the model
+            gradient, tensor.grad = tensor.grad, None  # at once: all of them are as large as the model
+            if gradient is None or not gradient.any():
+                return
+            for name in chosen[tensor]:
+                for dim, layout in enumerate(self.plan.tensors[name]):
+                    found.update(_axes_in(gradient, dim, layout))
 
         try:
             for name in sorted(names & self.parameters):
@@ -263,6 +268,15 @@ class _Symmetry:
 
     def _moves(self, axis: ElasticAxis, name: str) -> bool:
         return self.measure([axis], 0, lambda _: [name]) > self.tolerance
+
+
+def _axes_in(gradient: Tensor, dim: int, layout: Layout) -> set[int]:
+    """Axes of a dimension, by id, in whose units a gradient is not zero anywhere."""
+    whole = {axis.id for axis in axes_of(layout)}
+    if not isinstance(layout, Concat) or len(whole) == 1:
+        return whole
+    parts = gradient.split([part.size for part in layout.parts], dim)
+    return set().union(*(_axes_in(own, dim, part) for own, part in zip(parts, layout.parts, strict=True) if own.any()))
 
 
 def _permuted(

@@ -27,6 +27,7 @@ _DEFAULTS = {"freeze": (), "choices": None, "min_ratio": 0.25, "multiple_of": No
 _LISTED = 6  # globs of one line
 _WHOLE: Any = {"break_long_words": False, "break_on_hyphens": False}  # names are never cut: people paste them
 _DIGITS = re.compile(r"\d+")
+_BLOCKS = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
 def table(space: SearchSpace) -> str:
@@ -41,6 +42,7 @@ def table(space: SearchSpace) -> str:
         _frozen(space),
         _relations(space),
         _numbers(space),
+        _branches(space),
         _costs(space),
     ]
     return "\n".join(line.rstrip() for section in sections for line in section)
@@ -151,7 +153,7 @@ def _numbers(space: SearchSpace) -> list[str]:
     """Numbers that only describe the model, and buffers that forward writes."""
     lines = []
     for text, attrs in (
-        ("numbers that forward never reads, set to the new sizes", sorted(space.plan.matched, key=str)),
+        ("numbers matched by name and size, set to the new sizes", sorted(space.plan.matched, key=str)),
         ("numbers that fit several sizes, right only where these are equal", list(space.plan.unclear)),
         ("statistics, which each configuration has for itself", sorted(space.plan.statistics)),
         ("buffers that forward writes, shared: a subnet writes its active units", sorted(space.plan.written)),
@@ -160,7 +162,21 @@ def _numbers(space: SearchSpace) -> list[str]:
             groups = _grouped(map(str, attrs), _shape)
             labels = [f"{_starred(same)} {_times(len(same))}" for same in groups.values()]
             lines += [f"{text} ({len(attrs)})", f"  {_list(labels)}"]
+    staying = {str(attr): place for attr, place in space.plan.staying.items()}
+    if staying:
+        lines += [f"numbers that stay, though forward may compute with them ({len(staying)})"]
+        groups = _grouped(staying, _shape)
+        lines += _wrapped(f"{_starred(same)}: {staying[same[0]]}{_times(len(same), 2)}" for same in groups.values())
     return ["", *lines] if lines else []
+
+
+def _branches(space: SearchSpace) -> list[str]:
+    """What only other inputs would run."""
+    if not space.plan.branches:
+        return []
+    groups = _grouped(space.plan.branches, lambda text: _BLOCKS.sub("*", text))
+    lines = ["", f"branches of which the example takes one side, the other is not proven ({len(groups)})"]
+    return [*lines, *_wrapped(f"{text}{_times(len(same), 2)}" for text, same in groups.items())]
 
 
 def _costs(space: SearchSpace) -> list[str]:

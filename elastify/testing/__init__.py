@@ -19,17 +19,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from elastify._capture import capture
+from elastify._capture import Example, capture
 from elastify._deploy import copied
 from elastify._elastify import Built, build
 from elastify._errors import ElastifyError
 from elastify._ir import Plan
-from elastify._proofs import compare, redraw, seeded
+from elastify._proofs import UNPROVEN, compare, failing_axes, redraw, seeded
 from elastify._rewrite import remembered
 from elastify._space import CostModel, SearchSpace, SubnetConfig
 from elastify._verbs import activate, cost, extract, graph, space
 from elastify.testing.oracle import oracle_macs
+from elastify.testing.others import other_examples
 from elastify.testing.twins import Twins, deviation, identical, learns
+
+_RAISED = (ElastifyError, RuntimeError, ValueError, TypeError, AttributeError, IndexError, AssertionError)
 
 __all__ = ["Report", "check_model", "check_sizes", "oracle_macs"]
 
@@ -37,7 +40,7 @@ __all__ = ["Report", "check_model", "check_sizes", "oracle_macs"]
 @dataclass(slots=True)
 class Report:
     """What `check_model` measured. `failures` is empty where every check passed; shares are of the full network.
-    `cannot_run` says why the graph of the model can only be read."""
+    `other_sizes` are those of inputs that it was also run with. `cannot_run` says why the graph can only be read."""
 
     model: str
     axes: int = 0
@@ -50,6 +53,7 @@ class Report:
     space: SearchSpace | None = None
     worst_error: float = 0.0
     worst_gradient: float = 0.0
+    other_sizes: tuple[str, ...] = ()
     cannot_run: str = ""
     failures: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -79,8 +83,9 @@ def check_model(
     `elastify` demote nothing; `costs` of them cost exactly what the kernels count; `gradients` of them learn and write
     what the extracted model does, in both modes: its outputs, its gradients and the buffers that forward writes, on
     their own entries and none elsewhere, and it is not moved by the weights of the original; the graph of the model
-    computes what the model computes, or says that it cannot run; a deep copy and a `state_dict` round trip behave.
-    Other keywords go to `elastify`. The model itself is not changed.
+    computes what the model computes, or says that it cannot run; a deep copy and a `state_dict` round trip behave; at
+    another length, picture size and batch, where the model runs with them, units are proven once more and activated
+    equals extracted. Other keywords go to `elastify`. The model itself is not changed.
     """
     report = Report(type(model).__name__)
     elastic = copied(model).eval()
@@ -100,6 +105,7 @@ def check_model(
     for index, config in enumerate(drawn):
         check.configuration(config, count=index < costs, gradients=index < gradients)
     check.copies(drawn[-1])
+    check.other_sizes(model, drawn[0])
     return report
 
 
@@ -183,18 +189,18 @@ class _Check:
         self.report, self.plain, self.elastic, self.built = report, plain, elastic, built
         self.seed, self.tolerance = seed, tolerance
 
-    def run(self, model: nn.Module) -> list[Tensor]:
+    def run(self, model: nn.Module, example: Example | None = None) -> list[Tensor]:
         """What a model returns; it is afterwards as it was."""
         put_back = remembered((module._buffers, list(module._buffers)) for module in model.modules())
         try:
-            return [output.clone() for output in self.run_once(model)]  # it may be a buffer
+            return [output.clone() for output in self.run_once(model, example)]  # it may be a buffer
         finally:
             put_back()
 
-    def run_once(self, model: nn.Module) -> list[Tensor]:
+    def run_once(self, model: nn.Module, example: Example | None = None) -> list[Tensor]:
         """What a model returns and may write."""
         with seeded(self.seed):
-            return self.built.outputs.tensors(self.built.example(model))
+            return self.built.outputs.tensors((example or self.built.example)(model))
 
     def fail(self, text: str) -> None:
         self.report.failures.append(text)
@@ -243,15 +249,7 @@ class _Check:
                 self.count(small, config)
             if gradients:
                 self.learning(config)
-        except (
-            ElastifyError,
-            RuntimeError,
-            ValueError,
-            TypeError,
-            AttributeError,
-            IndexError,
-            AssertionError,
-        ) as error:
+        except _RAISED as error:
             self.fail(f"{type(error).__name__} for {config!r}: {error}")
             activate(self.elastic, None)
 
@@ -268,6 +266,30 @@ class _Check:
             finally:
                 for tensor, value in zip(tensors, kept, strict=True):
                     tensor.copy_(value)
+
+    def other_sizes(self, model: nn.Module, config: Any) -> None:
+        """Units are units on inputs of other sizes, too, and subnets are as extracted; `model` has not run before."""
+        outputs, plan = self.built.outputs, space(self.elastic).plan
+        layouts = outputs.moving(self.built.analysis, training=False)
+        small = extract(self.elastic, config)
+        known, batch = self.built.analysis, self.built.batch
+        for sizes, other, same in other_examples(copied(model).eval(), known, batch, self.built.example):
+            self.report.other_sizes += (sizes,)
+            failed = {} if same else failing_axes(model, plan, other, outputs.tensors, layouts=lambda _: layouts)
+            names = {axis.id: axis.name for axis in plan.axes}
+            wrong = {names[ident]: text for ident, text in failed.items() if text != UNPROVEN}
+            if wrong:
+                self.fail(f"not symmetric with inputs of {sizes}: {wrong}")
+            try:
+                with torch.no_grad(), activate(self.elastic, config):
+                    active = self.run(self.elastic, other)
+                with torch.no_grad():
+                    error = deviation(active, self.run(small, other))
+            except _RAISED as raised:
+                self.fail(f"{type(raised).__name__} with inputs of {sizes} for {config!r}: {raised}")
+                continue
+            if not error <= self.tolerance:
+                self.fail(f"activated and extracted differ by {error:.1e} with inputs of {sizes} for {config!r}")
 
     def count(self, small: nn.Module, config: Any) -> None:
         """The closed form equals what the kernels count on the extracted model, for one sample.

@@ -24,7 +24,7 @@ from elastify._ir.graph import Graph
 from elastify._ir.layout import Axis, Concat, Layout, Product
 from elastify._ir.plan import ElasticAxis, Plan, Skip, Stage
 from elastify._proofs.sizes import compare, failing
-from elastify._proofs.units import _Exact, _Symmetry, check_finite, derangement, failing_axes, quiet, redraw
+from elastify._proofs.units import UNPROVEN, _Exact, _Symmetry, check_finite, derangement, failing_axes, quiet, redraw
 
 X = torch.randn(2, 6, generator=torch.Generator().manual_seed(0))
 IN, OUT = Axis(90, 6), Axis(91, 3)
@@ -122,6 +122,19 @@ def test_inputs_of_zero_hide_nothing() -> None:
 def test_an_axis_that_the_output_does_not_depend_on_is_not_proven() -> None:
     model = Net(lambda m, x: m.b(m.a(x)) * 0 + x[:, :3], a=nn.Linear(6, 4), b=nn.Linear(4, 3))
     assert "nothing is proven" in failures(model, RIGHT[0])[0]
+
+
+@pytest.mark.parametrize("rows", [Concat((H, Axis(5, 2))), Concat((Axis(5, 2), H)), Concat((A, Axis(5, 2), B))])
+def test_units_that_only_lie_beside_those_that_matter_are_not_proven(rows: Concat) -> None:
+    """The gradient is asked for unit by unit: an axis does not count as tested by its neighbours in a tensor."""
+    model = mlp()
+    model.a = nn.Linear(6, 6)
+    used = [i for i, part in enumerate(axis.id for part in rows.parts for axis in [part] * part.size) if part != 5]
+    model.function = [lambda m, x: m.b(torch.tanh(m.a(x)[:, used]))]
+    columns = Concat((A, B)) if len(rows.parts) > 2 else H
+    axes = tuple(ElasticAxis(axis.id, f"axis{axis.id}", axis.size, (1, axis.size)) for axis in parts(rows))
+    plan = Plan(axes, tensors={"a.weight": (rows, IN), "a.bias": (rows,), "b.weight": (OUT, columns)})
+    assert failures(model, plan) == {5: UNPROVEN}
 
 
 def test_axes_that_matter_to_nothing_are_told_by_one_run(monkeypatch: pytest.MonkeyPatch) -> None:

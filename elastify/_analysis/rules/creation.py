@@ -11,7 +11,8 @@ from elastify._ir import Value, values
 
 @rule(
     """zeros ones empty rand randn full normal new_zeros new_ones new_empty new_full empty_strided randint
-    new_empty_strided"""
+    new_empty_strided""",
+    fills=True,
 )
 def filled(f: Facts, out: Value, *args: Any, **kwargs: Any) -> None:
     if f.why.op == "normal" and any(True for _ in values(args)):  # mean and deviation are tensors, or x.normal_()
@@ -49,7 +50,8 @@ def arange(f: Facts, out: Value, *args: Any, **kwargs: Any) -> None:
 
 @rule(
     """tensor as_tensor asarray scalar_tensor new_tensor eye linspace logspace hann_window hamming_window
-    blackman_window bartlett_window kaiser_window randperm tril_indices triu_indices fft_fftfreq fft_rfftfreq"""
+    blackman_window bartlett_window kaiser_window randperm tril_indices triu_indices fft_fftfreq fft_rfftfreq""",
+    fills=True,
 )
 def constant(f: Facts, out: Any, *args: Any, **__: Any) -> None:
     for value in values(args[1:] if f.why.op == "new_tensor" else args):

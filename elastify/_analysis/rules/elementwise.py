@@ -28,7 +28,7 @@ _SAME = "alias clone contiguous data detach lift_fresh positive requires_grad"
 _ALONG_A_DIMENSION = "log_softmax native_dropout renorm softmax special_log_softmax special_softmax"
 _DROPOUT = "alpha_dropout dropout feature_alpha_dropout feature_dropout"
 _NUMBERS_LOST = """
-cauchy empty_like exponential full_like geometric log_normal ones_like rand_like randint_like randn_like random uniform
+cauchy empty_like exponential geometric log_normal ones_like rand_like randint_like randn_like random uniform
 zero zeros_like
 """
 
@@ -47,6 +47,7 @@ bernoulli polygamma special_polygamma
 @rule(_ALONG_A_DIMENSION, keeps=True)
 @rule(_DROPOUT, keeps=True, drops=True)
 @rule(_NUMBERS_LOST)
+@rule("full_like", fills=True)
 def same_shape(f: Facts, out: Any, input: Value, *_: Any, **__: Any) -> None:
     for value in values(out):
         f.give(value, f.dims(input))
@@ -55,7 +56,8 @@ def same_shape(f: Facts, out: Any, input: Value, *_: Any, **__: Any) -> None:
 @rule(_BROADCAST, elementwise=True)
 @rule("add lerp", elementwise=True, sums=True)
 @rule("mul div pow", elementwise=True, scales=True)
-@rule("copy fill _weight_norm")
+@rule("copy fill", fills=True)
+@rule("_weight_norm")
 def broadcast(f: Facts, out: Any, *args: Any, **kwargs: Any) -> None:
     f.give(out, f.broadcast([f.dims(value) for value in values((args, kwargs))]))
 

@@ -27,6 +27,7 @@ def cut(f: Facts, term: Term, start: Any, stop: Any, step: Any) -> Term:
     last = max(first, last)
     if (first, last) == (0, n) and not any(isinstance(bound, Int) for bound in (start, stop)):
         return term
+    f.cut(term, start, stop)
     before, inside, after = f.leaf(first), f.leaf(last - first), f.leaf(n - last)
     f.same(term, f.concat([before, inside, after]))
     _bound(f, start, before, f.concat([inside, after]), n)
@@ -169,6 +170,7 @@ def narrow(f: Facts, out: Value, input: Value, dim: int, start: Any, length: Any
     term = dims[dim]
     if isinstance(start, Value):
         raise TypeError("narrow at a computed place")
+    f.cut(term, start, length)
     before, inside = f.leaf(int(start)), f.leaf(int(length))
     f.same(term, f.concat([before, inside, f.leaf(term.size - int(start) - int(length))]))
     f.require(start, before)

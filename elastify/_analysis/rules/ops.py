@@ -53,6 +53,7 @@ class Op:
     sums: bool = False  # the result is the sum of tensors (with weights)
     joins: bool = False  # the result has all its tensors side by side
     scales: bool = False  # a float among its arguments is a factor
+    fills: bool = False  # a number among its arguments is what the result is full of
     linear: bool = False  # the result is linear in the first tensor, with the second as the weight
     convolves: bool = False  # so it is, along places
     matrices: bool = False  # the product of matrices, one or a batch
@@ -73,6 +74,11 @@ class Op:
         Such operations may come after a residual sum: `act(x + branch(x))` is still `x`, changed by a branch.
         """
         return self.elementwise or self.keeps or self.view in ("all", "part")
+
+    @property
+    def operands(self) -> bool:
+        """Whether it computes with the numbers among its arguments, as it does with tensors."""
+        return self.elementwise or self.scales or self.fills
 
     @property
     def multiplies(self) -> bool:

@@ -281,6 +281,7 @@ def tensor_split(f: Facts, out: Sequence[Value], input: Value, places: Any = Non
     places = next(iter(given.values())) if places is None else places
     if not isinstance(places, (tuple, list)):
         return chunk(f, out, input, places, dim)
+    f.cut(f.dims(input)[dim], *places)
     parts = [f.leaf(value.shape[dim]) for value in values(out)]
     for i, place in enumerate(places, 1):
         f.require(place, f.concat(parts[:i]))
@@ -297,6 +298,7 @@ def split_along(f: Facts, out: Sequence[Value], input: Value, parts: Any) -> Non
 def split(f: Facts, out: Sequence[Value], input: Value, split_size: Any = None, dim: int = 0, **kwargs: Any) -> None:
     split_size = next(iter(kwargs.values())) if split_size is None else split_size
     sizes = [value.shape[dim] for value in values(out)]
+    f.cut(f.dims(input)[dim], split_size)
     if isinstance(split_size, (tuple, list)):
         parts = [f.leaf(n) for n in sizes]
         for number, part in zip(split_size, parts, strict=True):
