@@ -231,7 +231,7 @@ def test_studies_with_former_names_go_on(renamed: Made, tmp_path: Path) -> None:
     text = path.read_text().replace(known.fingerprint, mark)
     for name, former in old.items():
         text = text.replace(f'"{name}"', f'"{former}"').replace(f'\\"{name}\\"', f'\\"{former}\\"')
-    path.write_text(text)
+    path.write_text(re.sub(r', ?"crc32": ?\d+', "", text))  # earlier versions wrote none
     history = search(model, budget_macs="60%", evaluate=evaluate, n_trials=6, study=path).history
     assert len(history) == 6
     assert all(set(trial.config.sizes) < set(known.columns) for trial in history)
