@@ -12,14 +12,12 @@ import sys
 import types
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
-from torch.compiler import is_dynamo_compiling
 
 from elastify._errors import ElastifyError
-from elastify._ir import FULL
 from elastify._rewrite.blocks import block_members, container_members
 from elastify._rewrite.rnn import rnn_members
-from elastify._rewrite.turns import in_backward
 
 SPEC = "_elastify_spec"  # plain data that an extracted model carries; not state of an elastic one
 
@@ -77,8 +75,7 @@ def _tensor_property(local: str) -> property:
                 raise AttributeError(f"{type(self).__name__!r} object has no attribute {local!r}")
         elastic = self._elastify
         if elastic.active is None and not elastic.transforms:
-            if not is_dynamo_compiling() and elastic.turns.many and in_backward() != -1:
-                elastic.turns.check(FULL.key)
+            elastic.turns.check_full()
             return full
         try:
             return elastic.value(self, self._elastify_names[local], full, buffer=buffer)
@@ -91,7 +88,16 @@ def _tensor_property(local: str) -> property:
             fix="assign a Parameter or register a buffer; for anything else (pruning, weight norm) plain(model) first",
         )
 
+    _never_by_itself(get.__code__)
     return property(get, refuse)
+
+
+def _never_by_itself(code: types.CodeType) -> None:
+    """Where hooks break a graph, torch.compile would make one of each of these frames; within a graph it still looks
+    inside."""
+    frames: Any = torch._C._dynamo.eval_frame  # type: ignore[attr-defined]
+    skip = frames._FrameExecStrategy(frames._FrameAction.SKIP, frames._FrameAction.DEFAULT)
+    frames.set_code_exec_strategy(code, skip)
 
 
 def _call(base: Any) -> Any:
@@ -101,7 +107,9 @@ def _call(base: Any) -> Any:
         try:
             return base.__call__(self, *args, **kwargs)
         finally:
-            self._elastify.put_back()
+            elastic = self.__dict__.get("_elastify")  # none where the class made a model of its own
+            if elastic is not None:
+                elastic.put_back()
 
     return call
 
@@ -134,7 +142,8 @@ def _common_members(base: Any, names: frozenset[str]) -> dict[str, Any]:
         raise ElastifyError("an elastic model cannot be scripted", fix="torch.jit.script(extract(model, config))")
 
     def _save_to_state_dict(self: Any, *args: Any, **kwargs: Any) -> None:
-        self._elastify.settle()
+        if "_elastify" in self.__dict__:
+            self._elastify.settle()
         base._save_to_state_dict(self, *args, **kwargs)
 
     def reduce(self: Any, protocol: Any) -> Any:

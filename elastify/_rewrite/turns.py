@@ -15,6 +15,7 @@ from types import FrameType
 
 import torch
 from torch.autograd.function import BackwardCFunction
+from torch.compiler import is_dynamo_compiling
 
 from elastify._errors import ElastifyError
 from elastify._ir import FULL, Key
@@ -42,6 +43,11 @@ class Turns:
         if len(self._keys) > _MOST:
             del self._numbers[1 : _MOST // 2], self._keys[1 : _MOST // 2]
             self._keys[0] = None  # too long ago to be known
+
+    def check_full(self) -> None:
+        """Refuse to go on as the full network in a block that began as a subnet."""
+        if not is_dynamo_compiling() and self.many and in_backward() != -1:
+            self.check(FULL.key)
 
     def check(self, key: Key) -> None:
         """Refuse to go on as this one in a block that began as another."""

@@ -152,6 +152,7 @@ def deviation(a: list[Tensor], b: list[Tensor]) -> float:
     for x, y in zip(a, b, strict=True):
         if not x.is_floating_point() and not x.is_complex():
             continue
+        x, y = x.to_dense(), y.to_dense()
         worst = max(worst, _largest(x - y) / (_largest(y) or 1.0))
     return worst
 

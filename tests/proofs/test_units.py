@@ -504,8 +504,8 @@ def test_blocks_after_a_count_are_followed_where_the_same_operations_run() -> No
 
 def test_what_forward_computes_in_float32_is_proven_in_float64() -> None:
     x = torch.randn(4, dtype=torch.float64)
-    with _Exact(wide=True):
+    with _Exact(True, nn.Module()):
         kept = (x.float(), x.to(torch.float32), x.softmax(-1, dtype=torch.float32), torch.zeros(2, dtype=torch.float32))
     assert {t.dtype for t in kept} == {torch.float64}
-    with _Exact(wide=False):
+    with _Exact(False, nn.Module()):
         assert x.float().dtype == torch.float32
