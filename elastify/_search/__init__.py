@@ -5,7 +5,7 @@ scored in a study that can be resumed (`study`). `SearchOptions` say how. It see
 sees a model.
 """
 
-from elastify._search.budget import Budget, Trial
+from elastify._search.budget import Budget, Trial, failed, read_score
 from elastify._search.options import SearchOptions
 from elastify._search.search import Result, run_search, summarise
 
@@ -14,6 +14,8 @@ __all__ = [
     "Result",
     "SearchOptions",
     "Trial",
+    "failed",
+    "read_score",
     "run_search",
     "summarise",
 ]

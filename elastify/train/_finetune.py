@@ -22,7 +22,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from elastify._errors import ElastifyError
-from elastify._search import Budget, Result, SearchOptions, Trial, summarise
+from elastify._search import Budget, Result, SearchOptions, Trial, failed, read_score, summarise
 from elastify._space import SubnetConfig, human, parse_budget
 from elastify._verbs import Budgets, activate, cost, costs_of, extract, pairwise, search, space
 from elastify.train._batches import ForwardFn
@@ -120,7 +120,10 @@ def plan_of(model: nn.Module, strategy: Sorted, training: Mapping[str, Any]) -> 
 
 def _scored(model: nn.Module, config: SubnetConfig, evaluate: Callable[[nn.Module], float]) -> float:
     with activate(model, config), evaluating(model):
-        return float(evaluate(model))
+        score, wrong = read_score(evaluate(model))
+    if wrong:
+        raise failed(config, wrong)
+    return score
 
 
 def _best(

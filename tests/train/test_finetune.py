@@ -117,6 +117,13 @@ def test_what_is_refused_changes_nothing(model: nn.Module, options: dict[str, ob
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
+def test_a_score_that_is_none_is_told_and_the_training_stays(model: nn.Module) -> None:
+    before = state(model)
+    with pytest.raises(ElastifyError, match="it returned None, which is not a number"):
+        quiet(model, budget_macs="50%", epochs=1, evaluate=lambda candidate: None)
+    assert not torch.equal(model[0].weight, before["0.weight"])
+
+
 def test_the_plan_is_printed(model: nn.Module, capsys: pytest.CaptureFixture[str]) -> None:
     quiet(model, budget_macs=["60%", "30%"], epochs=1, progress=True)
     printed = capsys.readouterr().out
