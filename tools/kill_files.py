@@ -1,8 +1,8 @@
 """Kill training, saving and searching at random moments, and see that nothing is lost and the next start goes on.
 
-    python tools/kill_files.py --count 200 --seed 0      # a few minutes on one core
+    python tools/kill_files.py --count 200 --seed 0      # half an hour on one core
 
-Each process is a fork that tells what it has done, and gets SIGKILL at a random moment. Then another one goes on in
+Each process tells what it has done, and gets SIGKILL at a random moment. Then another one goes on in
 the same folder: `fit` from the last checkpoint that was due, to the losses of a run that was never killed; a saved
 model is the last one told or the one after it, whole; `search` with every trial that was told. Several kills in a row
 hit the same folder. The exit code is 1 if anything is lost.
@@ -14,6 +14,7 @@ import argparse
 import os
 import random
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -33,7 +34,7 @@ from torch.nn import functional as F  # noqa: E402
 from elastify import elastify, extract, load, save, search  # noqa: E402
 from elastify.train import Sandwich, fit  # noqa: E402
 
-STEPS, TRIALS = 30, 12
+STEPS, TRIALS, _WORK = 30, 12, "--work"
 X = torch.linspace(-1, 1, 32).view(8, 4)
 Tell = Callable[[Any], None]
 
@@ -79,26 +80,25 @@ def look(folder: Path, tell: Tell, n_trials: int = TRIALS) -> int:
 def told(work: Callable[[Path, Tell], Any], folder: Path, seconds: float | None = None) -> list[str]:
     """The words of a process, killed so many seconds after its first one; it may have come to its end before."""
     read, write = os.pipe()
-    process = os.fork()
-    if not process:
-        os.close(read)
-        try:
-            os.write(write, b"begun\n")
-            work(folder, lambda word: os.write(write, f"{word}\n".encode()))
-        except Exception:  # noqa: BLE001 - whatever it is, the parent is told
-            traceback.print_exc()
-            os._exit(1)
-        os._exit(0)
+    command = [sys.executable, __file__, _WORK, work.__name__, str(folder), str(write)]
+    process = subprocess.Popen(command, pass_fds=(write,))  # no fork: torch aborts some that have had threads
     os.close(write)
     with os.fdopen(read) as words:
         words.readline()
         if seconds is not None:
             time.sleep(seconds)
-            os.kill(process, signal.SIGKILL)
+            process.kill()
         found = words.read().splitlines()
-    _, status = os.waitpid(process, 0)
-    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0, "it failed by itself"
+    assert process.wait() in (0, -signal.SIGKILL), "it failed by itself"
     return found
+
+
+def do(name: str, folder: str, write: str) -> None:
+    """What such a process does: one of the functions above."""
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    os.write(int(write), b"begun\n")
+    globals()[name](Path(folder), lambda word: os.write(int(write), f"{word}\n".encode()))
 
 
 def check_fit(folder: Path, rng: random.Random, kills: int, straight: str) -> None:
@@ -169,4 +169,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(do(*sys.argv[2:]) if sys.argv[1:2] == [_WORK] else main())
