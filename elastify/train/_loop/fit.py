@@ -39,7 +39,7 @@ class History:
     """What `fit` did: the losses of every step, also those before a resume, and the seconds they took.
 
     `passes` are those of single subnets, a teacher's too. `macs` are of all samples: a pass that trains counts three
-    times its forward, a teacher's once; 0 where they are not known.
+    times its forward, a teacher's once (a module that teaches counts as the full network); 0 where they are not known.
     """
 
     losses: tuple[Losses, ...]
