@@ -263,6 +263,13 @@ class TrainingRun:
         """Go on from a checkpoint, or say why that cannot be: nothing is different then."""
         folder = self.checkpointing.folder
         assert folder is not None
+        if "kinds" in state and not {"passes", "macs"} & state.keys():
+            raise ElastifyError(
+                "the checkpoint was written by an earlier version of elastify",
+                where=str(folder),
+                why="it does not tell how many passes and MACs there were",
+                fix="resume=False to start over, another folder, or the version that wrote it",
+            )
         try:
             losses = _losses_of_tensors(state)
             epoch, batch, seconds = state["epoch"], state["batch"], float(state["seconds"])

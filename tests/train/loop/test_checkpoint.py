@@ -451,3 +451,11 @@ class TestForeign:
         run(model, tmp_path, steps=3, strategy=strategy)
         edit(tmp_path, state={**state, "arguments": {**arguments, "dense": '"0.*"'}})
         assert "a different value of dense" in refused(tmp_path, model, strategy=strategy)
+
+
+def test_a_checkpoint_of_the_first_version_is_refused_as_one(folder: Path) -> None:
+    state = json.loads((folder / "checkpoint.json").read_text())["state"]
+    edit(folder, state={name: value for name, value in state.items() if name not in ("passes", "macs")})
+    said = refused(folder)
+    assert "written by an earlier version" in said
+    assert "resume=False" in said
