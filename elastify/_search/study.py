@@ -248,5 +248,8 @@ def _read(number: int, record: dict[str, Any]) -> Trial:
     numbers = [*cost, seconds, *([] if score is None else [score])]
     if not all(type(value) in (int, float) for value in numbers) or not isinstance(state, str):
         raise ValueError(f"trial {number} has no number where there should be one")
-    config = SubnetConfig.from_json(record["config"])
+    try:
+        config = SubnetConfig.from_json(record["config"])
+    except ElastifyError as error:
+        raise ValueError(f"trial {number}: {error.what} ({error.why})") from error
     return Trial(number, config, Cost(*cost), math.nan if score is None else score, seconds, state)
