@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from elastify._errors import ElastifyError
+from elastify._search import Ranks, catch_interrupt
 from elastify.train._batches import (
     check_random_state,
     epoch_batches,
@@ -31,8 +32,8 @@ from elastify.train._batches import (
 )
 from elastify.train._loop.checkpoint import UNREADABLE, damaged, pack, write_checkpoint
 from elastify.train._loop.learner import Learner
-from elastify.train._loop.progress import Bar, catch_interrupt
-from elastify.train._loop.ranks import Ranks, one_reduction
+from elastify.train._loop.progress import Bar
+from elastify.train._loop.ranks import one_reduction
 from elastify.train._loop.schedule import Limits
 from elastify.train._loop.settings import Checkpointing, Hook, Objective
 from elastify.train._strategies import Losses
@@ -281,6 +282,8 @@ class TrainingRun:
             self.learner.load_state_dict(state, str(folder))
         except UNREADABLE as error:
             raise damaged(folder, f"{type(error).__name__}: {error}") from error
+        except ElastifyError as error:  # of a part that does not know where its state comes from
+            raise ElastifyError(error.what, where=error.where or str(folder), why=error.why, fix=error.fix) from error
         self.losses, self.epoch, self.batch, self.seconds, self._written = losses, epoch, batch, seconds, [*written]
         self.passes, self.macs, self._random = passes, macs, state["random"]
         if self.ranks.rank > 0:

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from elastify._adapters.transformers.trainer import Trainer
 from elastify._errors import ElastifyError
 from elastify._rewrite import all_statistics, restore_statistics
+from elastify._search import Ranks
 from elastify._verbs import activate, space
 from elastify.train._loop.checkpoint import UNREADABLE, damaged, read_checkpoint, write_checkpoint
-from elastify.train._loop.ranks import Ranks, one_reduction
+from elastify.train._loop.ranks import one_reduction
 from elastify.train._strategies import Distill, Losses, Strategy, check_arguments, check_optimizer, check_strategy
 
 _FOLDER = "strategy"
