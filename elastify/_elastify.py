@@ -8,7 +8,7 @@ wrong, the model is as it was.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar
@@ -84,7 +84,7 @@ def elastify(
         keep_outputs=keep_outputs,
         verify=verify,
         batch=batch,
-        freeze=tuple([freeze] if isinstance(freeze, str) else freeze),
+        freeze=tuple([freeze] if isinstance(freeze, str) or not isinstance(freeze, Iterable) else freeze),
         choices=choices,
         min_ratio=min_ratio,
         multiple_of=multiple_of,

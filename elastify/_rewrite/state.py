@@ -46,7 +46,7 @@ def elastic_state(model: nn.Module) -> ElasticState:
 
 def is_elastic(model: nn.Module) -> bool:
     """Whether `install` made this module elastic (its rewritten submodules are not models of their own)."""
-    return "_elastify_root" in model.__dict__
+    return isinstance(model, nn.Module) and "_elastify_root" in model.__dict__
 
 
 class ElasticState:
