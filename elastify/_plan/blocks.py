@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from math import prod
 from typing import Any
 
 from elastify._ir import Skip, Value
@@ -104,6 +105,12 @@ class Blocks:
                 return None
             spans.append(Span(calls[0].start, calls[-1].stop))
         return tuple(spans)
+
+    def weights(self, paths: Sequence[str]) -> int:
+        """How many numbers the weights have that modules use."""
+        flow, graph = self.first.flow, self.first.graph
+        spans = [spans[0] for spans in map(self.spans, paths) if spans is not None]
+        return sum(prod(graph.values[ident].shape) for ident in set().union(*map(flow.weights_in, spans)))
 
     def parallel(self, paths: Sequence[str]) -> bool:
         """Whether blocks all run once, on the same tensor."""
