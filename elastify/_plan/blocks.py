@@ -13,7 +13,7 @@ from itertools import pairwise
 from math import prod
 from typing import Any
 
-from elastify._ir import Skip, Value
+from elastify._ir import Skip, Value, enclosing
 from elastify._plan.flow import Span
 from elastify._plan.skips import SkipFinder
 
@@ -107,10 +107,11 @@ class Blocks:
         return tuple(spans)
 
     def weights(self, paths: Sequence[str]) -> int:
-        """How many numbers the weights have that modules use."""
-        flow, graph = self.first.flow, self.first.graph
-        spans = [spans[0] for spans in map(self.spans, paths) if spans is not None]
-        return sum(prod(graph.values[ident].shape) for ident in set().union(*map(flow.weights_in, spans)))
+        """How many numbers the weights in modules have."""
+        tensors = {
+            id(v): v for name, v in self.first.graph.tensors.items() if not set(paths).isdisjoint(enclosing(name))
+        }
+        return sum(prod(value.shape) for value in tensors.values())
 
     def parallel(self, paths: Sequence[str]) -> bool:
         """Whether blocks all run once, on the same tensor."""
