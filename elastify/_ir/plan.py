@@ -6,7 +6,7 @@ plan serves a model and all its copies. Which subnet is meant says a `Choice`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from elastify._ir.ints import Attr, Op
@@ -158,6 +158,10 @@ class Plan:
                 return self.twins[outer] + name[len(outer) :]
             outer = outer.rpartition(".")[0]
         return name
+
+    def beside(self, blocks: Collection[str]) -> tuple[str, ...]:
+        """What goes with some of these blocks though it lies elsewhere."""
+        return tuple(path for path, own in self.alongside.items() if not set(own).isdisjoint(blocks))
 
     def blocks_around(self) -> dict[int, set[tuple[int, int]]]:
         """By recorded call, the blocks (stage, index) that take it along: it, or its round of a loop, is in them."""

@@ -152,9 +152,9 @@ def _demote_stage(planner: Planner, tests: _SizeTests, stage: Stage, text: str) 
     the row, or it is cut."""
     if planner.depth.may_be_limited(stage.blocks):
         counts, text = tests.working(stage, text)
-        beside = [path for path, blocks in tests.plan.alongside.items() if not set(stage.blocks).isdisjoint(blocks)]
+        beside = tests.plan.beside(stage.blocks)
         if beside and not counts:
-            planner.depth.keep_beside(stage.blocks, tuple(beside), text)
+            planner.depth.keep_beside(stage.blocks, beside, text)
         else:
             planner.depth.limit(stage.blocks, counts, text)
     else:

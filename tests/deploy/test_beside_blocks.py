@@ -357,7 +357,9 @@ def test_axes_of_what_goes_along_do_not_count_while_it_is_gone() -> None:
     full, one = (space(model).config({"blocks": n, "others.3.hidden": 4}) for n in (4, 3))
     assert full.sizes["others.3.hidden"] == 4
     assert one.sizes["others.3.hidden"] == 12
-    assert {way for way, _ in [(t, 0) for t in space(model).graph()["stage:blocks"]]} >= {"tensor:others.1.up.weight"}
+    assert space(model).graph()["stage:blocks"]["tensor:others.1.up.weight"]["block"] == 1
+    assert "blocks.0 .. blocks.3, with others.*" in str(space(model))
+    assert "  with them goes others.2" in space(model).why("blocks")
 
 
 @pytest.mark.parametrize(
