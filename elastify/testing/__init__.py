@@ -144,15 +144,16 @@ def check_sizes(
 
 
 def _take_buffers(model: nn.Module, other: nn.Module) -> None:
-    """What a `state_dict` leaves out; forward may have made a buffer of another shape."""
+    """What a `state_dict` leaves out; forward may have made a buffer of another shape, `elastify` may have emptied it."""
     theirs = dict(other.named_buffers())
     for name, buffer in list(model.named_buffers()):
-        if buffer.shape != theirs[name].shape:
+        their = theirs.get(name)
+        if their is None or buffer.shape != their.shape:
             path, _, local = name.rpartition(".")
-            model.get_submodule(path)._buffers[local] = theirs[name].detach().clone()
-        elif not identical(buffer, theirs[name]):
+            model.get_submodule(path)._buffers[local] = None if their is None else their.detach().clone()
+        elif not identical(buffer, their):
             with torch.no_grad():
-                buffer.copy_(theirs[name])
+                buffer.copy_(their)
 
 
 def _drawn(found: SearchSpace, count: int, seed: int) -> list[SubnetConfig]:
