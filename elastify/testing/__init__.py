@@ -144,7 +144,7 @@ def check_sizes(
 
 
 def _take_buffers(model: nn.Module, other: nn.Module) -> None:
-    """What a `state_dict` leaves out; forward may have made a buffer of another shape, `elastify` may have emptied it."""
+    """What a `state_dict` leaves out; a buffer may have another shape since forward ran, or have been emptied."""
     theirs = dict(other.named_buffers())
     for name, buffer in list(model.named_buffers()):
         their = theirs.get(name)
