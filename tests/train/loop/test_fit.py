@@ -458,7 +458,7 @@ def test_an_optimizer_that_does_not_know_what_the_strategy_adds(model: nn.Module
     [
         ({"clip": -1.0}, "clip=-1.0 is not a limit"),
         ({"clip": "1"}, "clip='1' is not a limit"),
-        ({"checkpoint": "run", "checkpoint_every": "5"}, "checkpoint_every='5' needs"),
+        ({"checkpoint": "run", "checkpoint_every": "5"}, "checkpoint_every='5' is not a whole number of at least 1"),
         ({"strategy": Sandwich}, "is not a strategy"),
         ({"strategy": "sandwich"}, "'sandwich' is not a strategy"),
     ],
