@@ -216,7 +216,10 @@ class ElasticState:
                 return full
             return active.buffers.seen(name, full, self.slice_of(active, name, full), self.plan.written)
         cut = self.slice(active, name)
-        return cut(full) if cut.indices else viewed(full, cut)
+        part = cut(full) if cut.indices else viewed(full, cut)
+        if module.__dict__.get("sparse") is True and part is not full:
+            return _Densely.apply(part)  # type: ignore[no-any-return] - that of an embedding
+        return part
 
     def _statistic(self, active: Active, module: nn.Module, name: str, full: Tensor) -> Tensor:
         """Running statistics: those stored for the choice, else a part of the full ones, never to be updated."""
@@ -231,6 +234,19 @@ class ElasticState:
             part = self.slice(active, name)(full) if name in self.tables.tensors else full
             active.scratch[name] = part.detach().clone()
         return _moved(active.scratch, name, full)
+
+
+class _Densely(torch.autograd.Function):
+    """The tensor itself, with a dense gradient: of a sparse one autograd cannot make that of the whole table."""
+
+    @staticmethod
+    def forward(ctx: Any, part: Tensor) -> Tensor:
+        return part.view_as(part)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:
+        (gradient,) = grad_outputs
+        return gradient.to_dense() if gradient.is_sparse else gradient
 
 
 class Active:
