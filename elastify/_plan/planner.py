@@ -89,6 +89,7 @@ class Planner:
             summed=self.analysis.summed,
             counts=count_layers(self.described, stages, read, self.graph.guards),
             twins=self._twins,
+            alongside=self.depth.alongside(moving),
         )
 
     @cached_property
