@@ -65,9 +65,7 @@ def part(
     **own: tuple[int, ...],
 ) -> Callable[[Class], Class]:
     def register(made: Class) -> Class:
-        KINDS[made.__name__] = Kind(
-            made, tuple(takes.split()), gives, out, own, options or {}, split, children, fixed
-        )
+        KINDS[made.__name__] = Kind(made, tuple(takes.split()), gives, out, own, options or {}, split, children, fixed)
         return made
 
     return register

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,7 @@ FUSED = {"fused": (True, False)}
 
 @part("btc", heads=HEADS, dim=DIMS, options={**FUSED, "masked": (True, False)})
 class Attention(Part):
-    LAYERS = {"qkv": "3*heads*dim, width", "out": "width, heads*dim"}
+    LAYERS: ClassVar = {"qkv": "3*heads*dim, width", "out": "width, heads*dim"}
 
     def __init__(self, width: int, heads: int, dim: int, fused: bool, masked: bool) -> None:
         super().__init__()
@@ -39,7 +40,12 @@ class Attention(Part):
 class Classic(Part):
     """The units of a head are what all of them leave."""
 
-    LAYERS = {"norm": "width", "q": "heads*dim, width", "kv": "2*heads*dim, width", "proj": "width, heads*dim"}
+    LAYERS: ClassVar = {
+        "norm": "width",
+        "q": "heads*dim, width",
+        "kv": "2*heads*dim, width",
+        "proj": "width, heads*dim",
+    }
 
     def __init__(self, width: int, heads: int, dim: int, fused: bool, style: str) -> None:
         super().__init__()
@@ -68,7 +74,7 @@ class Classic(Part):
 
 @part("btc", split=True, options={"masked": (True, False)})
 class TorchAttention(Part):
-    LAYERS = {"attn": "width"}
+    LAYERS: ClassVar = {"attn": "width"}
 
     def __init__(self, width: int, heads: int, masked: bool) -> None:
         super().__init__()
@@ -80,7 +86,7 @@ class TorchAttention(Part):
 
 @part("btc", split=True, hidden=WIDTHS, options={"norm_first": (True, False), "masked": (True, False)})
 class EncoderLayer(Part):
-    LAYERS = {
+    LAYERS: ClassVar = {
         "layer.self_attn": "width",
         "layer.linear1": "hidden, width",
         "layer.linear2": "width, hidden",
@@ -101,7 +107,7 @@ class EncoderLayer(Part):
 class SharedKeys(Part):
     """Several queries look at one head of keys."""
 
-    LAYERS = {"q": "kv*rep*dim, width", "k": "kv*dim, width", "v": "kv*dim, width", "o": "width, kv*rep*dim"}
+    LAYERS: ClassVar = {"q": "kv*rep*dim, width", "k": "kv*dim, width", "v": "kv*dim, width", "o": "width, kv*rep*dim"}
 
     def __init__(self, width: int, kv: int, rep: int, dim: int, style: str) -> None:
         super().__init__()
@@ -118,7 +124,9 @@ class SharedKeys(Part):
             k, v = k.repeat_interleave(self.n_rep, dim=1), v.repeat_interleave(self.n_rep, dim=1)
         elif self.style == "expand":
             k, v = (
-                y[:, :, None].expand(b, self.num_kv_heads, self.n_rep, n, self.head_dim).reshape(b, -1, n, self.head_dim)
+                y[:, :, None]
+                .expand(b, self.num_kv_heads, self.n_rep, n, self.head_dim)
+                .reshape(b, -1, n, self.head_dim)
                 for y in (k, v)
             )
         y = F.scaled_dot_product_attention(q, k, v, enable_gqa=self.style == "gqa")
@@ -129,7 +137,7 @@ class SharedKeys(Part):
 class Interleaved(Part):
     """Queries, keys and values of a head stand together; queries and keys are turned by half."""
 
-    LAYERS = {"qkv": "heads*(2*half + 2*half + 2*half), width", "out": "width, heads*2*half", "freq": "half"}
+    LAYERS: ClassVar = {"qkv": "heads*(2*half + 2*half + 2*half), width", "out": "width, heads*2*half", "freq": "half"}
 
     def __init__(self, width: int, heads: int, half: int) -> None:
         super().__init__()
@@ -153,7 +161,7 @@ class Interleaved(Part):
 
 @part("btc", heads=HEADS, dim=DIMS)
 class LinearAttention(Part):
-    LAYERS = {"qkv": "3*heads*dim, width", "out": "width, heads*dim"}
+    LAYERS: ClassVar = {"qkv": "3*heads*dim, width", "out": "width, heads*dim"}
 
     def __init__(self, width: int, heads: int, dim: int) -> None:
         super().__init__()
@@ -172,7 +180,7 @@ class LinearAttention(Part):
 class Slopes(Part):
     """A bias that falls with the distance, with a slope for each head, kept for the longest input so far."""
 
-    LAYERS = {"qkv": "3*heads*dim, width", "out": "width, heads*dim", "slope": "heads"}
+    LAYERS: ClassVar = {"qkv": "3*heads*dim, width", "out": "width, heads*dim", "slope": "heads"}
     CACHES = ("bias",)
 
     def __init__(self, width: int, heads: int, dim: int, cached: bool) -> None:
@@ -200,7 +208,12 @@ class Slopes(Part):
 class RelativeTable(Part):
     """A learned bias for each distance and head."""
 
-    LAYERS = {"q": "heads*dim, width", "kv": "2*heads*dim, width", "out": "width, heads*dim", "table": f"{2 * LONGEST - 1}, heads"}
+    LAYERS: ClassVar = {
+        "q": "heads*dim, width",
+        "kv": "2*heads*dim, width",
+        "out": "width, heads*dim",
+        "table": f"{2 * LONGEST - 1}, heads",
+    }
 
     def __init__(self, width: int, heads: int, dim: int) -> None:
         super().__init__()
@@ -218,16 +231,16 @@ class RelativeTable(Part):
         return x + self.out(y.permute(0, 2, 1, 3).reshape(b, n, self.inner))
 
 
-@part("btc", out="out", heads=HEADS, dim=DIMS, out_size=WIDTHS)
+@part("btc", out="out", count=(4, 7), heads=HEADS, dim=DIMS, out_size=WIDTHS)
 class Latents(Part):
     """A few learned queries look at the sequence."""
 
-    LAYERS = {"queries": "4, heads*dim", "kv": "2*heads*dim, width", "out": "out, heads*dim"}
+    LAYERS: ClassVar = {"queries": "count, heads*dim", "kv": "2*heads*dim, width", "out": "out, heads*dim"}
 
-    def __init__(self, width: int, out: int, heads: int, dim: int) -> None:
+    def __init__(self, width: int, out: int, count: int, heads: int, dim: int) -> None:
         super().__init__()
         self.heads, inner = heads, heads * dim
-        self.queries = nn.Parameter(torch.randn(4, inner))
+        self.queries = nn.Parameter(torch.randn(count, inner))
         self.kv, self.out = nn.Linear(width, 2 * inner), nn.Linear(inner, out)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -239,7 +252,7 @@ class Latents(Part):
 
 @part("btc", options={"style": ("slice", "narrow", "arange", "split", "embedding")})
 class Positions(Part):
-    LAYERS = {"pos": f"{LONGEST}, width"}
+    LAYERS: ClassVar = {"pos": f"{LONGEST}, width"}
 
     def __init__(self, width: int, style: str) -> None:
         super().__init__()
@@ -260,7 +273,7 @@ class Positions(Part):
 
 @part("btc", "btc", options={"last": (True, False)})
 class Token(Part):
-    LAYERS = {"token": "1, 1, width"}
+    LAYERS: ClassVar = {"token": "1, 1, width"}
 
     def __init__(self, width: int, last: bool) -> None:
         super().__init__()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,7 +13,7 @@ from .nodes import DIMS, HEADS, WIDTHS, Part, part
 
 @part("bc bct bchw", options={"dims": ((),), "style": ("functional", "hand", "assigned", "count")})
 class OwnBatchNorm(Part):
-    LAYERS = {"gain": "width", "shift": "width", "m": "width", "v": "width", "seen": ""}
+    LAYERS: ClassVar = {"gain": "width", "shift": "width", "m": "width", "v": "width", "seen": ""}
     STATISTICS = ("m", "v", "seen")
 
     def __init__(self, width: int, dims: tuple[int, ...], style: str) -> None:
@@ -47,7 +49,7 @@ class OwnBatchNorm(Part):
 class Average(Part):
     """A moving average that the model takes away, in training, too."""
 
-    LAYERS = {"up": "hidden, width", "down": "width, hidden", "ema": "hidden", "steps": ""}
+    LAYERS: ClassVar = {"up": "hidden, width", "down": "width, hidden", "ema": "hidden", "steps": ""}
 
     def __init__(self, width: int, hidden: int, style: str) -> None:
         super().__init__()
@@ -82,7 +84,7 @@ class Average(Part):
 class HeadAverage(Part):
     """The same over heads: what a smaller network has of the buffer is in no row."""
 
-    LAYERS = {"up": "heads*dim, width", "down": "width, heads*dim", "ema": "heads*dim"}
+    LAYERS: ClassVar = {"up": "heads*dim, width", "down": "width, heads*dim", "ema": "heads*dim"}
 
     def __init__(self, width: int, heads: int, dim: int, style: str) -> None:
         super().__init__()
@@ -107,15 +109,17 @@ class HeadAverage(Part):
         return x + self.down(y - self.ema.clone())
 
 
-@part("btc bc", hidden=WIDTHS, options={"style": ("copy", "assigned")})
+@part("btc bc", hidden=WIDTHS)
 class Spectral(Part):
     """A weight divided by its largest singular value, by one step of the power iteration."""
 
-    LAYERS = {"weight": "hidden, width", "u": "hidden", "v": "width", "down": "width, hidden"}
+    assigned: ClassVar[bool] = False
 
-    def __init__(self, width: int, hidden: int, style: str) -> None:
+    LAYERS: ClassVar = {"weight": "hidden, width", "u": "hidden", "v": "width", "down": "width, hidden"}
+
+    def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        self.style, self.weight = style, nn.Parameter(torch.randn(hidden, width))
+        self.weight = nn.Parameter(torch.randn(hidden, width))
         self.down = nn.Linear(hidden, width)
         self.register_buffer("u", F.normalize(torch.randn(hidden), dim=0))
         self.register_buffer("v", F.normalize(torch.randn(width), dim=0))
@@ -125,19 +129,27 @@ class Spectral(Part):
             with torch.no_grad():
                 v = F.normalize(self.weight.t() @ self.u, dim=0)
                 u = F.normalize(self.weight @ v, dim=0)
-                if self.style == "copy":
-                    self.u.copy_(u), self.v.copy_(v)
-                else:
+                if self.assigned:
                     self.u, self.v = u, v
+                else:
+                    self.u.copy_(u), self.v.copy_(v)
         sigma = self.u.clone() @ self.weight @ self.v.clone()
         return x + self.down(torch.tanh(F.linear(x, self.weight / sigma)))
+
+
+@part("btc bc", hidden=WIDTHS)
+class SpectralAssigned(Spectral):
+    """Training reads nothing of what `v` was, only evaluation does: a statistic."""
+
+    assigned = True
+    STATISTICS = ("v",)
 
 
 @part("btc bc", hidden=WIDTHS, options={"style": ("roll", "cat", "place")})
 class Queue(Part):
     """The last means, looked at."""
 
-    LAYERS = {"up": "hidden, width", "down": "width, hidden", "queue": "5, hidden", "at": ""}
+    LAYERS: ClassVar = {"up": "hidden, width", "down": "width, hidden", "queue": "5, hidden", "at": ""}
 
     def __init__(self, width: int, hidden: int, style: str) -> None:
         super().__init__()
@@ -166,7 +178,7 @@ class Queue(Part):
 class Codes(Part):
     """A codebook that follows what comes in."""
 
-    LAYERS = {"codes": "4, width", "counts": "4"}
+    LAYERS: ClassVar = {"codes": "4, width", "counts": "4"}
 
     def __init__(self, width: int, style: str) -> None:
         super().__init__()
@@ -195,7 +207,7 @@ class Codes(Part):
 class TorchNorm(Part):
     """The batch norms of torch."""
 
-    LAYERS = {"norm": "width"}
+    LAYERS: ClassVar = {"norm": "width"}
 
     def __init__(self, width: int, dims: tuple[int, ...]) -> None:
         super().__init__()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,7 @@ LAST = "btc bc"
 
 @part("x", "btc", out="out", out_size=(0,))
 class LinearStem(Part):
-    LAYERS = {"fc": "out, 5"}
+    LAYERS: ClassVar = {"fc": "out, 5"}
 
     def __init__(self, out: int) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class LinearStem(Part):
 
 @part("ids", "btc", out="out", out_size=(0,))
 class IdsStem(Part):
-    LAYERS = {"embed": "13, out"}
+    LAYERS: ClassVar = {"embed": "13, out"}
 
     def __init__(self, out: int) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class VectorStem(LinearStem):
 
 @part("image", "bchw", out="out", out_size=(0,))
 class ImageStem(Part):
-    LAYERS = {"conv": "out, 3"}
+    LAYERS: ClassVar = {"conv": "out, 3"}
 
     def __init__(self, out: int) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class ImageStem(Part):
 
 @part("signal", "bct", out="out", out_size=(0,))
 class SignalStem(Part):
-    LAYERS = {"conv": "out, 3"}
+    LAYERS: ClassVar = {"conv": "out, 3"}
 
     def __init__(self, out: int) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class SignalStem(Part):
 class Head(Part):
     """The mean over places (`dims`), and a classifier."""
 
-    LAYERS = {"fc": "3, width"}
+    LAYERS: ClassVar = {"fc": "3, width"}
 
     def __init__(self, width: int, dims: tuple[int, ...]) -> None:
         super().__init__()
@@ -85,7 +85,7 @@ part("btc bc bct bchw", "end", options={"dims": ((),)})(Head)
 
 @part(LAST, hidden=WIDTHS, options={**ACTS, "norm": ("LayerNorm", "RMSNorm", ""), "gain": (True, False)})
 class Mlp(Part):
-    LAYERS = {"norm": "width", "up": "hidden, width", "down": "width, hidden", "gamma": "width"}
+    LAYERS: ClassVar = {"norm": "width", "up": "hidden, width", "down": "width, hidden", "gamma": "width"}
 
     def __init__(self, width: int, hidden: int, act: str, norm: str, gain: bool) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ class Mlp(Part):
 
 @part(LAST, out="out", out_size=WIDTHS, options={**ACTS, "bias": (True, False)})
 class Plain(Part):
-    LAYERS = {"fc": "out, width"}
+    LAYERS: ClassVar = {"fc": "out, width"}
 
     def __init__(self, width: int, out: int, act: str, bias: bool) -> None:
         super().__init__()
@@ -113,7 +113,7 @@ class Plain(Part):
 
 @part(LAST, hidden=WIDTHS, options={"style": ("glu", "chunk", "split", "slice", "unflatten")})
 class Gated(Part):
-    LAYERS = {"up": "hidden + hidden, width", "down": "width, hidden"}
+    LAYERS: ClassVar = {"up": "hidden + hidden, width", "down": "width, hidden"}
 
     def __init__(self, width: int, hidden: int, style: str) -> None:
         super().__init__()
@@ -137,7 +137,7 @@ class Gated(Part):
 
 @part(LAST, out="a + b", a=WIDTHS, b=WIDTHS, options={"skip": (True, False)})
 class Branches(Part):
-    LAYERS = {"one": "a, width", "two": "b, width", "norm": "a + b"}
+    LAYERS: ClassVar = {"one": "a, width", "two": "b, width", "norm": "a + b"}
 
     def __init__(self, width: int, a: int, b: int, skip: bool) -> None:
         super().__init__()
@@ -151,7 +151,7 @@ class Branches(Part):
 
 @part(LAST, out="width + grow", grow=WIDTHS)
 class Joined(Part):
-    LAYERS = {"fc": "grow, width"}
+    LAYERS: ClassVar = {"fc": "grow, width"}
 
     def __init__(self, width: int, grow: int) -> None:
         super().__init__()
@@ -163,7 +163,7 @@ class Joined(Part):
 
 @part(LAST, out="out", rank=WIDTHS, out_size=WIDTHS)
 class LowRank(Part):
-    LAYERS = {"down": "rank, width", "up": "out, rank"}
+    LAYERS: ClassVar = {"down": "rank, width", "up": "out, rank"}
 
     def __init__(self, width: int, rank: int, out: int) -> None:
         super().__init__()
@@ -177,7 +177,7 @@ class LowRank(Part):
 class Fused(Part):
     """One matrix makes parts of different sizes."""
 
-    LAYERS = {"proj": "a + b + b, width", "out": "width, a + b"}
+    LAYERS: ClassVar = {"proj": "a + b + b, width", "out": "width, a + b"}
 
     def __init__(self, width: int, a: int, b: int, whole: bool) -> None:
         super().__init__()
@@ -192,7 +192,7 @@ class Fused(Part):
 
 @part(LAST, experts=(3, 4), hidden=(5, 6, 8))
 class Experts(Part):
-    LAYERS = {"router": "experts, width", "up": "experts, hidden, width", "down": "experts, width, hidden"}
+    LAYERS: ClassVar = {"router": "experts, width", "up": "experts, hidden, width", "down": "experts, width, hidden"}
 
     def __init__(self, width: int, experts: int, hidden: int) -> None:
         super().__init__()
@@ -210,7 +210,7 @@ class Experts(Part):
 class Tied(Part):
     """A matrix used there and back, or by two modules."""
 
-    LAYERS = {"a": "hidden, width", "b": "hidden, width", "back": "width, hidden"}
+    LAYERS: ClassVar = {"a": "hidden, width", "b": "hidden, width", "back": "width, hidden"}
 
     def __init__(self, width: int, hidden: int, twice: bool) -> None:
         super().__init__()
@@ -229,7 +229,7 @@ class Tied(Part):
 class TiedTable(Part):
     """Words are looked at, and given back, in one table."""
 
-    LAYERS = {"table": "words, width"}
+    LAYERS: ClassVar = {"table": "words, width"}
 
     def __init__(self, width: int, words: int) -> None:
         super().__init__()
@@ -241,7 +241,7 @@ class TiedTable(Part):
 
 @part("btc", out="hidden + hidden", hidden=WIDTHS, options={"layers": (1, 2), "kind": ("LSTM", "GRU", "RNN")})
 class TwoWays(Part):
-    LAYERS = {"rnn": "hidden, width"}
+    LAYERS: ClassVar = {"rnn": "hidden, width"}
 
     def __init__(self, width: int, hidden: int, layers: int, kind: str) -> None:
         super().__init__()
@@ -253,7 +253,7 @@ class TwoWays(Part):
 
 @part("btc", hidden=WIDTHS, options={"layers": (1, 2), "kind": ("LSTM", "GRU"), "start": (True, False)})
 class Recurrent(Part):
-    LAYERS = {"rnn": "hidden, width", "out": "width, hidden"}
+    LAYERS: ClassVar = {"rnn": "hidden, width", "out": "width, hidden"}
 
     def __init__(self, width: int, hidden: int, layers: int, kind: str, start: bool) -> None:
         super().__init__()
@@ -271,7 +271,7 @@ class Recurrent(Part):
 class OwnCell(Part):
     """Gates written out, step by step."""
 
-    LAYERS = {"inp": "hidden + hidden, width", "rec": "hidden + hidden, hidden", "out": "width, hidden"}
+    LAYERS: ClassVar = {"inp": "hidden + hidden, width", "rec": "hidden + hidden, hidden", "out": "width, hidden"}
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
@@ -291,7 +291,7 @@ class OwnCell(Part):
 
 @part("btc", "bc", options={"style": ("mean", "last", "max", "weights", "first")})
 class Pooled(Part):
-    LAYERS = {"score": "1, width"}
+    LAYERS: ClassVar = {"score": "1, width"}
 
     def __init__(self, width: int, style: str) -> None:
         super().__init__()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -13,23 +14,26 @@ from .nodes import WIDTHS, Part, part
 LAST = "btc bc"
 DIVIDED = (
     "truediv", "div", "divide", "tensor", "float_tensor", "full", "new_full", "inverse", "root", "power", "mul", "ones",
-    "fill", "shape", "float", "floor", "times", "alpha", "reciprocal", "as_tensor", "true_divide_", "isqrt",
+    "fill", "shape", "float", "floor", "times", "alpha", "reciprocal", "as_tensor", "true_divide_",
+    "isqrt", "log", "over", "numel",
 )  # fmt: skip
+NAMES = ("hidden", "hidden_size", "num_features", "dim", "n")  # only some of which say what they are
 
 
-@part(LAST, hidden=WIDTHS, options={"style": DIVIDED})
+@part(LAST, hidden=WIDTHS, options={"style": DIVIDED, "name": NAMES})
 class Divided(Part):
     """A mean by hand: what is summed is divided by the number of units."""
 
-    LAYERS = {"up": "hidden, width", "down": "width, hidden"}
+    LAYERS: ClassVar = {"up": "hidden, width", "down": "width, hidden"}
 
-    def __init__(self, width: int, hidden: int, style: str) -> None:
+    def __init__(self, width: int, hidden: int, style: str, name: str) -> None:
         super().__init__()
-        self.hidden, self.style = hidden, style
+        self.name, self.style = name, style
+        setattr(self, name, hidden)
         self.up, self.down = nn.Linear(width, hidden), nn.Linear(hidden, width)
 
     def mean(self, y: Tensor) -> Tensor:
-        t, n = y.sum(-1, keepdim=True), self.hidden
+        t, n = y.sum(-1, keepdim=True), getattr(self, self.name)
         ways = {
             "truediv": lambda: t / n,
             "div": lambda: torch.div(t, n),
@@ -41,7 +45,6 @@ class Divided(Part):
             "new_full": lambda: t / t.new_full((1,), float(n)),
             "inverse": lambda: t * (1 / n),
             "root": lambda: t / math.sqrt(n),
-            "isqrt": lambda: t / math.isqrt(n),
             "power": lambda: t * n**-0.5,
             "mul": lambda: torch.mul(t, 1.0 / float(n)),
             "ones": lambda: t / torch.ones(n, dtype=t.dtype).sum(),
@@ -52,6 +55,10 @@ class Divided(Part):
             "times": lambda: t / (2 * n),
             "alpha": lambda: torch.add(t, t, alpha=n) * 0.05,
             "reciprocal": lambda: t * torch.tensor(float(n)).reciprocal(),
+            "isqrt": lambda: t / math.isqrt(n),
+            "log": lambda: t / math.log(n),
+            "over": lambda: t * (2.0 / n),
+            "numel": lambda: t / torch.empty(n, 2).numel(),
             "true_divide_": lambda: t.clone().true_divide_(n),
         }
         return ways[self.style]()
@@ -63,7 +70,7 @@ class Divided(Part):
 
 @part(LAST, options={"style": ("mean", "norm", "shape", "stored", "functional", "rms"), "stored": (True, False)})
 class OwnNorm(Part):
-    LAYERS = {"gain": "width", "shift": "width"}
+    LAYERS: ClassVar = {"gain": "width", "shift": "width"}
 
     def __init__(self, width: int, style: str, stored: bool) -> None:
         super().__init__()
@@ -92,7 +99,7 @@ class OwnNorm(Part):
 class Scores(Part):
     """One head of attention, its factor kept in many ways."""
 
-    LAYERS = {"q": "keys, width", "k": "keys, width", "v": "width, width"}
+    LAYERS: ClassVar = {"q": "keys, width", "k": "keys, width", "v": "width, width"}
 
     def __init__(self, width: int, keys: int, style: str) -> None:
         super().__init__()
@@ -123,11 +130,13 @@ class Scores(Part):
         return x + scores.softmax(dim=-1) @ v
 
 
-@part("btc bc", hidden=WIDTHS, options={"style": ("zeros", "expand", "reshape", "stack", "pad", "eye", "slice", "repeat")})
+@part(
+    "btc bc", hidden=WIDTHS, options={"style": ("zeros", "expand", "reshape", "stack", "pad", "eye", "slice", "repeat")}
+)
 class Shaped(Part):
     """Tensors made at the size of the units, views by stored numbers."""
 
-    LAYERS = {"up": "hidden, width", "down": "width, hidden", "bias": "hidden"}
+    LAYERS: ClassVar = {"up": "hidden, width", "down": "width, hidden", "bias": "hidden"}
 
     def __init__(self, width: int, hidden: int, style: str) -> None:
         super().__init__()

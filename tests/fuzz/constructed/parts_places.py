@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -22,7 +24,7 @@ def batch_norm(dims: int) -> type[nn.BatchNorm1d] | type[nn.BatchNorm2d]:
 
 @part(PLACES, out="out", out_size=WIDTHS, options={**NORMS, "dims": ((),)})
 class ConvBlock(Part):
-    LAYERS = {"conv": "out, width", "bn": "out"}
+    LAYERS: ClassVar = {"conv": "out, width", "bn": "out"}
 
     def __init__(self, width: int, out: int, norm: str, dims: tuple[int, ...]) -> None:
         super().__init__()
@@ -35,7 +37,7 @@ class ConvBlock(Part):
 
 @part(PLACES, a=WIDTHS, b=WIDTHS, options={"dims": ((),)})
 class Bottleneck(Part):
-    LAYERS = {
+    LAYERS: ClassVar = {
         "one": "a, width", "two": "b, a", "three": "width, b", "bn1": "a", "bn2": "b", "bn3": "width",
     }  # fmt: skip
 
@@ -55,7 +57,7 @@ class Bottleneck(Part):
 class Inverted(Part):
     """A depthwise convolution with squeeze and excitation between two of 1x1."""
 
-    LAYERS = {
+    LAYERS: ClassVar = {
         "up": "hidden, width", "deep": "hidden, 1", "bn": "hidden", "squeeze": "rank, hidden", "excite": "hidden, rank",
         "down": "width, hidden",
     }  # fmt: skip
@@ -75,7 +77,7 @@ class Inverted(Part):
 
 @part(PLACES, rank=(2, 3, 4), options={"dims": ((),)})
 class Squeeze(Part):
-    LAYERS = {"one": "rank, width", "two": "width, rank"}
+    LAYERS: ClassVar = {"one": "rank, width", "two": "width, rank"}
 
     def __init__(self, width: int, rank: int, dims: tuple[int, ...]) -> None:
         super().__init__()
@@ -90,7 +92,7 @@ class Squeeze(Part):
 
 @part(PLACES, groups=HEADS, a=(5, 6), b=(5, 6, 8), options={"dims": ((),)})
 class Grouped(Part):
-    LAYERS = {"one": "groups*a, width", "two": "groups*b, a", "norm": "groups*b", "three": "width, groups*b"}
+    LAYERS: ClassVar = {"one": "groups*a, width", "two": "groups*b, a", "norm": "groups*b", "three": "width, groups*b"}
 
     def __init__(self, width: int, groups: int, a: int, b: int, dims: tuple[int, ...]) -> None:
         super().__init__()
@@ -110,7 +112,7 @@ class Grouped(Part):
 class Mixed(Grouped):
     """The channels of the groups are dealt out."""
 
-    LAYERS = {"one": "groups*a, width", "two": "groups*b, a", "norm": "groups*b", "three": "width, b*groups"}
+    LAYERS: ClassVar = {"one": "groups*a, width", "two": "groups*b, a", "norm": "groups*b", "three": "width, b*groups"}
 
     def mixed(self, x: Tensor) -> Tensor:
         return x.view(x.size(0), self.groups, x.size(1) // self.groups, *x.shape[2:]).transpose(1, 2).flatten(1, 2)
@@ -118,7 +120,7 @@ class Mixed(Grouped):
 
 @part(PLACES, split=True)
 class GroupedNorm(Part):
-    LAYERS = {"norm": "width"}
+    LAYERS: ClassVar = {"norm": "width"}
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -132,7 +134,7 @@ class GroupedNorm(Part):
 class OneGroup(Part):
     """A norm over all channels, or one for each."""
 
-    LAYERS = {"norm": "width"}
+    LAYERS: ClassVar = {"norm": "width"}
 
     def __init__(self, width: int, dims: tuple[int, ...], affine: bool) -> None:
         super().__init__()
@@ -146,7 +148,7 @@ class OneGroup(Part):
 class DownUp(Part):
     """Half the places and back, joined with what was there."""
 
-    LAYERS = {"down": "a, width", "up": "a, b"}
+    LAYERS: ClassVar = {"down": "a, width", "up": "a, b"}
 
     def __init__(self, width: int, a: int, b: int, dims: tuple[int, ...]) -> None:
         super().__init__()
@@ -159,7 +161,7 @@ class DownUp(Part):
 
 @part(PLACES, out="a", a=WIDTHS, b=WIDTHS, options={"dims": ((),)})
 class TransposedTwo(Part):
-    LAYERS = {"one": "b, width", "two": "b, a"}
+    LAYERS: ClassVar = {"one": "b, width", "two": "b, a"}
 
     def __init__(self, width: int, a: int, b: int, dims: tuple[int, ...]) -> None:
         super().__init__()
@@ -174,7 +176,7 @@ class TransposedTwo(Part):
 class Shuffled(Part):
     """Channels become places."""
 
-    LAYERS = {"conv": "out*4, width"}
+    LAYERS: ClassVar = {"conv": "out*4, width"}
 
     def __init__(self, width: int, out: int) -> None:
         super().__init__()
@@ -186,7 +188,7 @@ class Shuffled(Part):
 
 @part(PLACES, out="width + grow", grow=WIDTHS, options={"dims": ((),)})
 class Dense(Part):
-    LAYERS = {"norm": "width", "conv": "grow, width"}
+    LAYERS: ClassVar = {"norm": "width", "conv": "grow, width"}
 
     def __init__(self, width: int, grow: int, dims: tuple[int, ...]) -> None:
         super().__init__()
@@ -200,7 +202,7 @@ class Dense(Part):
 class Halves(Part):
     """One half of the channels goes on as it is."""
 
-    LAYERS = {"inp": "half + half, width", "conv": "b, half"}
+    LAYERS: ClassVar = {"inp": "half + half, width", "conv": "b, half"}
 
     def __init__(self, width: int, half: int, b: int, dims: tuple[int, ...]) -> None:
         super().__init__()
@@ -252,7 +254,7 @@ class PooledPlaces(Part):
 class Corners(Part):
     """Four places of each channel, flattened."""
 
-    LAYERS = {"fc": "out, width*4"}
+    LAYERS: ClassVar = {"fc": "out, width*4"}
 
     def __init__(self, width: int, out: int) -> None:
         super().__init__()
@@ -266,7 +268,7 @@ class Corners(Part):
 class Flattened(Part):
     """All tokens of one length, with the channels inside."""
 
-    LAYERS = {"fc": "out, 6*width"}
+    LAYERS: ClassVar = {"fc": "out, 6*width"}
 
     def __init__(self, width: int, out: int) -> None:
         super().__init__()

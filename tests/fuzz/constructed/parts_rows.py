@@ -1,9 +1,9 @@
-"""Parts that hold others: the network itself, rows of blocks run in many ways, lists beside them, branches and skips."""
+"""Parts that hold others: the network, rows of blocks run in many ways, lists beside them, branches and skips."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +33,11 @@ class Net(Part):
 part("", "", children=(1,))(Net)
 
 
-@part(ANY, children=(2, 3, 4), options={"style": ("for", "sequential", "enumerate", "range", "rates", "while", "reversed")})
+@part(
+    ANY,
+    children=(2, 3, 4),
+    options={"style": ("for", "sequential", "enumerate", "range", "rates", "while", "reversed")},
+)
 class Row(Part):
     masked = True
 
@@ -83,7 +87,7 @@ class Weighted(Part):
     """Each block has a parameter in a list beside it."""
 
     masked = True
-    LAYERS = {"gains.*": "1", "scales.*": "1"}
+    LAYERS: ClassVar = {"gains.*": "1", "scales.*": "1"}
 
     def __init__(self, inner: Sequence[Part], style: str, width: int = 0) -> None:
         super().__init__()
@@ -108,7 +112,7 @@ class Normed(Part):
     """Norms of the width in a list beside the blocks."""
 
     masked = True
-    LAYERS = {"norms.*": "width", "scales.*": "width"}
+    LAYERS: ClassVar = {"norms.*": "width", "scales.*": "width"}
 
     def __init__(self, inner: Sequence[Part], norm: str, width: int) -> None:
         super().__init__()

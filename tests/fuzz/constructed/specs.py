@@ -1,6 +1,6 @@
 """Random networks that a constructor can make again at other numbers: from a seed, the tree of their parts.
 
-A stem, three to nine parts, a head. `Stream` is what the next part takes: its kind of tensor and its width, in the names
+A stem, two to six parts, a head. `Stream` is what the next part takes: its kind of tensor and its width, in the names
 of the numbers of the network. Where parts are to split the width into heads, it is a product from the stem on, and one
 such part comes first. Containers get parts that give what they take. What does not run, or would be wider than
 `WIDEST`, is drawn again.
@@ -8,8 +8,10 @@ such part comes first. Containers get parts that give what they take. What does 
 
 from __future__ import annotations
 
+import copy
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 import torch
@@ -82,7 +84,9 @@ class _Maker:
         width = f"{heads}*{self.number('dim', DIMS)}" if heads else self.number("width", WIDTHS)
         return Node(name, {"out": width}), Stream(kind.gives, width, heads), STEMS[name]
 
-    def leaf(self, stream: Stream, *, residual: bool = False, split: bool = False, plain: bool = False) -> tuple[Node, Stream]:
+    def leaf(
+        self, stream: Stream, *, residual: bool = False, split: bool = False, plain: bool = False
+    ) -> tuple[Node, Stream]:
         """A part that takes a stream; `residual` gives what it takes, `split` splits the width, `plain` needs no mask."""
         found = []
         for name in LEAVES:
@@ -93,7 +97,9 @@ class _Maker:
         name = self.rng.choice(found)
         return self.filled(name, KINDS[name], stream, plain)
 
-    def filled(self, name: str, kind: Kind, stream: Stream, plain: bool, children: tuple[Node, ...] = ()) -> tuple[Node, Stream]:
+    def filled(
+        self, name: str, kind: Kind, stream: Stream, plain: bool, children: tuple[Node, ...] = ()
+    ) -> tuple[Node, Stream]:
         """A part of this kind with numbers and options of its own, and what it gives."""
         numbers = {"width": stream.width} | ({"heads": stream.heads} if kind.split else {})
         for local, choices in kind.own.items():
@@ -155,7 +161,7 @@ class _Maker:
 
 
 def _names(text: str) -> list[str]:
-    return [word for word in text.replace("*", " ").replace("+", " ").replace("(", " ").replace(")", " ").split()]
+    return re.findall(r"[a-z_]+\d*", text)
 
 
 def _substituted(text: str, numbers: Mapping[str, str]) -> str:
@@ -165,22 +171,29 @@ def _substituted(text: str, numbers: Mapping[str, str]) -> str:
 
 
 def make(seed: int) -> tuple[Spec, nn.Module]:
-    """A spec that runs at the example and, where it says so, at another size; and its network with drawn weights."""
+    """A spec that runs in both modes, and its network with drawn weights; it says where only one size runs."""
     for attempt in range(100):
         maker = _Maker(seed * 1000 + attempt)
-        spec = maker.make(maker.rng.randint(2, 7))
-        with torch.random.fork_rng(devices=[]):
+        spec = maker.make(maker.rng.randint(2, 6))
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(seed)
             model = build(spec.root, spec.full()).double()
-        try:
-            with torch.no_grad():
-                draw(model, seed)
-                out = model.eval()(*spec.example(seed))
-        except RuntimeError:
-            continue
-        if bool(out.isfinite().all()) and float(out.abs().max()) < 1e4:
-            return spec, model
+            draw(model, seed)
+        if _runs(model, spec.example(seed)):
+            resizes = spec.resizes and _runs(model, spec.example(seed, places=8))
+            return replace(spec, resizes=resizes), model
     raise AssertionError(f"no network of seed {seed} runs")
+
+
+def _runs(model: nn.Module, example: tuple[Tensor, ...]) -> bool:
+    """Whether a copy runs, and learns, without leaving the range of numbers."""
+    model = copy.deepcopy(model)
+    try:
+        outs = [model.eval()(*example), model.train()(*example), model.eval()(*example)]
+        outs[1].sum().backward()
+    except (RuntimeError, IndexError):  # of places that do not fit
+        return False
+    return all(bool(out.isfinite().all()) and float(out.detach().abs().max()) < 1e4 for out in outs)
 
 
 def draw(model: nn.Module, seed: int) -> None:
@@ -192,4 +205,3 @@ def draw(model: nn.Module, seed: int) -> None:
     for buffer in model.buffers():
         if buffer.is_floating_point():
             buffer.uniform_(0.5, 1.5, generator=rng)
-

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+KNOWN = (nn.Linear, _ConvNd, nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.Embedding, nn.Identity)
+
 
 @dataclass(frozen=True)
 class Units:
@@ -51,7 +53,7 @@ class Units:
 
 def read(text: str, numbers: Mapping[str, Units]) -> Units:
     """The units of one dimension, such as `3*heads*dim`."""
-    return Units.of(eval(text, {"__builtins__": {}}, dict(numbers)))
+    return Units.of(eval(text, {"__builtins__": {}}, dict(numbers)))  # noqa: S307 - written in this folder
 
 
 def dims_of(text: str) -> list[str]:
@@ -86,7 +88,9 @@ def tensors_of(layer: nn.Module | Tensor, text: str) -> Iterator[tuple[str, str,
     if isinstance(layer, _BatchNorm):
         yield from (("running_mean", text, True), ("running_var", text, True), ("num_batches_tracked", "", True))
     else:
-        assert isinstance(layer, (nn.Linear, _ConvNd, nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.Embedding, nn.Identity)), layer
+        assert isinstance(
+            layer, (nn.Linear, _ConvNd, nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.Embedding, nn.Identity)
+        ), layer
 
 
 def _recurrent(layer: nn.RNNBase, text: str) -> Iterator[tuple[str, str, bool]]:
