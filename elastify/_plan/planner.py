@@ -82,10 +82,7 @@ class Planner:
             rigid=self.depth.rigid_blocks(moving, {axis.id: axis.name for axis in axes}),
             matched=frozenset(matched.sizes),
             unclear=matched.unclear,
-            staying={
-                **unsure,
-                **self._staying({*read, *matched.sizes, *matched.unclear}, elastic_sizes(axes, tensors)),
-            },
+            staying={**unsure, **self._staying({*read, *matched.sizes, *matched.unclear}, sizes)},
             branches=branches(self.model, self.analysis),
             summed=self.analysis.summed,
             counts=count_layers(self.described, stages, read, self.graph.guards),

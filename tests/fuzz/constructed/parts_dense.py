@@ -1,4 +1,4 @@
-"""Parts with channels last: stems and heads, linear layers, gates, splits, experts, shared weights, recurrent layers."""
+"""Parts with channels last: stems and heads, linear layers, gates, experts, shared weights, recurrent layers."""
 
 from __future__ import annotations
 

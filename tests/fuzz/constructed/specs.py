@@ -87,7 +87,7 @@ class _Maker:
     def leaf(
         self, stream: Stream, *, residual: bool = False, split: bool = False, plain: bool = False
     ) -> tuple[Node, Stream]:
-        """A part that takes a stream; `residual` gives what it takes, `split` splits the width, `plain` needs no mask."""
+        """A part for a stream. `residual`: it gives what it takes. `split`: it splits the width. `plain`: no mask."""
         found = []
         for name in LEAVES:
             kind = KINDS[name]
