@@ -56,7 +56,7 @@ class Divided(Part):
             "alpha": lambda: torch.add(t, t, alpha=n) * 0.05,
             "reciprocal": lambda: t * torch.tensor(float(n)).reciprocal(),
             "isqrt": lambda: t / math.isqrt(n),
-            "log": lambda: t / math.log(n),
+            "log": lambda: t / math.log(n + 1),
             "over": lambda: t * (2.0 / n),
             "numel": lambda: t / torch.empty(n, 2).numel(),
             "true_divide_": lambda: t.clone().true_divide_(n),

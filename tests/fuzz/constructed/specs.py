@@ -189,11 +189,17 @@ def _runs(model: nn.Module, example: tuple[Tensor, ...]) -> bool:
     """Whether a copy runs, and learns, without leaving the range of numbers."""
     model = copy.deepcopy(model)
     try:
-        outs = [model.eval()(*example), model.train()(*example), model.eval()(*example)]
+        outs = [_evaluated(model, example), model.train()(*example), _evaluated(model, example)]
         outs[1].sum().backward()
     except (RuntimeError, IndexError):  # of places that do not fit
         return False
     return all(bool(out.isfinite().all()) and float(out.detach().abs().max()) < 1e4 for out in outs)
+
+
+def _evaluated(model: nn.Module, example: tuple[Tensor, ...]) -> Tensor:
+    """The output in evaluation mode, without gradients: the fused layers of torch may give others then, even NaN."""
+    with torch.no_grad():
+        return model.eval()(*example)
 
 
 def draw(model: nn.Module, seed: int) -> None:
