@@ -37,7 +37,7 @@ def _doubtful(planner: Planner, plan: Plan) -> Iterator[Attr]:
     guards = [guard for graph in planner.analysis.graphs for guard in graph.guards]
     lost = attributes(expr for guard in guards if guard.fn == "int" for expr in guard.args)  # no record follows these
     met = attributes(expr for guard in guards if guard.fn != "int" for expr in guard.args) | arguments(planner.analysis)
-    known = {*plan.attributes, *plan.unclear, *plan.staying, *plan.counts, *plan.caches, *(plan.used - (lost - met))}
+    known = {*plan.attributes, *plan.unclear, *plan.counts, *plan.caches, *(plan.used - (lost - met))}
     for _, owner, name, value in planner.described.attributes:
         attr = Attr(owner, name)
         if type(value) is int and value in sizes and attr not in known and may_be_a_size(attr, value):
