@@ -56,9 +56,11 @@ def materialise(model: nn.Module, choice: Choice, example: ExampleSpec | None = 
         pairs = _active_tensors(model)
         shapes = {id(new): old.shape for old, new in pairs if old.shape != new.shape}
         small = plain_copy(model, pairs, [*removed, *bypassed])
+        gone = tuple(f"{path}." for path in (*removed, *bypassed))
+        for attr, value in counted:  # before blocks behind a gap get other names
+            if not f"{attr.owner}.".startswith(gone):
+                write(small, attr, value)
         drop_blocks(small, removed)
-        for attr, value in counted:
-            write(small, attr, value)
     finally:
         set_active(model, before)
     spec = {
