@@ -26,6 +26,7 @@ from elastify._errors import ElastifyError
 from elastify._ir import Attr
 
 _TORCH = frozenset(vars(nn.Module()))
+_BY_WORD = {"register_buffer", "setattr", "__setattr__", "_buffers", "__dict__", "vars"}
 
 
 def remember(model: nn.Module, caches: Iterable[Attr]) -> dict[Attr, Any]:
@@ -107,14 +108,15 @@ def _filled(model: nn.Module) -> Iterator[tuple[str, dict[str, Any], Attr]]:
 
 @cache
 def _put_in_place(kind: type) -> frozenset[str]:
-    """Names to which methods of a class other than `__init__` assign, and all words in their code: `register_buffer`
-    takes a name as a word."""
+    """Names to which methods of a class other than `__init__` assign, and the words of those that assign by words, as
+    `register_buffer` does."""
     own = [cls for cls in kind.__mro__ if cls.__module__.partition(".")[0] not in ("torch", "builtins")]
     found: set[str] = set()
     for method in (method for cls in own for method in vars(cls).values() if isinstance(method, FunctionType)):
         if method.__name__ != "__init__":
-            words = (word for word in method.__code__.co_consts if isinstance(word, str))
-            found.update(words, (i.argval for i in dis.get_instructions(method) if i.opname == "STORE_ATTR"))
+            if not _BY_WORD.isdisjoint(method.__code__.co_names):
+                found.update(word for word in method.__code__.co_consts if isinstance(word, str))
+            found.update(i.argval for i in dis.get_instructions(method) if i.opname == "STORE_ATTR")
     return frozenset(found)
 
 

@@ -85,12 +85,8 @@ class Whole:
 
     def named_types(self) -> dict[str, str]:
         """The same by name, as text."""
-        found = {}
-        for path, table in self._tables:
-            for name, tensor in table.items():
-                if tensor is not None:
-                    found[f"{path}.{name}" if path else name] = str(tensor.dtype).removeprefix("torch.")
-        return found
+        named = (pair for path, table in self._tables for pair in _named(path, table))
+        return {name: str(tensor.dtype).removeprefix("torch.") for name, tensor in named}
 
 
 class Touched:
@@ -128,6 +124,11 @@ class Touched:
         )
 
 
+def _named(path: str, table: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The tensors of a module by their names in the model."""
+    return ((f"{path}.{name}" if path else name, tensor) for name, tensor in table.items() if tensor is not None)
+
+
 def _shapes(table: Mapping[str, Any]) -> list[Any]:
     return [None if tensor is None else tensor.shape for tensor in table.values()]
 
@@ -149,14 +150,13 @@ def _drawn(model: nn.Module, elastic: ElasticState) -> Blueprint:
     shapes: dict[str, tuple[int, ...]] = {}
     ties: dict[str, str] = {}
     first: dict[int, str] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        if name not in elastic.extras:
-            shapes[name], tied = tuple(parameter.shape), first.setdefault(id(parameter), name)
-            if tied != name:
-                ties[name] = tied
-    for name, buffer in model.named_buffers(remove_duplicate=False):
-        if name in elastic.plan.tensors:
-            shapes[name] = tuple(buffer.shape)
+    for path, module in modules.items():
+        for name, parameter in _named(path, module._parameters):
+            if name not in elastic.extras:
+                shapes[name], tied = tuple(parameter.shape), first.setdefault(id(parameter), name)
+                if tied != name:
+                    ties[name] = tied
+        shapes |= {n: tuple(buffer.shape) for n, buffer in _named(path, module._buffers) if n in elastic.plan.tensors}
     rewritten = frozenset(path for path, module in modules.items() if vars(module).get("_elastify") is elastic)
     return Blueprint({path: _class(module) for path, module in modules.items()}, shapes, ties, rewritten)
 
