@@ -22,9 +22,8 @@ from elastify._ir import Graph, RecordedCall, Value, values
 
 def norm_statistics(model: nn.Module) -> frozenset[str]:
     """The statistics of the norms of torch, by name."""
-    norms = {id(module) for module in model.modules() if isinstance(module, _NormBase)}
-    owners = {path: module for path, module in model.named_modules() if id(module) in norms}
-    return frozenset(name for name, _ in model.named_buffers() if name.rpartition(".")[0] in owners)
+    norms = [(path, module) for path, module in model.named_modules() if isinstance(module, _NormBase)]
+    return frozenset(name for path, module in norms for name, _ in module.named_buffers(path))
 
 
 def written_buffers(model: nn.Module, graphs: Sequence[Graph]) -> tuple[frozenset[str], frozenset[str]]:

@@ -8,7 +8,7 @@ on its own. Vectors and constant weights of the copy are drawn anew first: a gat
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -35,16 +35,33 @@ class Runs:
     """Runs of a copy of the model in eval mode, with other numbers for one sample."""
 
     def __init__(self, model: nn.Module, analysis: Analysis, example: Example, outputs: Outputs) -> None:
-        self.model, self.graph, self.outputs = model, analysis.graphs[0], outputs
+        self.model, self.analysis, self.graph, self.outputs = model, analysis, analysis.graphs[0], outputs
         tensors = (*model.parameters(), *model.buffers(), *example.tensors())
         blind = any(t.is_meta or isinstance(t, FakeTensor) for t in tensors)
-        half = any(p.is_floating_point() and p.dtype.itemsize < 4 for p in model.parameters())
-        self.dtype = torch.float32 if half else None
-        example = example if blind else filled(example, 0)
-        self.example = cast(example, torch.float32) if half else example
-        self.names = {id(tensor): name for name, tensor in tensors_by_name(model, self.example).items()}
-        self.rounding = _ROUNDING if self.graph.real or analysis.counted() else 0.0
         self.failed = "the model has no weights to run" if blind else ""
+        self.given = example
+
+    @cached_property
+    def dtype(self) -> torch.dtype | None:
+        """The precision of the runs, where it is not that of the model."""
+        half = any(p.is_floating_point() and p.dtype.itemsize < 4 for p in self.model.parameters())
+        return torch.float32 if half else None
+
+    @cached_property
+    def example(self) -> Example:
+        """What runs."""
+        example = filled(self.given, 0)
+        return example if self.dtype is None else cast(example, self.dtype)
+
+    @cached_property
+    def names(self) -> dict[int, str]:
+        """The names of the inputs, by the ids of their tensors."""
+        return {id(tensor): name for name, tensor in tensors_by_name(self.model, self.example).items()}
+
+    @property
+    def rounding(self) -> float:
+        """How far equal numbers may be apart."""
+        return _ROUNDING if self.graph.real or self.analysis.counted() else 0.0
 
     def against(self, axes: Collection[int], inputs: Layouts, results: Sequence[Sequence[Layout]]) -> str:
         """Why an entry of some axes is no sample on its own; "" if other numbers for it move its outputs alone."""
