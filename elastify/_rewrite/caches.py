@@ -25,7 +25,6 @@ from elastify._errors import ElastifyError
 from elastify._ir import Attr
 
 _TORCH = frozenset(vars(nn.Module()))
-_BY_WORD = {"register_buffer", "setattr", "__setattr__", "_buffers", "__dict__", "vars"}
 
 
 def remember(model: nn.Module, caches: Iterable[Attr]) -> dict[Attr, Any]:
@@ -115,23 +114,6 @@ def _filled(model: nn.Module) -> Iterator[tuple[str, dict[str, Any], Attr]]:
                 yield from ((name, space, Attr(path, key)) for key in numbers)
 
 
-<<<<<<< HEAD
-@cache
-def _put_in_place(kind: type) -> frozenset[str]:
-    """Names to which methods of a class other than `__init__` assign, and the words of those that assign by words, as
-    `register_buffer` does."""
-    own = [cls for cls in kind.__mro__ if cls.__module__.partition(".")[0] not in ("torch", "builtins")]
-    found: set[str] = set()
-    for method in (method for cls in own for method in vars(cls).values() if isinstance(method, FunctionType)):
-        if method.__name__ != "__init__":
-            if not _BY_WORD.isdisjoint(method.__code__.co_names):
-                found.update(word for word in method.__code__.co_consts if isinstance(word, str))
-            found.update(i.argval for i in dis.get_instructions(method) if i.opname == "STORE_ATTR")
-    return frozenset(found)
-
-
-=======
->>>>>>> main
 def _quietly(left: Callable[[], Collection[Attr]]) -> Collection[Attr]:
     """What the model fills; nothing where it does not run without what was taken away."""
     try:
