@@ -84,8 +84,10 @@ class TorchAttention(Part):
         return x + self.attn(x, x, x, attn_mask=mask, need_weights=False)[0]
 
 
-@part("btc", split=True, hidden=WIDTHS, options={"norm_first": (True, False), "masked": (True, False)})
+@part("btc", split=True, hidden=WIDTHS, options={"norm_first": (True, False)})
 class EncoderLayer(Part):
+    """Without a mask: the fused layer of torch gives NaN for some, in plain networks too."""
+
     LAYERS: ClassVar = {
         "layer.self_attn": "width",
         "layer.linear1": "hidden, width",
@@ -94,13 +96,12 @@ class EncoderLayer(Part):
         "layer.norm2": "width",
     }
 
-    def __init__(self, width: int, heads: int, hidden: int, norm_first: bool, masked: bool) -> None:
+    def __init__(self, width: int, heads: int, hidden: int, norm_first: bool) -> None:
         super().__init__()
-        self.masked = masked
         self.layer = nn.TransformerEncoderLayer(width, heads, hidden, 0.0, batch_first=True, norm_first=norm_first)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        return self.layer(x, mask)
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x)
 
 
 @part("btc", kv=(2, 3), rep=(4, 5), dim=(6, 8), options={"style": ("repeat", "expand", "gqa")})
