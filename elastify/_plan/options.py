@@ -15,13 +15,14 @@ from elastify._plan.choices import build_choices, explicit_size, is_int, smalles
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the user asked for; see `elastify.elastify`."""
+    """What the user asked for; see `elastify.elastify`. With `every_axis` each is asked as if it were named alone."""
 
     freeze: tuple[str, ...] = ()
     choices: Mapping[str, Sequence[int | float]] | None = None
     min_ratio: float | Mapping[str, float] = 0.25
     multiple_of: int | None = None
     depth: bool = True
+    every_axis: bool = False
 
     def __post_init__(self) -> None:
         asked = {} if self.choices is None else self.choices
@@ -49,6 +50,8 @@ class Options:
 
         A ratio is a share of the dimensions that are products of the axes that its pattern matches (`Shares`).
         """
+        if self.every_axis:
+            return {axis.id: self.alone(axis.name, axis.size, axis.role) for axis in axes}
         by_pattern = {pattern: _matching(pattern, axes) for pattern in self.choices or ()}
         found: dict[int, tuple[int, ...]] = {}
         for axis in axes:
