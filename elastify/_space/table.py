@@ -105,7 +105,9 @@ def _whole(space: SearchSpace) -> list[str]:
     if not space.plan.whole:
         return []
     groups = _grouped(space.plan.whole, lambda axis: (_shape(axis.name), axis.size))
-    labels = [f"{_starred([axis.name for axis in same])} {size} {_times(len(same))}" for (_, size), same in groups.items()]
+    labels = [
+        f"{_starred([axis.name for axis in same])} {size} {_times(len(same))}" for (_, size), same in groups.items()
+    ]
     lines = [f"they stay, because coarser axes take the share of their dimensions; choices= can name them"]
     return ["", *lines, f"  {_list(labels)}"]
 

@@ -71,7 +71,10 @@ def _dealt(rows: Rows, value: Any, pattern: str, columns: Sequence[int]) -> dict
 
 
 def match(
-    pattern: Any, names: Sequence[str], former: Iterable[Sequence[str]] = (), whole: Mapping[str, int] = MappingProxyType({})
+    pattern: Any,
+    names: Sequence[str],
+    former: Iterable[Sequence[str]] = (),
+    whole: Mapping[str, int] = MappingProxyType({}),
 ) -> list[int]:
     """Positions of the names that a glob matches (an exact name matches itself, whatever characters it has).
 
