@@ -108,8 +108,8 @@ def _whole(space: SearchSpace) -> list[str]:
     labels = [
         f"{_starred([axis.name for axis in same])} {size} {_times(len(same))}" for (_, size), same in groups.items()
     ]
-    lines = [f"they stay, because coarser axes take the share of their dimensions; choices= can name them"]
-    return ["", *lines, f"  {_list(labels)}"]
+    head = "they stay, because coarser axes take the share of their dimensions; choices= can name them"
+    return ["", head, f"  {_list(labels)}"]
 
 
 def _stages(space: SearchSpace) -> list[str]:
