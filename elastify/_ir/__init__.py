@@ -15,11 +15,13 @@ from elastify._ir.ints import Attr, Dim, Expr, Guard, Int, Op, evaluate, exprs, 
 from elastify._ir.layout import Axis, Concat, Layout, Product, active_size, axes_of, indices, mentions, settled
 from elastify._ir.plan import Constraint, ElasticAxis, FrozenDim, Plan, RigidBlocks, SizeExpr, Skip, Stage
 from elastify._ir.presence import Block, Presence
+from elastify._ir.shares import RULE, Shares
 from elastify._ir.trees import inside
 
 __all__ = [
     "FULL",
     "MAX_TEXT",
+    "RULE",
     "Attr",
     "Axis",
     "Block",
@@ -43,6 +45,7 @@ __all__ = [
     "Product",
     "RecordedCall",
     "RigidBlocks",
+    "Shares",
     "SizeExpr",
     "Skip",
     "Stage",

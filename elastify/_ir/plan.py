@@ -105,8 +105,9 @@ class RigidBlocks:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`tensors` maps each affected parameter or buffer (canonical name) to the layout of each dimension.
-
+    """`whole` are axes that stay as they are because others take the shares of their dimensions (see `shares`),
+    with the choices that they have where they are named alone.
+    `tensors` maps each affected parameter or buffer (canonical name) to the layout of each dimension.
     `aliases` maps other names of a shared tensor to the canonical one. `attributes` gives the layout whose
     active size an integer attribute must equal; `scales` the float attributes that equal size ** power.
     `caches` are attributes in which forward leaves tensors for later. Of the buffers that forward itself writes,
@@ -125,6 +126,7 @@ class Plan:
 
     axes: tuple[ElasticAxis, ...] = ()
     stages: tuple[Stage, ...] = ()
+    whole: tuple[ElasticAxis, ...] = ()
     tensors: Mapping[str, tuple[Layout, ...]] = field(default_factory=dict)
     aliases: Mapping[str, str] = field(default_factory=dict)
     attributes: Mapping[Attr, Layout] = field(default_factory=dict)

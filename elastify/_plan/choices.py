@@ -40,9 +40,8 @@ def build_choices(
     (24, 64, 80)
     """
     if explicit is not None:
-        return tuple(sorted({_explicit_size(value, size, name) for value in explicit} | {size}))
-    if isinstance(min_ratio, bool) or not isinstance(min_ratio, Real) or not 0 < float(min_ratio) <= 1:
-        raise ElastifyError(f"min_ratio must be above 0 and at most 1, not {min_ratio!r}", where=name)
+        return tuple(sorted({explicit_size(value, size, name) for value in explicit} | {size}))
+    min_ratio = smallest_share(min_ratio, name)
     if multiple_of is None:
         step = _COARSE_STEP if size >= _COARSE_FROM and role not in _FINE_ROLES else 1
     elif is_int(multiple_of) and multiple_of >= 1:
@@ -51,6 +50,13 @@ def build_choices(
         raise ElastifyError(f"multiple_of must be a whole number of at least 1, not {multiple_of!r}", where=name)
     smallest = -(-ceil_ratio(min_ratio, size) // step) * step
     return (*range(smallest, size, step), size)
+
+
+def smallest_share(value: Any, name: str) -> float:
+    """A `min_ratio` that is one; ElastifyError otherwise."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) <= 1:
+        raise ElastifyError(f"min_ratio must be above 0 and at most 1, not {value!r}", where=name)
+    return float(value)
 
 
 def ceil_ratio(ratio: float, size: int) -> int:
@@ -62,7 +68,8 @@ def ceil_ratio(ratio: float, size: int) -> int:
     return max(1, math.ceil(float(ratio) * size - 1e-9 * size))
 
 
-def _explicit_size(value: Any, size: int, name: str) -> int:
+def explicit_size(value: Any, size: int, name: str) -> int:
+    """A size, or a share rounded up; ElastifyError for what is neither."""
     if is_int(value):
         if not 1 <= value <= size:
             raise ElastifyError(

@@ -12,6 +12,7 @@ The proofs may refute axes and stages. They say so to the planner, and ask for a
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 
 from torch import nn
@@ -19,7 +20,7 @@ from torch import nn
 from elastify import _adapters
 from elastify._analysis import Analysis, Term
 from elastify._capture import Code, attribute_value, parameter_names, resolve
-from elastify._ir import Attr, Constraint, Dim, ElasticAxis, FrozenDim, Layout, Plan, mentions
+from elastify._ir import Attr, Constraint, Dim, ElasticAxis, FrozenDim, Layout, Plan, Shares, mentions
 from elastify._plan.branches import branches
 from elastify._plan.buffers import written_buffers
 from elastify._plan.constraints import constraints
@@ -55,7 +56,7 @@ class Planner:
 
     def plan(self) -> Plan:
         """The plan of what is not refuted so far."""
-        axes, kept = self._axes()
+        axes, whole, kept = self._axes()
         elastic = {axis.id for axis in axes}
         moving = frozenset(elastic.union(self._excluded))
         read = self._attributes()
@@ -71,6 +72,7 @@ class Planner:
         return Plan(
             axes=axes,
             stages=stages,
+            whole=whole,
             tensors=tensors,
             aliases=self._aliases(tensors),
             attributes=attributes,
@@ -125,30 +127,42 @@ class Planner:
         """Names and roles of all axes, before anything is left out: they depend on the model alone."""
         return name_axes(self._drafts)
 
-    def _axes(self) -> tuple[tuple[ElasticAxis, ...], dict[int, str]]:
-        """The elastic axes, and why those are none that the options keep."""
-        axes: list[ElasticAxis] = []
+    def _axes(self) -> tuple[tuple[ElasticAxis, ...], tuple[ElasticAxis, ...], dict[int, str]]:
+        """The elastic axes; those that are not asked to get smaller; and why others are none that the options keep."""
+        asked: list[ElasticAxis] = []
         kept: dict[int, str] = {}
         former = former_names(self._drafts, {ident: name for ident, (name, _) in self._names.items()})
         for draft in self._drafts:
             if draft.id in self._excluded:
                 continue
             name, role = self._names[draft.id]
-            choices: tuple[int, ...] = ()
             pattern = self.options.frozen_by(name, *draft.owners())
-            if pattern is None and not draft.given:
-                choices = self.options.sizes(name, draft.size, role)
-            if len(choices) > 1:
-                members, old = tuple(draft.members), former[draft.id]
-                axes.append(ElasticAxis(draft.id, name, draft.size, choices, role, members, former=old))
-            elif pattern is not None:
+            if pattern is not None:
                 kept[draft.id] = f"frozen by the pattern {pattern!r}"
             elif draft.given:
                 kept[draft.id] = "its units are those of a fixed table, nothing computes them"
             else:
-                asked = self.options.explicit(name)
-                kept[draft.id] = "no smaller size was asked for" if asked else "too small to shrink"
-        return tuple(axes), kept
+                members, size = tuple(draft.members), draft.size
+                asked.append(ElasticAxis(draft.id, name, size, (size,), role, members, former=former[draft.id]))
+        sizes = self.options.sizes(asked, self._shares({axis.id: axis.role for axis in asked}))
+        axes, whole = [], []
+        for axis in asked:
+            alone = self.options.alone(axis.name, axis.size, axis.role)
+            if len(sizes[axis.id]) > 1:
+                axes.append(replace(axis, choices=sizes[axis.id]))
+            elif len(alone) > 1:
+                whole.append(replace(axis, choices=alone))
+                kept[axis.id] = f"it stays, unless choices names {axis.name} alone"
+            else:
+                explicit = self.options.explicit(axis.name)
+                kept[axis.id] = "no smaller size was asked for" if explicit else "too small to shrink"
+        return tuple(axes), tuple(whole), kept
+
+    def _shares(self, roles: Mapping[int, str]) -> Shares:
+        """What the dimensions of the parameters and buffers are products of."""
+        terms = self.analysis.terms
+        found = {terms.find(t).id: t for name in self._canonical.values() for t in self.analysis.tensor(name)}
+        return Shares(map(terms.resolve, found.values()), roles)
 
     def _frozen(self, elastic: Collection[int], kept: Mapping[int, str]) -> tuple[FrozenDim, ...]:
         """Dimensions of weights that no elastic axis runs through, with reasons; `kept` are those of the options."""

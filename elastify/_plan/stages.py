@@ -87,7 +87,7 @@ class Stages:
         stages, names = [], self._names(moving)
         for row in self._shortened(moving):
             name, full = names[row.blocks], len(row.blocks)
-            choices, reason = self.options.sizes(name, full, "depth"), ""
+            choices, reason = self.options.alone(name, full, "depth"), ""
             if row.blocks in self._limits:
                 counts, reason = self._limits[row.blocks]
                 choices = tuple(n for n in choices if n in counts or n == full)

@@ -179,6 +179,8 @@ class Study:
             if other.startswith("elastify "):
                 mark = other.split()[1]  # that of an earlier version, too: its study goes on with its names
             if mark not in self.space.spellings:
+                if mark == self.space.earlier:
+                    raise self.space.of_earlier(str(storage))
                 raise ElastifyError(
                     "this study file belongs to another model", where=str(storage), fix="use another path"
                 )

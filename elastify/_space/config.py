@@ -17,7 +17,7 @@ from functools import lru_cache
 from types import MappingProxyType
 
 from elastify._errors import ElastifyError
-from elastify._ir import Plan
+from elastify._ir import RULE, Plan
 from elastify._plan import is_int
 
 _FORMAT = 1
@@ -117,14 +117,17 @@ def pattern(name: str) -> str:
     return _NUMBER.sub("*", name)
 
 
-def fingerprint(plan: Plan, names: Sequence[str] | None = None) -> str:
-    """Twelve hex digits that name the axes and stages of a plan (not the choices: those may differ per run).
+def fingerprint(plan: Plan, names: Sequence[str] | None = None, rule: str = RULE) -> str:
+    """Twelve hex digits that name the axes and stages of a plan (not the choices: those may differ per run), and the
+    rule by which shares of dimensions are dealt.
 
-    `names` are others of the axes, those of an earlier version.
+    `names` are others of the axes, those of an earlier version. The first version had no rule (""), and all axes.
     """
-    facts = [
-        sorted(zip(names or [axis.name for axis in plan.axes], [axis.size for axis in plan.axes], strict=True)),
+    axes = (*plan.axes, *(() if rule else plan.whole))
+    facts: list[object] = [
+        sorted(zip(names or [axis.name for axis in axes], [axis.size for axis in axes], strict=True)),
         sorted((stage.name, stage.blocks) for stage in plan.stages),
+        *filter(None, [rule]),
     ]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
 

@@ -13,7 +13,7 @@ from functools import cached_property
 
 import numpy as np
 
-from elastify._ir import Plan, Presence
+from elastify._ir import Plan, Presence, Shares
 from elastify._space.relations import Relations, Step
 
 _ABOVE = 1e4
@@ -40,6 +40,12 @@ class Rows:
     def choices(self) -> list[np.ndarray]:
         """Legal values per column."""
         return [*self.relations.domains, *(np.array(stage.choices, np.int64) for stage in self.plan.stages)]
+
+    @cached_property
+    def shares(self) -> Shares:
+        """What a share of a dimension asks of the axes, by their ids."""
+        layouts = (layout for layouts in self.plan.tensors.values() for layout in layouts)
+        return Shares(layouts, {axis.id: axis.role for axis in self.plan.axes})
 
     @cached_property
     def ladder(self) -> np.ndarray:
@@ -120,11 +126,28 @@ class Rows:
         low = self.least if low is None else low
         high = self.full if high is None else high
         steps = np.linspace(0, 1, n)[:, None] if n > 1 else np.ones((1, 1))
-        rows = self.fit(low + steps * (high - low))
+        rows = self.fit(self._along(steps, low, high))
         rows[-1] = high
         for number in range(1, n - 1):
             if (rows[number] < rows[number - 1]).any():
                 rows[number] = self.fit(rows[number][None], lower=rows[number - 1])[0]
+        return rows
+
+    def _along(self, steps: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+        """Rows from one to the other in which axes grow evenly; of several in one dimension, the dimension does: the
+        finer factors first, while the coarser ones are at their smallest."""
+        rows = low + steps * (high - low)
+        columns = {axis.id: column for column, axis in enumerate(self.plan.axes)}
+        for ident, found in self.shares.coarser.items():
+            for above in found:
+                chain = [c for c in (columns[i] for i in (*above, ident)) if low[c] < high[c]]
+                if len(chain) > 1 and chain[-1] == columns[ident]:
+                    small, large = (np.prod(row[chain].astype(float)) for row in (low, high))
+                    left = small + steps[:, 0] * (large - small)
+                    for number, column in enumerate(chain):
+                        rest = np.prod(high[chain[number + 1 :]].astype(float))
+                        rows[:, column] = np.clip(left / rest, low[column], high[column])
+                        left = np.minimum(left / low[column], rest)
         return rows
 
     def fit(self, targets: np.ndarray, lower: np.ndarray | None = None) -> np.ndarray:

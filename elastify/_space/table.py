@@ -38,6 +38,7 @@ def table(space: SearchSpace) -> str:
     sections = [
         [head, *_asked(space)],
         _axes(space),
+        _whole(space),
         _stages(space),
         _frozen(space),
         _relations(space),
@@ -98,6 +99,18 @@ def _axes(space: SearchSpace) -> list[str]:
         label = ", ".join(found[:_LISTED]) + (f", and {len(found) - _LISTED} more" if len(found) > _LISTED else "")
         rows.append((label, role, str(size), _times(len(columns)), ladder(choices)))
     return ["", *_aligned(rows, right={2})]
+
+
+def _whole(space: SearchSpace) -> list[str]:
+    """Axes that only those who name them make smaller."""
+    if not space.plan.whole:
+        return []
+    groups = _grouped(space.plan.whole, lambda axis: (_shape(axis.name), axis.size))
+    labels = [
+        f"{_starred([axis.name for axis in same])} {size} {_times(len(same))}" for (_, size), same in groups.items()
+    ]
+    head = "they stay, because coarser axes take the share of their dimensions; choices= can name them"
+    return ["", head, f"  {_list(labels)}"]
 
 
 def _stages(space: SearchSpace) -> list[str]:

@@ -12,6 +12,7 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from itertools import pairwise
 from numbers import Real
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -44,22 +45,40 @@ def read_wishes(rows: Rows, wishes: Mapping[str, Any] | float | int) -> Wishes:
     read.kept = [frozenset(range(int(n))) for n in rows.full[n_axes:]]
     former = [(*old, *names[n_axes:]) for old in zip(*(axis.former for axis in plan.axes), strict=True)]
     for pattern, value in wishes.items():
-        for column in match(pattern, names, former):
+        found = match(pattern, names, former, {axis.name: axis.size for axis in plan.whole})
+        shares = {} if is_int(value) else _dealt(rows, value, pattern, [c for c in found if c < n_axes])
+        for column in found:
             if column >= n_axes:
                 blocks = _blocks(rows, column, value, names[column])
                 read.kept[column - n_axes] = blocks
                 read.targets[column] = len(blocks)
             else:
-                read.targets[column] = _target(rows.choices[column], value, names[column], int(rows.full[column]))
+                wanted = shares.get(column, value)
+                read.targets[column] = _target(rows.choices[column], wanted, names[column], int(rows.full[column]))
                 read.pins[column] = is_int(value)
                 read.weights[column] = _WISHED
     return read
 
 
-def match(pattern: Any, names: Sequence[str], former: Iterable[Sequence[str]] = ()) -> list[int]:
+def _dealt(rows: Rows, value: Any, pattern: str, columns: Sequence[int]) -> dict[int, float]:
+    """The share of each of some axes where their dimensions shall keep a ratio."""
+    if not columns:
+        return {}
+    axes = {rows.plan.axes[column].id: column for column in columns}
+    least = {ident: rows.choices[column][0] / rows.full[column] for ident, column in axes.items()}
+    dealt = rows.shares.deal(_ratio(value, pattern), axes, least)
+    return {axes[ident]: share for ident, share in dealt.items()}
+
+
+def match(
+    pattern: Any,
+    names: Sequence[str],
+    former: Iterable[Sequence[str]] = (),
+    whole: Mapping[str, int] = MappingProxyType({}),
+) -> list[int]:
     """Positions of the names that a glob matches (an exact name matches itself, whatever characters it has).
 
-    Where it matches none, `former` names of the same things are tried.
+    Where it matches none, `former` names of the same things are tried. `whole` are axes that have one size only.
     """
     if not isinstance(pattern, str):
         raise ElastifyError(f"{pattern!r} is not a pattern", fix='config({"*.mlp.hidden": 0.5})')
@@ -68,6 +87,13 @@ def match(pattern: Any, names: Sequence[str], former: Iterable[Sequence[str]] = 
         found = found or [position for position, name in enumerate(spelled) if fnmatchcase(name, pattern)]
         if found:
             return found
+    for name, size in whole.items():
+        if fnmatchcase(name, pattern):
+            raise ElastifyError(
+                f"{name} stays at {size}",
+                why="no smaller size was asked for when the model was made elastic",
+                fix=f"plain(model), then elastify(model, choices={{{pattern!r}: [{-(-size // 2)}, {size}]}})",
+            )
     near = nearest(pattern, names)
     raise ElastifyError(
         f"{pattern!r} matches no axis and no stage",

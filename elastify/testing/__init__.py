@@ -75,9 +75,10 @@ def check_model(
     costs: int = 3,
     gradients: int = 1,
     seed: int = 0,
+    every_axis: bool = True,
     **options: Any,
 ) -> Report:
-    """Make a copy of `model` elastic and check it.
+    """Make a copy of `model` elastic and check it; with `every_axis` also axes that only those who name them shrink.
 
     The full configuration gives bit-identical outputs and `state_dict`; `configurations` random ones give the same
     output activated and extracted (to `tolerance` of the largest output, with parameters drawn anew); both proofs of
@@ -93,9 +94,9 @@ def check_model(
     elastic = copied(model).eval()
     started = time.perf_counter()
     with _collected(report.warnings):
-        built = build(elastic, example_inputs, example_kwargs=example_kwargs, **options)
+        built = build(elastic, example_inputs, example_kwargs=example_kwargs, every_axis=every_axis, **options)
     report.seconds = time.perf_counter() - started
-    _describe(report, elastic)
+    _describe(report, elastic, options)
     check = _Check(report, copied(model).eval(), elastic, built, seed, tolerance)
     check.full()
     redraw(elastic, seed)  # what initialisation leaves at zero would hide differences
@@ -120,6 +121,7 @@ def check_sizes(
     numeric: int = 2,
     tolerance: float = 1e-5,
     seed: int = 0,
+    every_axis: bool = True,
     **options: Any,
 ) -> Report:
     """The lighter check, for networks that are large or without weights (on the meta device). `model` is made elastic.
@@ -132,9 +134,10 @@ def check_sizes(
     model.eval()
     started = time.perf_counter()
     with _collected(report.warnings):
-        built = build(model, example_inputs, example_kwargs=example_kwargs, units=False, **options)
+        chosen = {"units": False, "every_axis": every_axis, **options}
+        built = build(model, example_inputs, example_kwargs=example_kwargs, **chosen)
     report.seconds = time.perf_counter() - started
-    _describe(report, model)
+    _describe(report, model, options)
     drawn = _drawn(space(model), configurations, seed + 2)  # the proof has seen those of 0 and 1
     report.failures += filter(None, (_unlike_the_plan(model, built, config) for config in drawn))
     if not any(t.is_meta for t in (*model.parameters(), *model.buffers())):
@@ -174,9 +177,11 @@ def _unlike_the_plan(model: nn.Module, built: Built, config: SubnetConfig) -> st
     return f"the plan is wrong for {config!r}: {found.text}" if found else ""
 
 
-def _describe(report: Report, model: nn.Module) -> None:
+def _describe(report: Report, model: nn.Module, options: Mapping[str, Any]) -> None:
     report.space = found = space(model)
-    full, least = cost(model, found.max), cost(model, found.min)
+    ratio = options.get("min_ratio", 0.25)  # a share of each dimension, whatever its axes could give together
+    least = cost(model, found.config(ratio) if isinstance(ratio, float) else found.min)
+    full = cost(model, found.max)
     report.axes, report.stages = len(found.axes), len(found.stages)
     report.roles = tuple(sorted({axis.role for axis in found.axes}))
     report.full_macs = full.macs

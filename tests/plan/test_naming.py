@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from elastify import ElastifyError, SubnetConfig, elastify, search, space
+from elastify._elastify import build
 from elastify._plan.naming import Draft, enclosing, name_axes, words_of
 
 from .named_nets import IDS, NAMES, NETS, Made, own_transformer
@@ -141,8 +142,8 @@ class Pairs(nn.Module):
 
 
 def test_a_fixed_factor_inside_a_head_does_not_hide_its_width() -> None:
-    model = elastify(Pairs(), torch.zeros(2, 6))
-    assert [(axis.name, axis.role, axis.size) for axis in space(model).axes] == [
+    plan = space(elastify(Pairs(), torch.zeros(2, 6))).plan
+    assert [(axis.name, axis.role, axis.size) for axis in (*plan.axes, *plan.whole)] == [
         ("heads", "heads", 4),
         ("head_dim", "head_dim", 3),
     ]
@@ -153,7 +154,7 @@ def axes_of(model: nn.Module, inputs: Any, **options: Any) -> dict[str, Any]:
     given = {"example_kwargs": inputs} if isinstance(inputs, dict) else {"example_inputs": inputs}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of paths that depend on values
-        elastify(model.eval(), **given, **{"verify": False, **options})
+        build(model.eval(), **given, **{"verify": False, "every_axis": True, **options})
     return {axis.name: (axis.members, axis.size) for axis in space(model).axes}
 
 
@@ -189,7 +190,7 @@ def test_units_that_only_a_fixed_table_has_stay() -> None:
     known = space(elastify(model, inputs))
     reason = next(frozen.reason for frozen in known.plan.frozen if (frozen.tensor, frozen.dim) == ("bias.0.weight", 1))
     assert reason == "its units are those of a fixed table, nothing computes them"
-    assert [axis.size for axis in known.axes] == [4, 5, 16]
+    assert [axis.size for axis in (*known.axes, *known.plan.whole)] == [4, 16, 5]
 
 
 @pytest.fixture

@@ -52,7 +52,7 @@ class Net(nn.Module):
 
 
 def small() -> tuple[Any, Any, Any]:
-    model = elastify(Net().eval(), torch.randn(2, 7, 6))
+    model = elastify(Net().eval(), torch.randn(2, 7, 6), choices={"*.head_dim": [4]})
     config = space(model).config({"*.hidden": 7, "width": 10, "*.heads": 2, "*.head_dim": 4, "layers": 2})
     return model, config, extract(model, config)
 

@@ -88,10 +88,10 @@ def test_a_tied_tensor_outside_keeps_an_axis_alive():
 def test_wishes():
     space = SearchSpace(vit())
     config = space.config({"*": 0.5, "*.mlp.*": 0.26, "blocks.1.mlp.hidden": 768, "blocks": 3})
-    assert config.sizes["width"] == 64  # of two heads and half a head_dim each: nothing is above its half
+    assert config.sizes["width"] == 96
     assert space.config({"width": 0.5}).sizes["width"] == 96
     assert [config.sizes[f"blocks.{b}.mlp.hidden"] for b in range(4)] == [200, 768, 200, 768]
-    assert config.sizes["blocks.0.attn.head_dim"] * config.sizes["blocks.0.attn.heads"] == 64
+    assert config.sizes["blocks.0.attn.heads"] * config.sizes["blocks.0.attn.head_dim"] == 96  # a relation, no product
     assert config.depths == {"blocks": (0, 1, 2)}
     assert space.config(0.5).depths == {"blocks": (0, 1)}
     assert space.config({"*.mlp.hidden": np.float32(0.5)}).sizes["blocks.0.mlp.hidden"] == 384
