@@ -9,6 +9,7 @@ keeps recorders out of our own work.
 README.md in this folder walks through one example.
 """
 
+from elastify._capture.code import Code
 from elastify._capture.examples import Example, describe, example_like, prepare_inputs, tensors_by_name
 from elastify._capture.fx_checks import check_input, check_way
 from elastify._capture.fx_writer import FxWriter
@@ -23,6 +24,7 @@ from elastify._capture.trees import results
 from elastify._capture.wrappers import not_elastic, wrapped, written
 
 __all__ = [
+    "Code",
     "Example",
     "FxWriter",
     "attribute_value",

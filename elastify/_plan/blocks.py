@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from math import prod
 from typing import Any
 
-from elastify._ir import Skip, Value
+from elastify._ir import Skip, Value, enclosing
 from elastify._plan.flow import Span
 from elastify._plan.skips import SkipFinder
 
@@ -104,6 +105,13 @@ class Blocks:
                 return None
             spans.append(Span(calls[0].start, calls[-1].stop))
         return tuple(spans)
+
+    def weights(self, paths: Sequence[str]) -> int:
+        """How many numbers the weights in modules have."""
+        tensors = {
+            id(v): v for name, v in self.first.graph.tensors.items() if not set(paths).isdisjoint(enclosing(name))
+        }
+        return sum(prod(value.shape) for value in tensors.values())
 
     def parallel(self, paths: Sequence[str]) -> bool:
         """Whether blocks all run once, on the same tensor."""
