@@ -21,6 +21,7 @@ from elastify._capture.sources import short_path
 
 _FOREIGN = frozenset({"torch", "builtins"})
 _READS = frozenset({"LOAD_ATTR", "LOAD_METHOD", "LOAD_CONST"})
+_BY_WORD = frozenset({"register_buffer", "setattr", "__setattr__", "_buffers", "__dict__", "vars"})
 _dict_of, _mro_of = (type.__dict__[name].__get__ for name in ("__dict__", "__mro__"))  # whatever a metaclass answers
 
 
@@ -54,8 +55,10 @@ class Code:
         return ""
 
     def writes(self, kind: type) -> frozenset[str]:
-        """Names that code of a class assigns to, and all words in it: `register_buffer` takes a name as a word."""
-        return frozenset().union(*(_written(code) for code, _ in self._found.get(kind, ())))
+        """Names that code of a class assigns to, and all words where it assigns by words, as `register_buffer` does."""
+        codes = [code for code, _ in self._found.get(kind, ())]
+        by_word = any(not _BY_WORD.isdisjoint(code.co_names) for code in codes)
+        return frozenset().union(*map(_assigned, codes), *map(_strings, codes if by_word else ()))
 
     def _add(self, kind: type | None, function: FunctionType) -> frozenset[str]:
         """The words of a function, of those inside it and of those that it calls by name."""
@@ -116,13 +119,16 @@ def _codes(code: CodeType) -> Iterator[CodeType]:
 
 @cache
 def _words(code: CodeType) -> frozenset[str]:
-    return frozenset(code.co_names).union(word for word in code.co_consts if isinstance(word, str))
+    return _strings(code).union(code.co_names)
+
+
+def _strings(code: CodeType) -> frozenset[str]:
+    return frozenset(word for word in code.co_consts if isinstance(word, str))
 
 
 @cache
-def _written(code: CodeType) -> frozenset[str]:
-    words = (word for word in code.co_consts if isinstance(word, str))
-    return frozenset(words).union(i.argval for i in dis.get_instructions(code) if i.opname == "STORE_ATTR")
+def _assigned(code: CodeType) -> frozenset[str]:
+    return frozenset(i.argval for i in dis.get_instructions(code) if i.opname == "STORE_ATTR")
 
 
 def _line(code: CodeType, offset: int) -> int:

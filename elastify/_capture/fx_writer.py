@@ -18,7 +18,7 @@ import sys
 import types
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, fields, is_dataclass
-from functools import cache, reduce
+from functools import reduce
 from typing import Any
 
 import torch
@@ -303,7 +303,6 @@ class _Property:
     verb: Callable[..., Any]
 
 
-@cache
 def _target(func: Any) -> tuple[str, Any]:
     """The kind of node for a callable, and its target: what people would have written."""
     name = getattr(func, "__name__", "")

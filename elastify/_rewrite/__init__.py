@@ -20,7 +20,7 @@ from elastify._rewrite.activate import (
 )
 from elastify._rewrite.blocks import as_extracted, keep_entries, renumbered, shortened, stand_in, stored_in
 from elastify._rewrite.buffers import remembered
-from elastify._rewrite.caches import emptied, remember, reset
+from elastify._rewrite.caches import emptied, filled, remember, reset
 from elastify._rewrite.changes import check_unchanged, watch
 from elastify._rewrite.classes import SPEC, original_class
 from elastify._rewrite.install import install, remove, strip, trial
@@ -45,6 +45,7 @@ __all__ = [
     "elastic_state",
     "emptied",
     "extra_name",
+    "filled",
     "install",
     "is_elastic",
     "keep_entries",

@@ -67,7 +67,7 @@ def emptied(model: nn.Module, left: Callable[[], Collection[Attr]]) -> Iterator[
     `left` runs the model and tells in which attributes forward leaves tensors.
     """
     groups: dict[str, list[tuple[dict[str, Any], Attr]]] = {}
-    for name, space, attr in _filled(model):
+    for name, space, attr in filled(model):
         groups.setdefault(name, []).append((space, attr))
     taken = [(space, attr, space.pop(attr.name)) for space, attr in list(_properties(model))]
     try:
@@ -76,11 +76,11 @@ def emptied(model: nn.Module, left: Callable[[], Collection[Attr]]) -> Iterator[
             before, taken = taken, [*taken, *places]
             for space, attr, value in places:
                 space[attr.name] = None if isinstance(value, Tensor) else type(value)()
-            filled = _quietly(left)
+            left_again = _quietly(left)
             for space, attr, value in places:
-                if attr not in filled:
+                if attr not in left_again:
                     space[attr.name] = value
-            taken = [*before, *(place for place in places if place[1] in filled)]
+            taken = [*before, *(place for place in places if place[1] in left_again)]
         yield
     except BaseException:
         for space, attr, value in taken:
@@ -97,7 +97,7 @@ def _properties(model: nn.Module) -> Iterator[tuple[dict[str, Any], Attr]]:
         yield from ((vars(module), Attr(path, name)) for name in kept & vars(module).keys())
 
 
-def _filled(model: nn.Module) -> Iterator[tuple[str, dict[str, Any], Attr]]:
+def filled(model: nn.Module) -> Iterator[tuple[str, dict[str, Any], Attr]]:
     """What may be caches that an earlier run has filled, by name: their tables and attributes; with a buffer the
     numbers that may say how large it is."""
     code = Code(model)

@@ -356,6 +356,22 @@ def test_writes_in_place_and_views_come_out_as_they_did() -> None:
     assert net.count == 2
 
 
+@pytest.mark.parametrize("made_elastic", [False, True])
+def test_what_an_earlier_run_left_is_named(made_elastic: bool) -> None:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        if "scale" not in m.cache:
+            m.cache["scale"] = m.table.exp()
+        return m.o(m.l(x) * m.cache["scale"])
+
+    net, x = Fn(forward, l=nn.Linear(4, 16), o=nn.Linear(16, 4), table=torch.zeros(())), torch.randn(2, 4)
+    net.cache = {}
+    if made_elastic:
+        elastify(net, x)
+    assert graph(net, x).meta["limits"] == ("forward leaves tensors in cache for its next call, the graph does not",)
+    net(x)
+    assert graph(net, x).meta["limits"] == ("what an earlier run has left in cache is a constant of the graph",)
+
+
 def test_attributes_that_forward_leaves_are_named() -> None:
     def forward(m: Any, x: Tensor) -> Tensor:
         m.kept = m.l(x)
