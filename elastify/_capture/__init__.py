@@ -9,7 +9,14 @@ keeps recorders out of our own work.
 README.md in this folder walks through one example.
 """
 
-from elastify._capture.examples import Example, describe, example_like, prepare_inputs, tensors_by_name
+from elastify._capture.examples import (
+    Example,
+    describe,
+    example_like,
+    prepare_examples,
+    prepare_inputs,
+    tensors_by_name,
+)
 from elastify._capture.fx_checks import check_input, check_way
 from elastify._capture.fx_writer import FxWriter
 from elastify._capture.kernels import viewed
@@ -39,6 +46,7 @@ __all__ = [
     "not_elastic",
     "op_name",
     "parameter_names",
+    "prepare_examples",
     "prepare_inputs",
     "put_in",
     "read",

@@ -87,7 +87,8 @@ class Graph:
     forward asked of tensors besides their sizes, with the lines. `inputs` and `outputs` are flat; the root's
     `ModuleCall` (path "") has their structure. `uncut` are sparse tensors, of which no part can be taken. `training` is
     the mode of the run, `real` whether it had real tensors, `apart` whether it is one that the proofs do not repeat:
-    what only it uses keeps its sizes.
+    what only it uses keeps its sizes. `example` is the number of the example that it ran, `other` whether it is more
+    than one call of forward.
     """
 
     calls: list[RecordedCall] = field(default_factory=list)
@@ -105,6 +106,8 @@ class Graph:
     training: bool = False
     real: bool = False
     apart: bool = False
+    example: int = 0
+    other: bool = False
 
     def used(self) -> set[str]:
         """Names of the parameters and buffers that operations are given."""
