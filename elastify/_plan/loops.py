@@ -62,10 +62,10 @@ class _Loop:
     def between(self, index: int) -> list[str]:
         """Operations between a child and the one before it."""
         here = self.spans[index] if index < len(self.spans) else None
-        before = self.spans[index - 1]
+        before, first = self.spans[index - 1], self.blocks.first
         if here is None or before is None:
             return []
-        return [call.op for call in self.blocks.first.graph.calls[before[0].stop : here[0].start]]
+        return [call.op for call in first.graph.calls[before[first.index].stop : here[first.index].start]]
 
     def next_round(self, index: int, tail: int | None) -> _Round | None:
         """How child `index` goes, given the `tail` of the round before; parallel blocks may have a second loop."""
@@ -92,19 +92,22 @@ class _Loop:
     def _skips(self, index: int, tail: int | None, second_loop: bool) -> Skips | None:
         """What leaving out child `index` with its round means, in each record."""
         here, before = self.spans[index], self.spans[index - 1]
-        after = self.spans[index + 1] if index + 1 < len(self.spans) else None
+        after = (self.spans[index + 1] if index + 1 < len(self.spans) else None) or {}
         assert here is not None
         assert before is not None
-        skips = []
-        for number, finder in enumerate(self.blocks.finders):
-            span, last = here[number], before[number]
+        skips = {}
+        for finder in (finder for finder in self.blocks.finders if finder.index in here):
+            span, last, following = (spans.get(finder.index) for spans in (here, before, after))
+            assert span is not None
             if tail is not None:
+                if last is None:
+                    return None  # where its round begins is not known
                 start, stop = last.stop + tail, span.stop + tail
-                if start > span.start or (after is not None and span.stop <= after[number].start < stop):
+                if start > span.start or (following is not None and span.stop <= following.start < stop):
                     return None  # the round would begin inside the block, or end inside the next one
                 span, last = Span(start, stop), Span(last.start + tail, start)
             skip = finder.skip(self.children[index], span, last, second_loop=second_loop)
             if skip is None:
                 return None
-            skips.append(skip)
-        return tuple(skips)
+            skips[finder.index] = skip
+        return skips

@@ -126,6 +126,7 @@ class _SizeTests:
         chosen = (where.min, _every_other(where), where.sample(0), where.sample(1))
         choices = [where.by_id(config) for config in chosen]
         choices.insert(0, Choice(blocks={stage.name: _fewest(stage) for stage in self.plan.stages}))
+        choices += _one_missing(self.plan.stages)
         axes, stages = failing(self.analysis, self.plan, self.record, choices)
         for index in self.runs[1:]:
             if not axes and not stages:
@@ -169,6 +170,17 @@ def _fewest(stage: Stage) -> tuple[int, ...]:
         return tuple(range(least))
     count = next((n for n in stage.choices if 1 < n < full), least)
     return (0, *range(full - count + 1, full))
+
+
+def _one_missing(stages: Sequence[Stage]) -> list[Choice]:
+    """Without one block each, where an example runs some blocks of a row and not others: code that takes every second
+    block, or the first three, takes others then."""
+    some = [stage for stage in stages if len(set(map(frozenset, stage.skips.values()))) > 1 and not stage.prefix]
+    choices = []
+    for number in range(1, max((len(stage.blocks) for stage in some), default=0)):
+        rest = {stage.name: [i for i in range(len(stage.blocks)) if i != number] for stage in some}
+        choices.append(Choice(blocks={name: tuple(kept) for name, kept in rest.items()}))
+    return choices
 
 
 def _warn(lines: Sequence[str]) -> None:

@@ -351,7 +351,7 @@ def test_an_output_of_another_size_is_a_difference_even_if_all_operations_agree(
     model = nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 3))
     found = recorded(model)
     first, last = (call.out.id for call in found.graphs[0].calls)
-    stage = Stage("blocks", "", ("0", "1"), (1, 2), skips={"1": Skip(1, 2, ((last, first),))})
+    stage = Stage("blocks", "", ("0", "1"), (1, 2), skips={"1": {0: Skip(1, 2, ((last, first),))}})
     cut = nn.Sequential(nn.Linear(6, 4), model[1])
     cut.forward = lambda x: cut[0](x)
     mismatch = compare(found, Plan(stages=(stage,)), capture(cut, Example((X,))), Choice(blocks={"blocks": (0,)}))
