@@ -97,7 +97,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], list[Any], set[str]]] = {
         [PIXELS, (PIXELS, WORDS)],
         THREE,
     ),
-    "a longer sequence": (Length, [R(2, 7, 5), R(2, 9, 5)], {"up.hidden", "wide.hidden"}),
+    "a longer sequence": (Length, [R(2, 7, 5), R(2, 9, 5)], {"hidden", "wide.hidden"}),
     "a shorter sequence": (Length, [R(2, 9, 5), R(2, 7, 5)], {"width", "wide.hidden"}),
     "a flag": (Flag, [R(2, 5), ((R(2, 5),), {"other": True})], {"up.hidden", "first.hidden"}),
     "other ranks": (Flag, [R(2, 5), ((R(3, 4, 5),), {"other": True})], {"up.hidden", "first.hidden"}),
@@ -118,6 +118,55 @@ def test_what_one_example_does_not_run_another_does(case: str) -> None:
     check_sizes(make(), examples=examples).assert_passed()
 
 
+class Stateful(nn.Module):
+    """A table of positions, a cache by length, a moving average, and statistics that one flag alone uses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.positions, self.masks = nn.Linear(5, 16), nn.Parameter(torch.randn(1, 32, 16)), {}
+        self.up, self.norm, self.down = nn.Linear(16, 40), nn.BatchNorm1d(40), nn.Linear(40, 16)
+        self.head = nn.Linear(16, 3)
+        self.register_buffer("mean", torch.zeros(16))
+
+    def forward(self, x: Tensor, norm: bool = False) -> Tensor:
+        h, length = self.stem(x) + self.positions[:, : x.shape[1]], x.shape[1]
+        if length not in self.masks:
+            self.masks[length] = torch.full((length, self.stem.out_features), 0.5)
+        if self.training:
+            with torch.no_grad():
+                self.mean.mul_(0.9).add_(0.1 * h.mean((0, 1)))
+        wide = self.up(h * self.masks[length])
+        wide = self.norm(wide.transpose(1, 2)).transpose(1, 2) if norm else wide
+        return self.head(h + self.down(wide.relu()) - self.mean)
+
+
+class States(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(5, 16), nn.Linear(16, 24), nn.Linear(24, 12)
+
+    def forward(self, x: Tensor, states: bool = False) -> Any:
+        a = self.a(x).relu()
+        b = self.b(a)
+        return {"a": a, "b": b} if states else self.c(b.relu())
+
+
+@pytest.mark.parametrize("keep_outputs", [True, False])
+@pytest.mark.parametrize("turned", [False, True])
+def test_states_and_outputs_of_several_examples(keep_outputs: bool, turned: bool) -> None:
+    torch.manual_seed(0)
+    for make, examples in ((Stateful, [R(2, 7, 5), (R(3, 9, 5), True)]), (States, [R(2, 5), (R(2, 5), True)])):
+        given = examples[::-1] if turned else examples
+        if keep_outputs and make is States:
+            with pytest.raises(ElastifyError, match="nothing in this States is elastic"):
+                elastify(make(), examples=given)
+            continue
+        report = check_model(make(), examples=given, configurations=4, keep_outputs=keep_outputs)
+        report.assert_passed()
+        assert report.space is not None
+        assert len(report.space.axes) == 2 + (not keep_outputs)
+
+
 def test_the_example_that_is_given_alone_is_the_first() -> None:
     model = elastify(Flag(), R(2, 5), examples=[(R(3, 5), True)])
     assert space(model).example == {"x": (5,)}
@@ -134,7 +183,7 @@ def test_an_axis_that_no_example_uses_stays_whole() -> None:
 
     with pytest.warns(UserWarning, match=r"for the examples does not depend on 1 axes \(first.hidden\)"):
         model = elastify(Unused(), examples=[R(2, 5), (R(2, 5), True)])
-    assert [axis.name for axis in space(model).axes] == ["up.hidden"]
+    assert [axis.name for axis in space(model).axes] == ["hidden"]
 
 
 def test_units_that_one_example_alone_mixes_up_stay_whole() -> None:
@@ -199,9 +248,9 @@ def test_forms_of_examples(form: str) -> None:
 
 
 WRONG: dict[str, tuple[Any, str, str]] = {
-    "no list": (R(2, 5), "examples is a Tensor", "a list of one or more"),
-    "a tuple of examples": ((R(2, 5), R(2, 5)), "examples is a tuple", "a list of one or more"),
-    "empty": ([], "examples is empty", "a list of one or more"),
+    "no list": (R(2, 5), "examples is a Tensor", "a list of one or more examples"),
+    "a tuple of examples": ((R(2, 5), R(2, 5)), "examples is a tuple", "a list of one or more examples"),
+    "empty": ([], "examples is empty", "a list of one or more examples"),
     "a list for an example": (
         [R(2, 5), [R(2, 5)]],
         "an example is a list",

@@ -23,7 +23,7 @@ from elastify._errors import ElastifyError
 from elastify._ir import MAX_TEXT, ExampleSpec, TensorSpec, Unknown
 
 INPUTS = "example inputs are a tensor, a tuple of positional arguments or a dict of keyword arguments"
-FORMS = "what the model runs on: a tensor, a tuple of arguments, a dict of keyword arguments, or (args, kwargs)"
+FORMS = "a tensor, a tuple of arguments, a dict of keyword arguments, or (args, kwargs)"
 _PLAIN = (bool, int, float, str, type(None))
 _INT64 = 2**63 - 1
 
@@ -92,7 +92,9 @@ def prepare_examples(examples: Any) -> list[Example]:
     """
     if not isinstance(examples, list) or not examples:
         what = "empty" if isinstance(examples, list) else f"a {type(examples).__name__}"
-        raise ElastifyError(f"examples is {what}", where="examples", fix=f"a list of one or more, each {FORMS}")
+        raise ElastifyError(
+            f"examples is {what}", where="examples", fix=f"a list of one or more examples, each {FORMS}"
+        )
     return [_prepared(item, f"examples[{number}]") for number, item in enumerate(examples)]
 
 

@@ -44,6 +44,7 @@ from elastify._errors import ElastifyError
 from elastify._ir import Graph, guard_log
 
 _lock = threading.RLock()
+_FIX = f"give what the model runs on: {FORMS}"
 
 
 def capture(
@@ -131,7 +132,7 @@ class _Session:
                 "example inputs do not fit forward",
                 where=self.place(f"{type(model).__name__}.forward{inspect.signature(model.forward)}"),
                 why=f"{error}; given were {self.given()}",
-                fix=FORMS if example.name else INPUTS,
+                fix=_FIX if example.name else INPUTS,
             ) from error
 
     def given(self) -> str:
@@ -307,7 +308,7 @@ class _Session:
             what,
             where=self.place(place, self.line(error)),
             why=f"{type(error).__name__}: {str(error).strip()}; the inputs were {self.given()}",
-            fix=FORMS
+            fix=_FIX
             if self.example.name
             else "pass example_inputs (and example_kwargs) with which model(*example_inputs) runs",
         )

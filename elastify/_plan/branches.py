@@ -20,7 +20,8 @@ from elastify._ir import Attr, Dim, Expr, Graph, Guard, Op, leaves
 _SIGNS = {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}
 _ARITHMETIC = {"add": "+", "sub": "-", "mul": "*", "floordiv": "//", "mod": "%", "pow": "**"}
 _Question = tuple[str, str, str]  # what is asked, in which module, and on which line
-_Run = list[tuple[_Question, bool | None, str]]  # what it asked, the answer (None: not yes or no), and both as text
+_Run = list[tuple[_Question, bool | None, str]]
+"""What it asked, the answer (None: not yes or no), and both as text if another input may be answered otherwise."""
 
 
 def branches(model: nn.Module, analysis: Analysis) -> tuple[str, ...]:
@@ -28,7 +29,7 @@ def branches(model: nn.Module, analysis: Analysis) -> tuple[str, ...]:
     runs = [_questions(analysis, index) for index in range(len(analysis.graphs))]
     proven = [run for run, graph in zip(runs, analysis.graphs, strict=True) if not graph.training and not graph.apart]
     yes, no = (set().union(*(_answered(run, answer) for run in proven)) for answer in (True, False))
-    found = {text: None for run in runs for question, _, text in run if question not in yes & no}
+    found = {text: None for run in runs for question, _, text in run if text and question not in yes & no}
     left_out = [_left_out(model, analysis.graphs[first]) for first in analysis.firsts]
     never = [name for name in left_out[0] if all(name in names for names in left_out)]
     if never:
@@ -42,10 +43,11 @@ def _questions(analysis: Analysis, index: int) -> _Run:
     analysis.enter(index)
     graph, found = analysis.graphs[index], _Run()
     for guard in graph.guards:
-        if guard.fn in _SIGNS and not guard.inside and _may_differ(guard, analysis):
+        if guard.fn in _SIGNS and not guard.inside:
             left, right = (_text(arg, graph) for arg in guard.args)
             what, answer = f"{left} {_SIGNS[guard.fn]} {right}", bool(guard.result)
-            found.append(((what, guard.where, guard.source), answer, f"{what} is {answer}: {guard.source}"))
+            text = f"{what} is {answer}: {guard.source}" if _may_differ(guard, analysis) else ""
+            found.append(((what, guard.where, guard.source), answer, text))
     for (what, where, place), answers in graph.asked.items():
         found += [((what, where, place), answer, f"{what}: {place}") for answer in answers]
     return found

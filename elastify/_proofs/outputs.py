@@ -36,7 +36,7 @@ class Outputs:
         """Layouts of the outputs for an example in a mode, where they may move with the axes."""
         if self.keep:
             return []
-        runs = (i for i, graph in enumerate(analysis.graphs) if graph.example == example)
-        index = next(i for i in runs if analysis.graphs[i].training is training)
+        runs = [i for i, graph in enumerate(analysis.graphs) if graph.example == example]
+        index = next((i for i in runs if analysis.graphs[i].training is training), runs[0])  # which may do the same
         dims = analysis.dims[index]
         return [tuple(map(analysis.terms.resolve, dims[value.id])) for value in self.values(analysis.graphs[index])]
