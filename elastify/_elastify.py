@@ -69,15 +69,16 @@ def elastify(
     `example_inputs` (a tensor, a tuple, or a dict) and `example_kwargs` are what `forward` is called with; for timm,
     torchvision and Hugging Face models, and for extracted ones, they can be left out. `examples` is a list of more of
     them, for what one run does not show: other optional inputs, lengths, flags. Each is a tensor, a tuple of arguments,
-    a dict of keyword arguments, or (args, kwargs), a tuple of a tuple or list and a dict. All are recorded and proven;
-    costs are those of the first (`example_inputs`, where it is given). `freeze` lists globs of module
-    paths or axis names that stay as they are. `choices` maps globs of axis names to legal sizes (int) or ratios
-    (float). `min_ratio` is the smallest share of an axis or a depth (rounded up), or a mapping of globs to shares.
-    `multiple_of` is the step between sizes: None means 8 for axes of 64 units and more and 1 otherwise. `depth=False`
-    keeps all blocks. `keep_outputs=False` lets the output dimensions of the model move. `verify=False` skips the
-    proofs, and what cannot be counted is an error at the first `cost` then; of a model on the meta device only sizes
-    can be proven. Which dimensions count samples is found out by a small run, and `print(space(model))` says it; where
-    none does, one call is one sample. `batch={"mask": None, "h0": 1}` tells it by names or positions of inputs.
+    a dict of keyword arguments, or (args, kwargs): a tuple of a tuple or list and a dict is read so, any other tuple as
+    arguments. All are recorded and proven. Costs are those of the first, which is `example_inputs` where that is given.
+    `freeze` lists globs of module paths or axis names that stay as they are. `choices` maps globs of axis names to
+    legal sizes (int) or ratios (float). `min_ratio` is the smallest share of an axis or a depth (rounded up), or a
+    mapping of globs to shares. `multiple_of` is the step between sizes: None means 8 for axes of 64 units and more and
+    1 otherwise. `depth=False` keeps all blocks. `keep_outputs=False` lets the output dimensions of the model move.
+    `verify=False` skips the proofs, and what cannot be counted is an error at the first `cost` then; of a model on the
+    meta device only sizes can be proven. Which dimensions count samples is found out by a small run, and
+    `print(space(model))` says it; where none does, one call is one sample. `batch={"mask": None, "h0": 1}` tells it by
+    names or positions of inputs.
 
     Raises ElastifyError where the model does not run on the inputs, nothing in it is elastic, or an argument is wrong.
     """
