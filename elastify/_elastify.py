@@ -76,9 +76,9 @@ def elastify(
     mapping of globs to shares. `multiple_of` is the step between sizes: None means 8 for axes of 64 units and more and
     1 otherwise. `depth=False` keeps all blocks. `keep_outputs=False` lets the output dimensions of the model move.
     `verify=False` skips the proofs, and what cannot be counted is an error at the first `cost` then; of a model on the
-    meta device only sizes can be proven. Which dimensions count samples is found out by a small run, and
-    `print(space(model))` says it; where none does, one call is one sample. `batch={"mask": None, "h0": 1}` tells it by
-    names or positions of inputs.
+    meta device only sizes can be proven. Which dimensions count samples is read from the record, or found out by a
+    small run, and `print(space(model))` says it; where none does, one call is one sample. `batch={"mask": None, "h0":
+    1}` tells it by names or positions of inputs.
 
     Raises ElastifyError where the model does not run on the inputs, nothing in it is elastic, or an argument is wrong.
     """

@@ -201,9 +201,10 @@ def _introduction(results: dict[str, list[dict[str, Any]]]) -> Iterator[str]:
     yield (
         "**Passed** means that the model passes `elastify.testing.check_model` with its defaults. The full "
         "configuration is bit-identical to the original. 20 configurations give the same output activated and "
-        "extracted. Both proofs hold, costs agree with counted kernels, gradients agree, and copies and `state_dict` "
-        "work. Every kind of axis in the column *elastic* is elastic everywhere in the model. Weights are random, "
-        "inputs small."
+        "extracted. Both proofs hold, costs agree with counted kernels, and copies and `state_dict` work. In training "
+        "mode, too, outputs, gradients and written buffers agree. What holds at the example also holds at other "
+        "lengths, picture sizes and batches that the model takes, and with attention that is not fused. Every kind of "
+        "axis in the column *elastic* is elastic everywhere in the model. Weights are random, inputs small."
     )
     yield ""
     yield (

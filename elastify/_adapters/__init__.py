@@ -12,7 +12,7 @@ from importlib import import_module
 from pkgutil import iter_modules
 
 from elastify._adapters.build import LARGE, build, known, makers
-from elastify._adapters.library import LIBRARIES, Library, Run, build_like, guard, named, of
+from elastify._adapters.library import LIBRARIES, Library, Run, attention_by_hand, build_like, guard, named, of
 from elastify._adapters.weightless import Weightless
 
 for _found in iter_modules(__path__, f"{__name__}."):
@@ -24,6 +24,7 @@ __all__ = [
     "Library",
     "Run",
     "Weightless",
+    "attention_by_hand",
     "build",
     "build_like",
     "guard",

@@ -76,6 +76,10 @@ class Library:
         """(object, attribute, cached, uncached) of functions whose cache would mix up the sizes of different runs."""
         return ()
 
+    def attention_by_hand(self, module: nn.Module) -> Iterable[tuple[Any, str, Any]]:
+        """(object, attribute, value) of what makes a module compute attention itself that is fused now."""
+        return ()
+
     # -- numbers that nothing in forward reads -------------------------------------------------------------
 
     def sums(self, model: nn.Module) -> dict[Attr, tuple[str, ...]]:
@@ -142,6 +146,12 @@ def guard(model: nn.Module) -> None:
     one_of_each = {type(module): module for module in model.modules()}
     for library in {of(module) for module in one_of_each.values()}:
         library.guard(model)
+
+
+def attention_by_hand(model: nn.Module) -> Iterator[tuple[Any, str, Any]]:
+    """What makes the parts of a model compute attention themselves, as their libraries say."""
+    for module in model.modules():
+        yield from of(module).attention_by_hand(module)
 
 
 def build_like(source: Any, tensors: Collection[Tensor] = ()) -> nn.Module | None:

@@ -5,7 +5,7 @@ Models describe themselves by numbers: how wide the classifier's input is, how m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -33,6 +33,10 @@ class Timm(Library, package="timm"):
         told = getattr(model, "in_chans", None)  # a stem may see pixels already folded into channels
         channels = told if isinstance(told, int) else int(getattr(stem, "in_channels", channels))
         return (noise(2, channels, *size),), {}
+
+    def attention_by_hand(self, module: nn.Module) -> Iterable[tuple[Any, str, Any]]:
+        """Every attention has a flag of its own."""
+        return [(module, "fused_attn", False)] if vars(module).get("fused_attn") is True else ()
 
     def sums(self, model: Any) -> dict[Attr, tuple[str, ...]]:
         """How wide the input of the classifier is."""

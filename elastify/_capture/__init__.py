@@ -9,6 +9,7 @@ keeps recorders out of our own work.
 README.md in this folder walks through one example.
 """
 
+from elastify._capture.code import Code
 from elastify._capture.examples import (
     Example,
     describe,
@@ -30,6 +31,7 @@ from elastify._capture.trees import results
 from elastify._capture.wrappers import not_elastic, wrapped, written
 
 __all__ = [
+    "Code",
     "Example",
     "FxWriter",
     "attribute_value",

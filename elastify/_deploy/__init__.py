@@ -6,10 +6,11 @@ believed.
 """
 
 from elastify._deploy.deep_copy import copied
-from elastify._deploy.extract import enlarged, materialise, own
+from elastify._deploy.extract import all_tensors, enlarged, materialise, own
 from elastify._deploy.save import load, save
 
 __all__ = [
+    "all_tensors",
     "copied",
     "enlarged",
     "load",

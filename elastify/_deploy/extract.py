@@ -2,7 +2,8 @@
 
 The subnet is activated, and the model copied with a memo that already holds the small tensor for every full one, so
 full weights are never copied, ties stay ties, and references anywhere in the model find the small tensor. Blocks
-that are left out are placeholders in the memo; those that are to be removed are then taken out of their containers.
+that are left out, and what goes with them, are placeholders in the memo; those that are to be removed are then taken
+out of their containers.
 Classes are given back, and what was done is written down as plain data, for `save` and `load`.
 """
 
@@ -19,6 +20,7 @@ from elastify._capture import read, resolve, write
 from elastify._deploy.deep_copy import DeepCopy
 from elastify._ir import FULL, Choice, ExampleSpec
 from elastify._rewrite import (
+    CONTAINERS,
     SPEC,
     Active,
     ElasticState,
@@ -29,6 +31,8 @@ from elastify._rewrite import (
     set_active,
     setters_of,
     shortened,
+    stand_in,
+    stored_in,
     strip,
 )
 
@@ -130,7 +134,8 @@ def own(value: Tensor, like: Tensor) -> Tensor:
 
 
 def plain_copy(model: nn.Module, pairs: Collection[tuple[Tensor, Tensor]], skip: Collection[str]) -> nn.Module:
-    """A deep copy with other tensors and without elastify; blocks at the paths in `skip` become placeholders."""
+    """A deep copy with other tensors and without elastify; modules at the paths in `skip` become placeholders, tensors
+    None."""
     memo: dict[int, Any] = {id(old): new for old, new in pairs}
     elastic = model.__dict__.get("_elastify")
     extras = elastic.extras if elastic is not None else {}
@@ -138,8 +143,8 @@ def plain_copy(model: nn.Module, pairs: Collection[tuple[Tensor, Tensor]], skip:
         memo[id(elastic)] = ElasticState(elastic.plan, elastic.tables)
     parameters = dict(model.named_parameters(remove_duplicate=False)) if extras else {}
     memo.update((id(parameters[name]), None) for name in extras)  # they are not copied, and dropped below
-    for path in skip:
-        memo[id(resolve(model, path))] = nn.Identity()
+    for table, name in (stored_in(model, path) for path in skip):
+        memo[id(table[name])] = stand_in(table[name])
     small = DeepCopy(memo, original_class, lambda name: name.startswith("_elastify") and name != SPEC)(model)
     for module in small.modules():
         strip(module)
@@ -151,15 +156,21 @@ def plain_copy(model: nn.Module, pairs: Collection[tuple[Tensor, Tensor]], skip:
 
 
 def drop_blocks(model: nn.Module, removed: Collection[str]) -> None:
-    """Take placeholders out of their containers, number the rest anew, and tell lists that name modules."""
+    """Take what is gone out of lists and dictionaries, number the rest anew, and tell lists that name modules.
+    Elsewhere the placeholders stay."""
     moved = renumbered(model, children_of(removed))
     _rename_entries(model, removed, moved)
     parents = {path: resolve(model, path) for path in moved}
     for path, names in moved.items():
-        children = parents[path]._modules
+        parent = parents[path]
+        children = parent._modules if isinstance(parent, CONTAINERS) else parent._parameters
         kept = {new: children[old] for old, new in names.items()}
         children.clear()
         children.update(kept)
+        if isinstance(parent, nn.ParameterList):
+            parent._size = len(kept)
+        elif isinstance(parent, nn.ParameterDict):
+            parent._keys = dict.fromkeys(kept)
 
 
 def _rename_entries(model: nn.Module, removed: Collection[str], moved: Mapping[str, Mapping[str, str]]) -> None:

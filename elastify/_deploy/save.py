@@ -225,10 +225,10 @@ def _rebuild(folder: Path, full: nn.Module, spec: Mapping[str, Any], tensors: Ma
             fix=f"pass like=... of the full size it was extracted from, a {said}",
         )
 
-    modules = dict(full.named_modules(remove_duplicate=False))
+    known = {*dict(full.named_modules(remove_duplicate=False)), *_named(full)}
     left_out = [*spec["removed"], *spec["aside"]]
     for path in left_out:
-        if not path or path not in modules:
+        if not path or path not in known:
             raise other(f"it has no block {path!r}")
     names = _new_names(full, spec["removed"], left_out)
     missing = (set(tensors) | set(spec["ties"])) ^ set(names.values())
@@ -284,12 +284,13 @@ def _new_names(full: nn.Module, removed: list[str], left_out: list[str]) -> dict
     """Name in the small model of every tensor of the full one that stays. Blocks and containers may have several."""
     modules = dict(full.named_modules(remove_duplicate=False))
     moved = {modules[path]: names for path, names in renumbered(full, children_of(removed)).items()}
-    gone = {modules[path] for path in left_out}
+    tensors = _named(full)
+    gone = {id(modules[path] if path in modules else tensors[path]) for path in left_out}
     names: dict[str, str] = {}
-    for name in _named(full):
+    for name, tensor in tensors.items():
         parts = name.split(".")
         around = [modules[".".join(parts[:depth])] for depth in range(len(parts))]
-        if gone.isdisjoint(around):
+        if gone.isdisjoint(map(id, (*around, tensor))):
             names[name] = ".".join(
                 moved.get(outer, {}).get(part, part) for outer, part in zip(around, parts, strict=True)
             )

@@ -4,7 +4,8 @@ An integer that remembers where it came from (`ints`): an attribute, a dimension
 The record of one run of a model (`graph`): calls, the values between them, and the module calls around them. What a
 dimension is made of (`layout`): an axis, a product of axes, a concatenation. And what the rest of the library obeys
 (`plan`): axes, stages, how each tensor and number follows them, and what is frozen for what reason. One subnet,
-in numbers, is a `Choice` (`choice`). What is remembered of the inputs of a run, without their data (`examples`).
+in numbers, is a `Choice` (`choice`); what goes with the blocks that it leaves out, `presence` tells. What is
+remembered of the inputs of a run, without their data (`examples`).
 """
 
 from elastify._ir.choice import FULL, Choice, Key
@@ -13,6 +14,7 @@ from elastify._ir.graph import Graph, ModuleCall, RecordedCall, Value, enclosing
 from elastify._ir.ints import Attr, Dim, Expr, Guard, Int, Op, evaluate, exprs, guard_log, leaves
 from elastify._ir.layout import Axis, Concat, Layout, Product, active_size, axes_of, indices, mentions, settled
 from elastify._ir.plan import Constraint, ElasticAxis, FrozenDim, Plan, RigidBlocks, SizeExpr, Skip, Stage
+from elastify._ir.presence import Block, Presence
 from elastify._ir.trees import inside
 
 __all__ = [
@@ -20,6 +22,7 @@ __all__ = [
     "MAX_TEXT",
     "Attr",
     "Axis",
+    "Block",
     "Choice",
     "Concat",
     "Constraint",
@@ -36,6 +39,7 @@ __all__ = [
     "ModuleCall",
     "Op",
     "Plan",
+    "Presence",
     "Product",
     "RecordedCall",
     "RigidBlocks",

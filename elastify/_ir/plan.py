@@ -6,7 +6,7 @@ plan serves a model and all its copies. Which subnet is meant says a `Choice`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from elastify._ir.ints import Attr, Op
@@ -120,6 +120,8 @@ class Plan:
     `paths` maps a container to an axis and, for each of its sizes from 1 on, the indices of the children that run.
     `summed` are (tensor name, dimension) that every operation on the tensor sums over: they take units in.
     `twins` gives the first path of modules under their other paths.
+    `alongside` are modules and tensors that only rounds of some blocks use, though they lie elsewhere, with these
+    blocks: they are gone where all of those are.
     """
 
     axes: tuple[ElasticAxis, ...] = ()
@@ -143,6 +145,7 @@ class Plan:
     summed: frozenset[tuple[str, int]] = frozenset()
     paths: Mapping[str, tuple[int, tuple[tuple[int, ...], ...]]] = field(default_factory=dict)
     twins: Mapping[str, str] = field(default_factory=dict)
+    alongside: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def first_name(self, name: str) -> str:
         """The first name of a module or tensor: what lies in a module that has several, has as many.
@@ -156,6 +159,10 @@ class Plan:
                 return self.twins[outer] + name[len(outer) :]
             outer = outer.rpartition(".")[0]
         return name
+
+    def beside(self, blocks: Collection[str]) -> tuple[str, ...]:
+        """What goes with some of these blocks though it lies elsewhere."""
+        return tuple(path for path, own in self.alongside.items() if not set(own).isdisjoint(blocks))
 
     def blocks_around(self) -> dict[int, set[tuple[int, int]]]:
         """By call of the first run, the blocks (stage, index) that take it along: it, or its round of a loop, is in

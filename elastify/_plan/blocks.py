@@ -11,9 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from math import prod
 from typing import Any
 
-from elastify._ir import Skip, Value
+from elastify._ir import Skip, Value, enclosing
 from elastify._plan.flow import Span
 from elastify._plan.skips import SkipFinder
 
@@ -115,6 +116,13 @@ class Blocks:
         examples = {finder.graph.example for finder in self.finders if finder.index in spans}
         missing = any(finder.graph.example in examples and finder.index not in spans for finder in self.finders)
         return spans if self.first.index in spans and not missing and self._before.isdisjoint(spans) else None
+
+    def weights(self, paths: Sequence[str]) -> int:
+        """How many numbers the weights in modules have."""
+        tensors = {
+            id(v): v for name, v in self.first.graph.tensors.items() if not set(paths).isdisjoint(enclosing(name))
+        }
+        return sum(prod(value.shape) for value in tensors.values())
 
     def parallel(self, paths: Sequence[str]) -> bool:
         """Whether blocks all run once, on the same tensor."""

@@ -85,7 +85,7 @@ class _Rows:
             inside = self.cover(path)
             if path in containers:
                 for row in rows_of_container(self.blocks, path):
-                    if not inside or self.blocks.parallel(row.blocks):
+                    if (not inside or self.blocks.parallel(row.blocks)) and self.leads(row):
                         self.add(row)
             elif not inside:
                 for row in self.in_attributes(path, others[path], self.blocks.bypass):
@@ -97,6 +97,29 @@ class _Rows:
         """Keep a row: what is inside its blocks is no row of its own."""
         self.found.append(row)
         self.members.update(row.blocks)
+
+    def leads(self, row: BlockRow) -> bool:
+        """Whether the blocks of a row do not just go with those of another, one in each round; of two such rows the one
+        with more weights leads."""
+        for other in self.found:
+            if self._together(row, other):
+                if self.blocks.weights(row.blocks) <= self.blocks.weights(other.blocks):
+                    return False
+                self.found.remove(other)
+                self.members.difference_update(other.blocks)
+                break
+        return True
+
+    def _together(self, row: BlockRow, other: BlockRow) -> bool:
+        """Whether each block of a row that may go is in a round of the other, and no two are in the same."""
+        index = self.blocks.first.index
+        ran = [block for block in other.blocks[1:] if index in other.skips[block]]
+        rounds = {block: set(other.skips[block][index].calls()) for block in ran}
+        taken = []
+        for path in row.blocks[1:]:
+            span = (self.blocks.spans(path) or {}).get(index, Span(0, 1))
+            taken.append(next((block for block, calls in rounds.items() if calls.issuperset(range(*span))), None))
+        return None not in taken and len(set(taken)) == len(taken)
 
     def cover(self, path: str) -> bool:
         """Whether a module is a block of a row, or part of one."""

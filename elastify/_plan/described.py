@@ -32,7 +32,7 @@ OTHERS = re.compile(
 )
 _OWN = frozenset(nn.Module().__dict__)
 _FOREIGN = frozenset({"torch", "numpy", "logging", "threading", "functools", "builtins"})
-_TEXTS = frozenset({bool, float, str, type(None)})  # what holds no number
+_TEXTS = frozenset({bool, str, type(None)})  # what holds no number
 _MAX_DEPTH, _MAX_ITEMS = 3, 256
 
 
@@ -110,7 +110,7 @@ def _attributes(model: nn.Module) -> Iterator[Attribute]:
         yield from level
         inner: list[Attribute] = []
         for path, owner, name, value in level:
-            if type(value) is int or not _is_plain_object(value) or id(value) in seen:
+            if type(value) in (int, float) or not _is_plain_object(value) or id(value) in seen:
                 continue
             own = getattr(value, "__dict__", None)
             if type(own) is dict:

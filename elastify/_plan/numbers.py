@@ -81,9 +81,9 @@ class Numbers:
                     continue
                 if shared and read is None:
                     plain = self.operands.keys() - self.arguments
-                    read = {self._place(attr) for attr in {*known, *self.used} - plain}
+                    read = {self.place(attr) for attr in {*known, *self.used} - plain}
                 attr = number.attr  # what forward reads needs no match; what it compares of an object stays, too
-                if self._place(attr) in read if read is not None else attr in known or attr in self.arguments:
+                if self.place(attr) in read if read is not None else attr in known or attr in self.arguments:
                     continue
                 layouts = next(filter(None, self.places.candidates(number, inherited, factors)), set())
                 if len(layouts) != 1:
@@ -97,7 +97,7 @@ class Numbers:
                     unclear[attr] = tuple(sorted(layouts, key=repr))
         return Matched(sizes, unclear)
 
-    def _place(self, attr: Attr) -> _Place:
+    def place(self, attr: Attr) -> _Place:
         """Where an attribute is, for several paths may lead to one object."""
         return id(resolve(self.described.model, attr.owner)), attr.name, attr.index
 
@@ -203,6 +203,11 @@ class _Places:
                 own.setdefault(call.where, []).extend([*call.inputs(), *call.outputs()])
             found = {**own, **found}
         return found
+
+    @cached_property
+    def near(self) -> dict[str, list[Value]]:
+        """Of every module that has run, what goes in and out, and what its own operations take and make."""
+        return {path: [*self.passing(path), *self.inside.get(path, [])] for path in {*self.calls, *self.inside}}
 
     @cached_property
     def layouts(self) -> dict[Value, dict[int, Layouts]]:

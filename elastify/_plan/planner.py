@@ -18,7 +18,7 @@ from torch import nn
 
 from elastify import _adapters
 from elastify._analysis import Analysis, Term
-from elastify._capture import attribute_value, parameter_names, resolve
+from elastify._capture import Code, attribute_value, parameter_names, resolve
 from elastify._ir import Attr, Constraint, Dim, ElasticAxis, FrozenDim, Guard, Layout, Plan, mentions
 from elastify._plan.branches import branches
 from elastify._plan.buffers import written_buffers
@@ -31,6 +31,7 @@ from elastify._plan.operands import may_be_a_size
 from elastify._plan.options import Options
 from elastify._plan.scales import find_scales
 from elastify._plan.stages import Stages
+from elastify._plan.unread import unread_sizes
 from elastify._plan.uses import find_drafts
 
 
@@ -63,7 +64,9 @@ class Planner:
         attributes = {a: layout for a, layout in {**read, **matched.sizes}.items() if mentions(layout, elastic)}
         read_and_elastic = {attr: layout for attr, layout in attributes.items() if attr in read}
         statistics, written = written_buffers(self.model, self.analysis.graphs)
-        scales, unsure = find_scales(self.model, self.analysis, read_and_elastic, elastic)
+        scales, unsure = find_scales(self.described, self.analysis, read_and_elastic, elastic, self._code)
+        told = {*read, *matched.sizes, *matched.unclear}
+        unread = unread_sizes(self.numbers, self._code, {*told, *self.numbers.operands}, elastic)
         stages, tensors = self.depth.stages(moving), self._tensors(elastic)
         return Plan(
             axes=axes,
@@ -81,12 +84,17 @@ class Planner:
             rigid=self.depth.rigid_blocks(moving, {axis.id: axis.name for axis in axes}),
             matched=frozenset(matched.sizes),
             unclear=matched.unclear,
-            staying={**unsure, **self._staying({*read, *matched.sizes, *matched.unclear})},
+            staying={**unsure, **self._staying(told), **unread},
             branches=branches(self.model, self.analysis),
             summed=self.analysis.summed,
             counts=count_layers(self.described, stages, read, self._guards),
             twins=self._twins,
+            alongside=self.depth.alongside(moving),
         )
+
+    @cached_property
+    def _code(self) -> Code:
+        return Code(self.model)
 
     @cached_property
     def _guards(self) -> list[Guard]:

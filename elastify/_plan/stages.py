@@ -17,6 +17,7 @@ from torch import nn
 from elastify._analysis import Analysis
 from elastify._capture import resolve
 from elastify._ir import RigidBlocks, Stage
+from elastify._plan.alongside import alongside
 from elastify._plan.blocks import BlockRow
 from elastify._plan.depth import find_rows, skip_finders
 from elastify._plan.described import Described, joined
@@ -51,6 +52,7 @@ class Stages:
         self.model = described.model
         self._reasons: dict[tuple[str, ...], str] = {}  # why rows stay whole, by their blocks
         self._limits: dict[tuple[str, ...], tuple[frozenset[int], str]] = {}
+        self._beside: dict[tuple[str, ...], RigidBlocks] = {}  # what stays though it lies beside blocks that may go
         self._rows: dict[frozenset[int] | None, list[BlockRow]] = {}
 
     def give_up(self, blocks: tuple[str, ...], reason: str) -> None:
@@ -68,6 +70,15 @@ class Stages:
         self._limits[blocks] = frozenset(counts), reason
         if not counts:
             self.give_up(blocks, reason)
+
+    def keep_beside(self, blocks: tuple[str, ...], paths: tuple[str, ...], reason: str) -> None:
+        """What only rounds of the blocks of a row use stays all the same, because forward asks for it."""
+        self._beside[blocks] = RigidBlocks("", paths, f"they stay without the blocks that use them: {reason}")
+
+    def alongside(self, moving: frozenset[int]) -> dict[str, tuple[str, ...]]:
+        """What goes with the blocks of the stages, with these blocks."""
+        rows = [row for row in self._shortened(moving) if row.blocks not in self._beside] if self.options.depth else []
+        return alongside(self.model, self.analysis.graphs, self._strict, rows)
 
     def stages(self, moving: frozenset[int]) -> tuple[Stage, ...]:
         """The stages of a plan."""
@@ -93,7 +104,8 @@ class Stages:
             if row.blocks in self._reasons and not row.gaps  # of one with gaps the pieces are listed
         ]
         refused = [RigidBlocks(row.container, row.blocks, row.refusal) for row in self._find(moving) if row.refusal]
-        return (*given_up, *self._held_by_width(moving, names), *refused)
+        beside = [self._beside[row.blocks] for row in self._shortened(moving) if row.blocks in self._beside]
+        return (*given_up, *self._held_by_width(moving, names), *refused, *beside)
 
     def _shortened(self, moving: frozenset[int]) -> list[BlockRow]:
         """The rows that can be shortened."""

@@ -1,10 +1,12 @@
 """Which dimensions of the inputs count samples. Costs are per sample, and exports let their number be any.
 
-Candidates are the axes of inputs that no weight has and that the layouts lead to an output. One is the batch if other
-numbers for its first and for its last sample, in a run in eval mode, leave the outputs of all others as they were, to
-the bit (`independence`). The rows of a mask fail this, and so do the tokens of a sequence that attends to itself. Axes
-that stand outside of others are asked first: in `[samples, tokens, channels]` of a net without attention both would
-pass. Where layouts lead nowhere, an output counts samples in the dimension that grows when the inputs get one more.
+Candidates are the axes of inputs that no weight has and that the layouts lead to an output. One is the batch if its
+entries are independent. Mostly the record shows that no operation brings them together (`kept_apart`). Where it does
+not, other numbers for the first and for the last sample, in a run in eval mode, must leave the outputs of all others as
+they were, to the bit (`independence`). The rows of a mask fail this, and so do the tokens of a sequence that attends to
+itself. Axes that stand outside of others are asked first: in `[samples, tokens, channels]` of a net without attention
+both would pass. Where layouts lead nowhere, an output counts samples in the dimension that grows when the inputs get
+one more.
 
 Each row of an adjacency matrix that is used once passes, too, and so does each query of a sequence to others: there an
 input without that axis has features (a dimension that a weight has, too) of things that are summed up. Then, and where
@@ -20,7 +22,7 @@ from functools import partial
 
 from torch import nn
 
-from elastify._analysis import Analysis
+from elastify._analysis import Analysis, kept_apart
 from elastify._capture import Example, capture, tensors_by_name
 from elastify._errors import ElastifyError
 from elastify._ir import Axis, Graph, Layout, Product, Value, axes_of, mentions
@@ -125,6 +127,7 @@ class _Search:
         told: Mapping[str, int | None],
     ) -> None:
         self.model, self.example, self.outputs, self.told = model, example, outputs, told
+        self.analysis, self.index = analysis, index
         self.graph = graph = analysis.graphs[index]
         layouts = partial(analysis.layouts, index=index)
         self.inputs = {value.name: layouts(value) for value in graph.inputs}
@@ -185,7 +188,7 @@ class _Search:
 
     def against(self, axis: int) -> str:
         """Why an axis that leads to an output is not the batch, or "" if it may be."""
-        if why := self.runs.against({axis}, self.inputs, self.results):
+        if why := self.mixed({axis}):
             return why
         for name, layouts in self.inputs.items():
             things = list(self.free(layouts))[:1]
@@ -195,6 +198,13 @@ class _Search:
                 return f"{self.names(things)} is summed over"
         return ""
 
+    def mixed(self, axes: Collection[int]) -> str:
+        """Why an entry of some axes is no sample on its own, or "" if the record or a run proves that it is."""
+        results = self.outputs.values(self.graph)
+        if kept_apart(self.analysis, axes, self.graph.inputs, results, self.index):
+            return ""
+        return self.runs.against(axes, self.inputs, self.results)
+
     def joined(self, found: Batch, outside: Collection[tuple[int, int]]) -> Batch:
         """With inputs of their own that begin with as many entries, where samples of both together are independent:
         pictures whose features are put among the words of a text, say."""
@@ -202,7 +212,7 @@ class _Search:
         near = {axis for pair in outside if not found.axes.isdisjoint(pair) for axis in pair} | found.axes
         others = {axis for axis, size in firsts.items() if size == found.count and axis not in near}
         both = self.batch(found.axes | others, found.count)
-        return found if not others or self.runs.against(both.axes, self.inputs, self.results) else both
+        return found if not others or self.mixed(both.axes) else both
 
     def _order(self) -> set[tuple[int, int]]:
         """Pairs of axes of which the first stands before the second in an input or output."""

@@ -150,10 +150,15 @@ class _SizeTests:
 
 
 def _demote_stage(planner: Planner, tests: _SizeTests, stage: Stage, text: str) -> None:
-    """Offer the first blocks only, where some numbers of them work; else all of the row stays, or it is cut."""
+    """Offer the first blocks only, where some numbers of them work; else what lies beside the blocks stays, or all of
+    the row, or it is cut."""
     if planner.depth.may_be_limited(stage.blocks):
         counts, text = tests.working(stage, text)
-        planner.depth.limit(stage.blocks, counts, text)
+        beside = tests.plan.beside(stage.blocks)
+        if beside and not counts:
+            planner.depth.keep_beside(stage.blocks, beside, text)
+        else:
+            planner.depth.limit(stage.blocks, counts, text)
     else:
         planner.depth.give_up(stage.blocks, text)
 

@@ -43,8 +43,8 @@ def set_active(model: nn.Module, choice: Choice) -> None:
     setters = setters_of(model)
     for attr, old in reversed(elastic.block_numbers.items()):
         write(model, attr, old)
-    left_out = active.left_out if active is not None else frozenset()
-    setters.apply(active.choice.sizes if active is not None else {}, elastic.tables.only_in(left_out))
+    chosen = active.choice if active is not None else FULL
+    setters.apply(chosen.sizes, elastic.tables.only_in(chosen))
     reset(model, elastic.plan.caches, elastic.caches)
     elastic.active = active
     elastic.turns.note(elastic.choice.key)
@@ -104,9 +104,10 @@ def _active(elastic: ElasticState, choice: Choice) -> Active | None:
             bypassed |= skipped
         else:
             removed |= skipped
-            for block in skipped:
-                container, _, child = block.rpartition(".")
-                hidden.setdefault(container, set()).add(child)
+    removed.update(elastic.tables.presence.gone_along(choice))
+    for path in removed:
+        container, _, child = path.rpartition(".")
+        hidden.setdefault(container, set()).add(child)
     for path, (axis, ways) in plan.paths.items():
         way = ways[choice.sizes.get(axis, len(ways)) - 1]
         hidden[path] = {str(child) for child in set().union(*ways).difference(way)}

@@ -2,8 +2,8 @@
 
 A Sequential, ModuleList or ModuleDict from which blocks may be removed gets a subclass in which iteration, length,
 indexing, slicing and membership see the kept blocks; `_modules`, and with it parameters, state_dict and named_modules,
-stays whole. A block that is bypassed, because it stands elsewhere, gets a subclass whose forward returns its only
-input while it is left out.
+stays whole. So does a list or dictionary, of parameters too, of which entries go with blocks. A block that is bypassed,
+because it stands elsewhere, gets a subclass whose forward returns its only input while it is left out.
 
 Code around the blocks knows their places: a `layer_idx` that finds an entry of a cache, a number of layers, a list with
 an entry for each. `close_gaps` lets these follow while blocks are removed. With `layers` 0, 2 and 3 kept of four, the
@@ -25,16 +25,17 @@ from torch import Tensor, nn
 from elastify._capture import read, resolve, write
 from elastify._errors import ElastifyError
 from elastify._ir import Attr
-from elastify._rewrite.state import elastic_state
+from elastify._rewrite.state import Active, elastic_state
 
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+_PARAMETERS = (nn.ParameterList, nn.ParameterDict)
 _PLACE = re.compile(r"^(layer|block|depth)_?(idx|index|id|number)$")
 _CHANGES = ("__setitem__", "__delitem__", "add_module", "insert", "pop", "append", "extend", "clear", "update")
 
 
 def container_members(base: type[Any]) -> dict[str, Any]:
     """Methods of the subclass of a container; each leaves the full configuration to `base`."""
-    keyed = issubclass(base, nn.ModuleDict)
+    keyed = issubclass(base, (nn.ModuleDict, nn.ParameterDict))
 
     def iterate(self: Any) -> Iterator[Any]:
         if not _hidden(self):
@@ -42,7 +43,7 @@ def container_members(base: type[Any]) -> dict[str, Any]:
         return iter(_shown(self) if keyed else _shown(self).values())
 
     def length(self: Any) -> int:
-        return len(self._modules) - len(_hidden(self))
+        return base.__len__(self) - len(_hidden(self))
 
     def contains(self: Any, key: Any) -> bool:
         if keyed:
@@ -78,23 +79,36 @@ def container_members(base: type[Any]) -> dict[str, Any]:
     return members
 
 
+def entries(holder: Any) -> list[str] | None:
+    """Names of what a list or dictionary of modules or parameters holds, in order; None for other modules."""
+    if isinstance(holder, CONTAINERS):
+        return list(holder._modules)
+    names = []
+    if isinstance(holder, _PARAMETERS):
+        names = [str(i) for i in range(holder._size)] if isinstance(holder, nn.ParameterList) else list(holder._keys)
+    return names if names and set(names) == holder._parameters.keys() else None  # it may hold other things
+
+
 def _hidden(container: Any) -> frozenset[str]:
     """Names of the children that a container does not show at the moment."""
     active = container._elastify.active
     return active.hidden.get(container._elastify_path, frozenset()) if active is not None else frozenset()
 
 
-def _shown(container: nn.Module) -> dict[str, nn.Module]:
-    """Children that a container shows."""
+def _shown(container: nn.Module) -> dict[str, Any]:
+    """What a container shows."""
     hidden = _hidden(container)
+    if isinstance(container, _PARAMETERS):
+        return {name: getattr(container, name) for name in entries(container) or () if name not in hidden}
     return {name: child for name, child in container._modules.items() if name not in hidden and child is not None}
 
 
-def _plain_slice(self: Any, base: type[Any], index: slice) -> nn.Module:
+def _plain_slice(self: Any, base: type[Any], index: slice) -> Any:
     items = list(_shown(self).items())[index]
     if issubclass(base, nn.Sequential):
         return base(OrderedDict(items))
-    return base([child for _, child in items])
+    children = [child for _, child in items]
+    return children if issubclass(base, nn.ParameterList) else base(children)  # parts of parameters are none
 
 
 def _refused_while_hidden(base: type[nn.Module], name: str) -> Callable[..., Any]:
@@ -132,27 +146,47 @@ def block_members(base: type[nn.Module]) -> dict[str, Any]:
 
 @contextmanager
 def as_extracted(model: nn.Module, *, lists: bool) -> Iterator[None]:
-    """The active subnet as it is when it is extracted, inside the block: `nn.Identity` in the place of bypassed blocks,
-    and, with `lists`, those with one entry per block cut down to what is left."""
+    """The active subnet as it is when it is extracted, inside the block: `nn.Identity` in the place of bypassed blocks
+    and None in that of tensors which no list holds, and, with `lists`, those with one entry per block cut down to what
+    is left."""
     elastic = elastic_state(model)
     active = elastic.active
     counted = shortened(model, elastic.plan.counts, active.hidden, elastic.block_numbers) if active and lists else ()
-    places = [path.rpartition(".") for path in (active.bypassed if active else ())]
-    parents = [(resolve(model, parent)._modules, child) for parent, _, child in places]
-    blocks = [children[child] for children, child in parents]
+    places = [stored_in(model, path) for path in (_in_place(model, active) if active else ())]
+    blocks = [children[child] for children, child in places]
     new = list(counted)
     before = [(attr, read(model, attr)) for attr, _ in new]
     try:
-        for children, child in parents:
-            children[child] = nn.Identity()
+        for children, child in places:
+            children[child] = stand_in(children[child])
         for attr, value in new:
             write(model, attr, value)
         yield
     finally:
         for attr, value in before:
             write(model, attr, value)
-        for (children, child), block in zip(parents, blocks, strict=True):
+        for (children, child), block in zip(places, blocks, strict=True):
             children[child] = block
+
+
+def stored_in(model: nn.Module, path: str) -> tuple[dict[str, Any], str]:
+    """The table of a module in which what stands at a path is stored, and its name there."""
+    outer, _, name = path.rpartition(".")
+    owner = resolve(model, outer)
+    return next((t for t in (owner._parameters, owner._buffers) if name in t), owner._modules), name
+
+
+def stand_in(item: Any) -> nn.Module | None:
+    """What stands in an extracted model in the place of a module or tensor that is gone."""
+    return nn.Identity() if isinstance(item, nn.Module) else None
+
+
+def _in_place(model: nn.Module, active: Active) -> Iterator[str]:
+    """What is left out, but has a stand-in in an extracted model: bypassed blocks, and what no list holds."""
+    yield from active.bypassed
+    for path in active.removed:
+        if entries(resolve(model, path.rpartition(".")[0])) is None:
+            yield path
 
 
 def renumbered(model: nn.Module, removed: Mapping[str, Collection[str]]) -> dict[str, dict[str, str]]:
@@ -162,11 +196,11 @@ def renumbered(model: nn.Module, removed: Mapping[str, Collection[str]]) -> dict
     """
     result: dict[str, dict[str, str]] = {}
     for path, names in removed.items():
-        container = resolve(model, path)
-        if not isinstance(container, CONTAINERS):
+        children = entries(container := resolve(model, path))
+        if children is None:
             continue
-        children = list(container._modules)
-        numbered = not isinstance(container, nn.ModuleDict) and children == [str(i) for i in range(len(children))]
+        named = isinstance(container, (nn.ModuleDict, nn.ParameterDict))
+        numbered = not named and children == [str(i) for i in range(len(children))]
         kept = [name for name in children if name not in names]
         result[path] = {name: str(i) if numbered else name for i, name in enumerate(kept)}
     return result
@@ -189,11 +223,11 @@ def close_gaps(
     for attr, value in list(shortened(model, counts, removed)):
         change(attr, value)
     for path, names in renumbered(model, removed).items():
+        children = resolve(model, path)._modules
         for old, new in names.items():
-            if old == new:
+            if old == new or old not in children:
                 continue
-            block = f"{path}.{old}" if path else old
-            for inner, module in resolve(model, block).named_modules(prefix=block):
+            for inner, module in children[old].named_modules(prefix=f"{path}.{old}" if path else old):
                 for name, place in list(vars(module).items()):
                     if type(place) is int and place == int(old) and _PLACE.search(name):
                         change(Attr(inner, name), int(new))

@@ -4,24 +4,21 @@ Some attention gathers its biases from a table once and keeps them in a dict unt
 dict holds belongs to one configuration, and to weights in one order. Capture tells in which attributes forward
 leaves tensors; these are put back to what they were before the first run whenever the configuration changes, so that
 each subnet fills its own. Caches that an earlier run has filled are found by emptying them: forward fills them again.
-Any dict with tensors may be one, and any buffer that is not stored with the weights and that the class of its module
-puts in place elsewhere than in `__init__`.
+Any dict with tensors may be one, and any buffer that is not stored with the weights and that code of its module puts
+in place which forward may run.
 """
 
 from __future__ import annotations
 
 import copy
-import dis
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
-from types import FunctionType
 from typing import Any
 
 from torch import Tensor, nn
 
-from elastify._capture import resolve
+from elastify._capture import Code, resolve
 from elastify._errors import ElastifyError
 from elastify._ir import Attr
 
@@ -92,30 +89,18 @@ def emptied(model: nn.Module, left: Callable[[], Collection[Attr]]) -> Iterator[
 def _filled(model: nn.Module) -> Iterator[tuple[str, dict[str, Any], Attr]]:
     """What may be caches that an earlier run has filled, by name: their tables and attributes; with a buffer the
     numbers that may say how large it is."""
+    code = Code(model)
     for path, module in model.named_modules():
         space = vars(module)
         for name, value in space.items():
             if name not in _TORCH and type(value) is dict and any(isinstance(v, Tensor) for v in value.values()):
                 yield name, space, Attr(path, name)
         for name in space.get("_non_persistent_buffers_set", ()):
-            changing = _put_in_place(type(module))
+            changing = code.writes(type(module))
             if space["_buffers"].get(name) is not None and name in changing:
                 yield name, space["_buffers"], Attr(path, name)
                 numbers = [key for key, value in space.items() if type(value) is int and key in changing]
                 yield from ((name, space, Attr(path, key)) for key in numbers)
-
-
-@cache
-def _put_in_place(kind: type) -> frozenset[str]:
-    """Names to which methods of a class other than `__init__` assign, and all words in their code: `register_buffer`
-    takes a name as a word."""
-    own = [cls for cls in kind.__mro__ if cls.__module__.partition(".")[0] not in ("torch", "builtins")]
-    found: set[str] = set()
-    for method in (method for cls in own for method in vars(cls).values() if isinstance(method, FunctionType)):
-        if method.__name__ != "__init__":
-            words = (word for word in method.__code__.co_consts if isinstance(word, str))
-            found.update(words, (i.argval for i in dis.get_instructions(method) if i.opname == "STORE_ATTR"))
-    return frozenset(found)
 
 
 def _quietly(left: Callable[[], Collection[Attr]]) -> Collection[Attr]:

@@ -11,7 +11,7 @@ very modules that the names meant, so that a glance at the tables that hold them
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,18 +20,21 @@ from torch import nn
 from elastify._errors import ElastifyError
 from elastify._ir import enclosing
 from elastify._rewrite.blocks import CONTAINERS
+from elastify._rewrite.buffers import growing_sizes
 from elastify._rewrite.state import ElasticState, elastic_state
 
 _SHOWN = 4  # changes in an error message
+Shape = tuple[int | None, ...]
 
 
 @dataclass(frozen=True)
 class Blueprint:
     """What a model is made of: classes of modules by path, shapes of tensors by name, the first name of each tied
-    tensor, and which modules were rewritten. Of buffers only those of the plan count: forward may make others."""
+    tensor, and which modules were rewritten. Of buffers only those of the plan count: forward may make others, and may
+    let these grow in dimensions that are no axes (None)."""
 
     classes: Mapping[str, str]
-    shapes: Mapping[str, tuple[int, ...]]
+    shapes: Mapping[str, Shape]
     ties: Mapping[str, str]
     rewritten: frozenset[str]
 
@@ -124,8 +127,18 @@ class Touched:
             self._there
             and all(list(children.values()) == known for children, known in self._rows)
             and all(children.get(name) is known for children, name, known in self._places)
-            and all(getattr(table.get(local), "shape", None) == shape for table, local, shape in self._tensors)
+            and all(_fits(table.get(local), shape) for table, local, shape in self._tensors)
         )
+
+
+def _fits(tensor: Any, shape: Shape) -> bool:
+    now = getattr(tensor, "shape", None)
+    return now == shape or (now is not None and len(now) == len(shape) and _free(now, shape) == shape)
+
+
+def _free(shape: Iterable[int], fixed: Iterable[int | None]) -> Shape:
+    """A shape without the dimensions that are not fixed."""
+    return tuple(None if size is None else n for n, size in zip(shape, fixed, strict=True))
 
 
 def _shapes(table: Mapping[str, Any]) -> list[Any]:
@@ -146,7 +159,7 @@ def _look(model: nn.Module, elastic: ElasticState) -> None:
 
 def _drawn(model: nn.Module, elastic: ElasticState) -> Blueprint:
     modules = dict(model.named_modules(remove_duplicate=False))
-    shapes: dict[str, tuple[int, ...]] = {}
+    shapes: dict[str, Shape] = {}
     ties: dict[str, str] = {}
     first: dict[int, str] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
@@ -156,7 +169,8 @@ def _drawn(model: nn.Module, elastic: ElasticState) -> Blueprint:
                 ties[name] = tied
     for name, buffer in model.named_buffers(remove_duplicate=False):
         if name in elastic.plan.tensors:
-            shapes[name] = tuple(buffer.shape)
+            fixed = growing_sizes(elastic.tables.tensors[name], {}, elastic.tables.full)
+            shapes[name] = _free(buffer.shape, fixed if len(fixed) == buffer.dim() else buffer.shape)
     rewritten = frozenset(path for path, module in modules.items() if vars(module).get("_elastify") is elastic)
     return Blueprint({path: _class(module) for path, module in modules.items()}, shapes, ties, rewritten)
 
@@ -196,11 +210,15 @@ def differences(old: Blueprint, new: Blueprint) -> Iterator[str]:
             if was is None or now is None:
                 yield f"{name} is {'new' if was is None else 'gone'}"
             else:
-                yield f"{name} was {list(was)}, is {list(now)}"
+                yield f"{name} was {_written(was)}, is {_written(now)}"
     for name in {**old.ties, **new.ties}:
         if old.ties.get(name) != new.ties.get(name) and name in old.shapes and name in new.shapes:
             both = f"{name} and {old.ties.get(name) or new.ties[name]}"
             yield f"{both} were one tensor" if name in old.ties else f"{both} are one tensor now"
+
+
+def _written(shape: Shape) -> str:
+    return f"[{', '.join('any' if n is None else str(n) for n in shape)}]"
 
 
 def _short(kind: str) -> str:

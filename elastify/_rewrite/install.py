@@ -20,6 +20,7 @@ from elastify._capture import resolve
 from elastify._errors import ElastifyError
 from elastify._ir import FULL, Plan
 from elastify._rewrite.activate import set_active
+from elastify._rewrite.blocks import entries
 from elastify._rewrite.caches import remember
 from elastify._rewrite.classes import SPEC, Kind, generate, original_class
 from elastify._rewrite.setters import compile_setters
@@ -118,9 +119,10 @@ def _changes(model: nn.Module, plan: Plan, tables: Tables) -> list[_Change]:
         if local in module._buffers and canonical not in plan.statistics:
             changes[model].writes = True
     removable = [block for stage in plan.stages if not stage.bypassed for block in stage.blocks]
-    for path in dict.fromkeys([*(block.rpartition(".")[0] for block in removable), *plan.paths]):
+    for path in dict.fromkeys([*(one.rpartition(".")[0] for one in (*removable, *plan.alongside)), *plan.paths]):
         container = change(resolve(model, path))
-        container.container, container.path = True, path
+        if entries(container.module) is not None:
+            container.container, container.path = True, path
     for path in (block for stage in plan.stages if stage.bypassed for block in stage.blocks):
         block = change(resolve(model, path))
         block.bypassed, block.path = True, path

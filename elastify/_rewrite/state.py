@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from elastify._capture import not_elastic, recorders, unrecorded, viewed
 from elastify._errors import ElastifyError
-from elastify._ir import FULL, Attr, Choice, Key, Layout, Plan, Stage, axes_of
+from elastify._ir import FULL, Attr, Block, Choice, Key, Layout, Plan, Presence, Stage, axes_of, enclosing
 from elastify._rewrite.buffers import Buffers, Grown, check_replaced, growing_sizes, not_replaced
 from elastify._rewrite.setters import Setters
 from elastify._rewrite.slices import Cut, Ruler, Slice, cut_of
@@ -174,6 +174,11 @@ class ElasticState:
         if self.active is not None:
             self.active.buffers.shrink()
 
+    def is_gone(self, name: str) -> bool:
+        """Whether a module or tensor is or lies in something that the active choice leaves out."""
+        first, left_out = self.plan.first_name, self.active.left_out if self.active is not None else ()
+        return not set(map(first, left_out)).isdisjoint(enclosing(first(name)))
+
     def slice_all(self) -> None:
         """Make all slices now: a compiled model is guarded on them, made lazily they would cost a second compile."""
         if self.active is not None:
@@ -211,7 +216,10 @@ class ElasticState:
                 return full
             return active.buffers.seen(name, full, self.slice_of(active, name, full), self.plan.written)
         cut = self.slice(active, name)
-        return cut(full) if cut.indices else viewed(full, cut)
+        part = cut(full) if cut.indices else viewed(full, cut)
+        if module.__dict__.get("sparse") is True and part is not full:
+            return _Densely.apply(part)  # type: ignore[no-any-return] - that of an embedding
+        return part
 
     def _statistic(self, active: Active, module: nn.Module, name: str, full: Tensor) -> Tensor:
         """Running statistics: those stored for the choice, else a part of the full ones, never to be updated."""
@@ -228,12 +236,26 @@ class ElasticState:
         return _moved(active.scratch, name, full)
 
 
+class _Densely(torch.autograd.Function):
+    """The tensor itself, with a dense gradient: of a sparse one autograd cannot make that of the whole table."""
+
+    @staticmethod
+    def forward(ctx: Any, part: Tensor) -> Tensor:
+        return part.view_as(part)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:
+        (gradient,) = grad_outputs
+        return gradient.to_dense() if gradient.is_sparse else gradient
+
+
 class Active:
     """One choice in force; it mentions only what is not whole.
 
     Of the blocks that it leaves out, `removed` have disappeared from their containers (`hidden`: the names of such
-    children by path of the container) and `bypassed` return their input. `scratch` are copies of statistics for the
-    forward passes of training, which write to them; `buffers` is what it has of those that all choices share.
+    children by path of the container), like what goes with them, and `bypassed` return their input. `scratch` are
+    copies of statistics for the forward passes of training, which write to them; `buffers` is what it has of those that
+    all choices share.
     """
 
     def __init__(
@@ -256,7 +278,7 @@ class Active:
 
     @property
     def left_out(self) -> frozenset[str]:
-        """Paths of all blocks that are not kept."""
+        """Paths of all blocks that are not kept, and of what goes with them."""
         return self.removed | self.bypassed
 
     def cut(self, ruler: Ruler) -> Cut | None:
@@ -269,7 +291,8 @@ class Active:
 
 
 class Tables:
-    """What is looked up in a plan: rulers (one per layout, and those of each tensor), full sizes, stages."""
+    """What is looked up in a plan: rulers (one per layout, and those of each tensor), full sizes, stages, and what goes
+    with blocks."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
@@ -277,6 +300,7 @@ class Tables:
         self.tensors = {name: tuple(map(self.ruler, layouts)) for name, layouts in plan.tensors.items()}
         self.full = {axis.id: axis.size for axis in plan.axes}
         self.stages: dict[str, Stage] = {stage.name: stage for stage in plan.stages}
+        self.presence = Presence(plan)
 
     def ruler(self, layout: Layout) -> Ruler:
         """The ruler of a layout."""
@@ -285,23 +309,20 @@ class Tables:
             found = self._rulers[layout] = Ruler(layout)
         return found
 
-    def only_in(self, blocks: frozenset[str]) -> frozenset[int]:
-        """Axes that only these blocks have; looked for where numbers ask, which must not follow what is left out."""
-        if not blocks or not self.plan.unclear:
+    def only_in(self, choice: Choice) -> frozenset[int]:
+        """Axes that only blocks have which are left out; looked for where numbers ask, which must not follow those."""
+        if not choice.blocks or not self.plan.unclear:
             return frozenset()
-        axes = self._blocks_around.items()
-        return frozenset(axis for axis, tensors in axes if all(around & blocks for around in tensors))
+        blocks, axes = self.presence.left_out(choice), self._ways.items()
+        return frozenset(axis for axis, ways in axes if not any(way.isdisjoint(blocks) for way in ways))
 
     @cached_property
-    def _blocks_around(self) -> dict[int, set[frozenset[str]]]:
-        """For every axis, the blocks around each of the tensors that have it."""
-        first = self.plan.first_name
-        blocks = [block for stage in self.stages.values() for block in stage.blocks]
-        found: dict[int, set[frozenset[str]]] = {}
+    def _ways(self) -> dict[int, set[frozenset[Block]]]:
+        """For every axis, the sets of blocks of which one must be kept for a tensor to be there that has it."""
+        found: dict[int, set[frozenset[Block]]] = {}
         for name, layouts in self.plan.tensors.items():
-            around = frozenset(block for block in blocks if first(name).startswith(f"{first(block)}."))
             for axis in {axis.id for layout in layouts for axis in axes_of(layout)}:
-                found.setdefault(axis, set()).add(around)
+                found.setdefault(axis, set()).update(self.presence.ways(name))
         return found
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from numbers import Real
 
 import numpy as np
+from torch import Tensor
 
 from elastify._errors import ElastifyError
 from elastify._space import Cost, SearchSpace, SubnetConfig
@@ -64,6 +65,7 @@ def read_score(found: object) -> tuple[float, str]:
     ((1.0, ''), (nan, 'it returned None, which is not a number'))
     """
     try:
+        found = found.detach() if isinstance(found, Tensor) else found
         score = math.nan if isinstance(found, str) else float(found)  # type: ignore[arg-type] - told below
     except (TypeError, ValueError, RuntimeError):
         score = math.nan

@@ -17,8 +17,9 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from elastify._errors import ElastifyError
-from elastify._search.budget import Budget, CostFn, Trial, failed, largest_nested, read_score
+from elastify._search.budget import Budget, CostFn, Trial, failed, largest_nested
 from elastify._search.options import SearchOptions
+from elastify._search.workers import Workers
 from elastify._space import METRICS, Cost, SearchSpace, SubnetConfig, human
 
 
@@ -57,34 +58,38 @@ def run_search(
     space: SearchSpace,
     cost_fn: CostFn,
     budgets: Mapping[str, int],
-    score_fn: Callable[[SubnetConfig], Any] | None = None,
+    score: Callable[[SubnetConfig], Any] | Workers | None = None,
     options: SearchOptions | None = None,
 ) -> Result:
     """The best configuration of a space within budgets (a limit per metric: macs, params, bytes, activations).
 
-    `score_fn` gives the score of a configuration; None asks for the largest nested one. Ctrl-C returns what was found
-    so far. Raises ElastifyError where nothing can fit.
+    `score` gives the score of a configuration, or is the workers that do; None asks for the largest nested one. Ctrl-C
+    returns what was found so far. Raises ElastifyError where nothing can fit.
     """
     options = options or SearchOptions()
     unknown = set(budgets) - set(METRICS)
     if unknown:
         raise ElastifyError(f"no budget is called {', '.join(sorted(unknown))}", fix=f"one of {', '.join(METRICS)}")
-    if not budgets and score_fn is None:
+    if not budgets and score is None:
         raise ElastifyError(
             "nothing to search for", why="there is neither a budget nor evaluate", fix="budget_macs=..."
         )
-    budget = Budget(dict(budgets), cost_fn)
+    budget, workers = Budget(dict(budgets), cost_fn), Workers(score) if callable(score) else score
     _check_reachable(space, budget)
     if budgets and budget.fits(space.rows.full[None])[0]:
-        return _full_model(space, budget, score_fn)
-    if score_fn is None:
+        return _full_model(space, budget, workers)
+    if workers is None:
         row = largest_nested(space, budget)
         return Result(space.decode(row), cost_fn(row[None])[0])
-    from elastify._search.study import Study
 
-    study = Study(space, budget, score_fn, options)
-    study.run()
-    return summarise(study.trials(), options, budget)
+    def work() -> Sequence[Trial]:
+        from elastify._search.study import Study
+
+        study = Study(space, budget, workers, options)
+        study.run()
+        return study.trials()
+
+    return summarise(workers.lead(work), options, budget)
 
 
 def summarise(trials: Sequence[Trial], options: SearchOptions, budget: Budget) -> Result:
@@ -115,15 +120,15 @@ def _check_reachable(space: SearchSpace, budget: Budget) -> None:
             )
 
 
-def _full_model(space: SearchSpace, budget: Budget, score_fn: Callable[[SubnetConfig], Any] | None) -> Result:
+def _full_model(space: SearchSpace, budget: Budget, workers: Workers | None) -> Result:
     cost = budget.cost(space.rows.full[None])[0]
     limits = ", ".join(f"{human(limit)} {metric}" for metric, limit in budget.limits.items())
     warnings.warn(f"the full model is within the budget of {limits}: it is returned as it is", stacklevel=4)
     result = Result(space.max, cost)
-    if score_fn is None:
+    if workers is None:
         return result
-    score, wrong = read_score(score_fn(space.max))
-    if wrong:
-        raise failed(space.max, wrong)
-    trial = Trial(0, space.max, cost, score)
+    (outcome,) = workers.outcomes([space.max])
+    if outcome.error:
+        raise failed(space.max, outcome.error) from workers.last_error
+    score, trial = outcome.score, Trial(0, space.max, cost, outcome.score)
     return replace(result, score=score, pareto=(Point(space.max, cost, score),), history=(trial,))

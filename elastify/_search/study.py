@@ -15,22 +15,32 @@ import logging
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from elastify._errors import ElastifyError
-from elastify._search.budget import Budget, Trial, failed, read_score, shrink, starting_rows
+from elastify._search.budget import Budget, Trial, failed, shrink, starting_rows
 from elastify._search.options import SearchOptions
 from elastify._search.storage import open_storage, optuna, readable
+from elastify._search.workers import Outcome, Workers
 from elastify._space import Cost, SearchSpace, SubnetConfig
 
 _FAILURES_IN_A_ROW = 3
 _RECORD, _WEIGHTS = "elastify", "weights"
 _logger = logging.getLogger("elastify")
+
+
+class _Asked(NamedTuple):
+    """A trial that has begun: a configuration that is within the budget, and its cost."""
+
+    trial: optuna.Trial
+    config: SubnetConfig
+    cost: Cost
 
 
 class Study:
@@ -40,10 +50,10 @@ class Study:
         self,
         space: SearchSpace,
         budget: Budget,
-        score_fn: Callable[[SubnetConfig], Any],
+        workers: Workers,
         options: SearchOptions,
     ) -> None:
-        self.space, self.budget, self.score_fn, self.options = space, budget, score_fn, options
+        self.space, self.budget, self.workers, self.options = space, budget, workers, options
         self._trials: dict[int, Trial] = {}
         choices = space.rows.choices
         self.free = [column for column, sizes in enumerate(choices) if len(sizes) > 1]
@@ -67,17 +77,21 @@ class Study:
 
         n_trials, timeout = self.options.n_trials, self.options.timeout
         shown = {"desc": "search", "unit": "trial", "disable": not self.options.progress}
-        started, failures = time.monotonic(), 0
+        started, failures = time.monotonic(), Counter[int]()
         done = self.trials()
+        able = set(range(self.workers.ranks.size)) if any(math.isfinite(t.score) for t in done) else set[int]()
         bar = tqdm(total=n_trials, initial=min(len(done), n_trials), **shown)
         try:
             while len(done) < n_trials and (not done or timeout is None or time.monotonic() - started < timeout):
-                trial, error = self._one({t.config: t.score for t in done if math.isfinite(t.score)})
-                failures = failures + 1 if error else 0
-                if error and (failures >= _FAILURES_IN_A_ROW or not any(math.isfinite(t.score) for t in done)):
-                    raise failed(trial.config, error) from self._last_error
-                for callback in self.options.callbacks:
-                    callback(trial)
+                if self.workers.is_interrupted:
+                    raise KeyboardInterrupt
+                for trial, outcome in self._round(done):
+                    failures[outcome.rank] = failures[outcome.rank] + 1 if outcome.error else 0
+                    able |= set() if outcome.error else {outcome.rank}
+                    if failures[outcome.rank] >= _FAILURES_IN_A_ROW or outcome.rank not in able:
+                        raise failed(trial.config, outcome.error) from self.workers.last_error
+                    for callback in self.options.callbacks:
+                        callback(trial)
                 done = self.trials()
                 bar.update(len(done) - bar.n)
                 scores = [t.score for t in done if math.isfinite(t.score)]
@@ -91,42 +105,57 @@ class Study:
         finally:
             bar.close()
 
-    def _one(self, known: dict[SubnetConfig, float]) -> tuple[Trial, str]:
-        """Propose, repair, evaluate and record one configuration; the text says what went wrong, if anything did."""
+    def _round(self, done: Sequence[Trial]) -> list[tuple[Trial, Outcome]]:
+        """Propose configurations until every worker has one that is new, have them evaluated, and record them."""
+        known = {trial.config: trial.score for trial in done if math.isfinite(trial.score)}
+        new: dict[SubnetConfig, int] = {}
+        asked: list[_Asked] = []
+        made: list[tuple[Trial, Outcome]] = []
+        try:
+            while len(new) < self.workers.ranks.size and len(done) + len(asked) + len(made) < self.options.n_trials:
+                one = self._ask()
+                if one.config in known:
+                    made.append(self._tell(one, Outcome(known[one.config]), "repeated"))
+                    if not new:
+                        return made
+                else:
+                    asked.append(one)
+                    new.setdefault(one.config, one.trial.number)
+            outcomes = dict(zip(new, self.workers.ask([*new]), strict=True))
+        except BaseException:
+            for one in asked:
+                self.study.tell(one.trial, state=optuna.trial.TrialState.FAIL)
+            raise
+        for one in asked:
+            state = "new" if new[one.config] == one.trial.number else "repeated"
+            made.append(self._tell(one, outcomes[one.config], state))
+        return made
+
+    def _ask(self) -> _Asked:
+        """The next proposal, repaired."""
         with readable(self.options.study):
-            optuna_trial = self.study.ask()
+            trial = self.study.ask()
         try:
             with readable(self.options.study):
-                config, cost = self._propose(optuna_trial)
-            started, error, state = time.monotonic(), "", "new"
-            if config in known:
-                score, state = known[config], "repeated"
-            else:
-                score, error = self._score(config)
+                return _Asked(trial, *self._propose(trial))
         except BaseException:
-            self.study.tell(optuna_trial, state=optuna.trial.TrialState.FAIL)
+            self.study.tell(trial, state=optuna.trial.TrialState.FAIL)
             raise
-        trial = Trial(
-            optuna_trial.number, config, cost, score, time.monotonic() - started, "failed" if error else state
-        )
-        if error:
-            _logger.warning("trial %d failed: %s", trial.number, error)
-        with readable(self.options.study):
-            optuna_trial.set_user_attr(_RECORD, _record(trial, error))
-            if error:
-                self.study.tell(optuna_trial, state=optuna.trial.TrialState.FAIL)
-            else:
-                self.study.tell(optuna_trial, [score, self.budget.load(cost)])
-        return trial, error
 
-    def _score(self, config: SubnetConfig) -> tuple[float, str]:
-        self._last_error: BaseException | None = None
-        try:
-            score = self.score_fn(config)
-        except Exception as error:  # noqa: BLE001 - it is the caller's code: whatever it raises is reported
-            self._last_error = error
-            return math.nan, f"{type(error).__name__}: {error}"
-        return read_score(score)
+    def _tell(self, asked: _Asked, outcome: Outcome, state: str) -> tuple[Trial, Outcome]:
+        """Record what came of a proposal."""
+        trial, config, cost = asked
+        state = "failed" if outcome.error else state
+        made = Trial(trial.number, config, cost, outcome.score, outcome.seconds, state)
+        if outcome.error:
+            _logger.warning("trial %d failed: %s", trial.number, outcome.error)
+        with readable(self.options.study):
+            trial.set_user_attr(_RECORD, _record(made, outcome.error))
+            if outcome.error:
+                self.study.tell(trial, state=optuna.trial.TrialState.FAIL)
+            else:
+                self.study.tell(trial, [outcome.score, self.budget.load(cost)])
+        return made, outcome
 
     def _propose(self, trial: optuna.Trial) -> tuple[SubnetConfig, Cost]:
         space, row = self.space, self.space.rows.full.astype(float)
@@ -248,5 +277,8 @@ def _read(number: int, record: dict[str, Any]) -> Trial:
     numbers = [*cost, seconds, *([] if score is None else [score])]
     if not all(type(value) in (int, float) for value in numbers) or not isinstance(state, str):
         raise ValueError(f"trial {number} has no number where there should be one")
-    config = SubnetConfig.from_json(record["config"])
+    try:
+        config = SubnetConfig.from_json(record["config"])
+    except ElastifyError as error:
+        raise ValueError(f"trial {number}: {error.what} ({error.why})") from error
     return Trial(number, config, Cost(*cost), math.nan if score is None else score, seconds, state)

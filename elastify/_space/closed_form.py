@@ -17,7 +17,7 @@ import numpy as np
 
 from elastify._analysis import MacTerm, made_of, products
 from elastify._errors import ElastifyError
-from elastify._ir import Axis, Graph, Layout, Plan, Product, RecordedCall, Value, enclosing, mentions
+from elastify._ir import Axis, Graph, Layout, Plan, Presence, Product, RecordedCall, Value, mentions
 from elastify._space.metrics import METRICS
 
 Monomial = tuple[int, ...]
@@ -40,7 +40,7 @@ class ClosedForm:
         self.variables = _Variables(plan, batch)
         polys: dict[str, Counter[Monomial]] = {metric: Counter() for metric in METRICS}
         shared: dict[str, Counter[Monomial]] = {metric: Counter() for metric in METRICS}
-        blocks = _blocks(plan)
+        presence = Presence(plan)
         self.calls: list[tuple[str, str, Poly]] = []
 
         def dims(value: Value) -> tuple[Layout, ...]:
@@ -53,7 +53,7 @@ class ClosedForm:
         for number, call in enumerate(graph.calls):
             terms = products(call, dims)
             if terms:
-                switches = self.variables.switches(call.where, blocks, around.get(number, ()))
+                switches = self.variables.switches(presence.around(call.where).union(around.get(number, ())))
                 output = _output_size(call, dims)
                 mixes = any(t.shows(counted) for t in terms) or not mixed.isdisjoint(v.id for v in call.inputs())
                 mixes = mixes and not any(t.shows(self.variables.batch) for t in terms)
@@ -67,7 +67,8 @@ class ClosedForm:
         is_parameter = None if parameters is None else frozenset(parameters)
         self._stored: list[tuple[list[str], str, bool, Poly]] = []  # names, dtype, whether a parameter, size
         for value, names in _tensors(graph, plan):
-            present = self.variables.any_of([self.variables.switches(name, blocks) for name in names])
+            ways = {way for name in names for way in presence.ways(name)}
+            present = self.variables.any_of([self.variables.switches(way) for way in ways])
             size = self.variables.poly([MacTerm(dims(value))], present)
             counts = is_parameter is None or not is_parameter.isdisjoint(names)
             self._stored.append((names, value.dtype, counts, size))
@@ -116,13 +117,9 @@ class _Variables:
     def _make(self, *recipe: Any) -> int:
         return self._made.setdefault(recipe, self._width + len(self._made))
 
-    def switches(
-        self, path: str, blocks: Mapping[str, list[tuple[int, int]]], others: Iterable[tuple[int, int]] = ()
-    ) -> Monomial:
-        """The switches of the blocks that a module path or tensor name lies in, and of `others` (stage, index)."""
-        parts = enclosing(self._plan.first_name(path)) if blocks else ()
-        inside = {block for part in parts for block in blocks.get(part, ())}
-        return tuple(sorted(self._make("switch", stage, index) for stage, index in inside.union(others)))
+    def switches(self, blocks: Iterable[tuple[int, int]]) -> Monomial:
+        """The switches of blocks (stage, index)."""
+        return tuple(sorted(self._make("switch", stage, index) for stage, index in sorted(blocks)))
 
     def any_of(self, alternatives: list[Monomial]) -> Monomial:
         """1 where one of the products of switches is 1: a tied tensor stays while one of its owners does."""
@@ -193,15 +190,6 @@ class _Variables:
                 scale, monomial = recipe
                 values.append((np.asarray(_product(values, monomial, scale)) > 1).astype(np.int64))
         return values
-
-
-def _blocks(plan: Plan) -> dict[str, list[tuple[int, int]]]:
-    """(stage index, block index) of the blocks that can be left out, by path."""
-    found: dict[str, list[tuple[int, int]]] = {}
-    for number, stage in enumerate(plan.stages):
-        for block, path in enumerate(stage.blocks[1:], start=1):
-            found.setdefault(plan.first_name(path), []).append((number, block))
-    return found
 
 
 def _tensors(graph: Graph, plan: Plan) -> Iterator[tuple[Value, list[str]]]:

@@ -50,8 +50,9 @@ def space_graph(space: SearchSpace) -> nx.Graph:
         node = f"stage:{stage.name}"
         graph.add_node(node, kind="stage", name=stage.name, blocks=stage.blocks, choices=stage.choices)
         for number, block in enumerate(stage.blocks):
+            own = {plan.first_name(path) for path in (block, *plan.beside((block,)))}
             for tensor in plan.tensors:
-                if plan.first_name(tensor).startswith(f"{plan.first_name(block)}."):
+                if not own.isdisjoint(enclosing(plan.first_name(tensor))):
                     graph.add_edge(node, f"tensor:{tensor}", kind="block", block=number, reasons=())
     for relation in space.rows.relations.relations:
         node = f"relation:{relation.text}"

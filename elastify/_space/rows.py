@@ -13,7 +13,7 @@ from functools import cached_property
 
 import numpy as np
 
-from elastify._ir import Plan
+from elastify._ir import Plan, Presence
 from elastify._space.relations import Relations, Step
 
 _ABOVE = 1e4
@@ -57,17 +57,14 @@ class Rows:
     @cached_property
     def owning_blocks(self) -> dict[int, list[tuple[tuple[int, int], ...]]]:
         """Per column the blocks (stage, index) around each of its members, for axes that blocks own alone."""
-        stages = enumerate(self.plan.stages)
-        first = self.plan.first_name
-        blocks = [(first(path), s, b) for s, stage in stages for b, path in enumerate(stage.blocks) if b > 0]
+        presence = Presence(self.plan)
         others: dict[str, list[str]] = {}
         for alias, name in self.plan.aliases.items():
             others.setdefault(name, []).append(alias)
         found: dict[int, list[tuple[tuple[int, int], ...]]] = {}
         for column, axis in enumerate(self.plan.axes):
             tensors = {name for member, _ in axis.members for name in (member, *others.get(member, ()))}
-            tensors = set(map(first, tensors))
-            around = {tuple((s, b) for path, s, b in blocks if name.startswith(path + ".")) for name in tensors}
+            around = {tuple(sorted(way)) for name in tensors for way in presence.ways(name)}
             if tensors and () not in around:
                 found[column] = sorted(around)
         return found
@@ -75,11 +72,9 @@ class Rows:
     @cached_property
     def inner_stages(self) -> dict[int, tuple[tuple[int, int], ...]]:
         """Stages that lie inside blocks of others, with these blocks (stage, index) but for the first of each."""
-        blocks = [(f"{p}.", s, b) for s, stage in enumerate(self.plan.stages) for b, p in enumerate(stage.blocks) if b]
-        around = {
-            number: tuple((s, b) for path, s, b in blocks if stage.blocks[0].startswith(path))
-            for number, stage in enumerate(self.plan.stages)
-        }
+        presence = Presence(self.plan)
+        ways = enumerate(presence.ways(stage.blocks[0]) for stage in self.plan.stages)
+        around = {number: tuple(sorted(frozenset.intersection(*own))) for number, own in ways}
         return {number: found for number, found in around.items() if found}
 
     def sample(self, rng: np.random.Generator) -> np.ndarray:

@@ -58,6 +58,7 @@ def explain(space: SearchSpace, name: str) -> str:
                 f"{stage.name}: keeps {ladder(stage.choices)} of the {len(stage.blocks)} blocks of {stage.container}"
             ]
             lines += [f"  the first blocks only: {stage.prefix}"] if stage.prefix else []
+            lines += [f"  with them goes {path}" for path in space.plan.beside(stage.blocks)]
         else:
             axis = space.axes[column]
             lines = [f"{axis.name}: {axis.role}, {axis.size} units, choices {ladder(space.rows.choices[column])}"]
@@ -103,7 +104,10 @@ def _stages(space: SearchSpace) -> list[str]:
     lines: list[str] = []
     if space.stages:
         rows: list[tuple[str, ...]] = [("stage", "blocks", "keep", "")]
-        rows += [(s.name, str(len(s.blocks)), ladder(s.choices), _span(s.blocks)) for s in space.stages]
+        for stage in space.stages:
+            beside = list(dict.fromkeys(map(_shape, space.plan.beside(stage.blocks))))
+            span = _span(stage.blocks) + (f", with {_list(beside)}" if beside else "")
+            rows.append((stage.name, str(len(stage.blocks)), ladder(stage.choices), span))
         lines = ["", *_aligned(rows, right={1})]
     limited = [stage for stage in space.stages if stage.prefix]
     if limited:

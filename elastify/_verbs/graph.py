@@ -164,12 +164,11 @@ def _full_names(model: nn.Module, source: nn.Module) -> dict[str, str]:
     """What the tensors of the network as it runs now are called in the elastic model."""
     if source is model:
         return {name: name for name in elastic_state(model).plan.tensors}
-    active, first = elastic_state(model).active, elastic_state(model).plan.first_name
-    gone = tuple(f"{first(path)}." for path in active.left_out) if active is not None else ()
+    elastic = elastic_state(model)
 
     def names(module: nn.Module) -> list[str]:
         both = (*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False))
-        return [name for name, _ in both if module is source or not first(name).startswith(gone)]
+        return [name for name, _ in both if module is source or not elastic.is_gone(name)]
 
     mine, theirs = names(source), names(model)
     return dict(zip(mine, theirs, strict=True)) if len(mine) == len(theirs) else {}

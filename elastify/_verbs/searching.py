@@ -15,7 +15,8 @@ from torch import nn
 
 from elastify._errors import ElastifyError
 from elastify._files import memory
-from elastify._search import SearchOptions, run_search
+from elastify._rewrite import store_statistics, stored_statistics
+from elastify._search import Ranks, SearchOptions, Workers, is_sharded, run_search
 from elastify._space import SubnetConfig, parse_budget, state
 from elastify._verbs.activation import activate
 from elastify._verbs.extraction import extract
@@ -51,6 +52,10 @@ def search(
     is repaired into the budget before it is evaluated. `study` names a file with which a search can be resumed;
     it warns where the weights, or options such as the sizes to choose from, have changed since.
 
+    With `evaluate` on several ranks (torchrun, after `init_process_group`) it is one search: every rank calls it, each
+    evaluates another candidate, on all of the data that a score is of, and all get the same result. The first rank has
+    the study. An error on one rank is an error on all.
+
     Raises ElastifyError for an impossible budget, naming the smallest cost that can be reached.
 
     >>> import torch
@@ -59,7 +64,7 @@ def search(
     >>> search(model, budget_macs=250).model[0]
     Linear(in_features=4, out_features=32, bias=True)
     """
-    known, costs, scores = state(model), costs_of(model), dict[SubnetConfig, Any]()
+    known, costs = state(model), costs_of(model)
     each, is_list = pairwise(macs=budget_macs, params=budget_params, bytes=budget_bytes)
     if is_list and study is not None:
         raise ElastifyError("a study holds one search", where="search", fix="one budget, or study=None")
@@ -67,18 +72,44 @@ def search(
     if not (evaluate is None or callable(evaluate)):
         raise ElastifyError(f"evaluate is a {type(evaluate).__name__}", fix="evaluate=lambda model: accuracy(model)")
 
-    def score(config: SubnetConfig) -> Any:
-        if config not in scores:
-            with activate(model, config):
-                scores[config] = evaluate(model)  # type: ignore[misc] - only called where it is not None
-        return scores[config]
-
-    weights, full = "" if study is None else _checksum(model), costs.of()
+    workers, full = None if evaluate is None else _workers(model, evaluate), costs.of()
+    joint = workers if workers is not None and workers.ranks.size > 1 else None
+    weights = _checksum(model) if joint or study is not None else ""
     options = SearchOptions(direction, n_trials, population, seed, study, timeout, progress, weights)
     limits = [{name: parse_budget(value, getattr(full, name)) for name, value in asked.items()} for asked in each]
-    found = [run_search(known.space, costs, limit, score if evaluate else None, options) for limit in limits]
+    if joint:
+        joint.ranks.same("weights", int(weights, 16), "torch.distributed.broadcast them, or load the same file")
+        asked = [known.space.fingerprint, limits, direction, n_trials, population, seed]
+        joint.ranks.same("searches", zlib.crc32(repr(asked).encode()), "the same arguments on every rank")
+    found = [run_search(known.space, costs, limit, workers, options) for limit in limits]
+    if joint:
+        _share_statistics(model, joint)
     results = [replace(result, model=extract(model, result.config)) for result in found]
     return results if is_list else results[0]
+
+
+def _workers(model: nn.Module, evaluate: Callable[[nn.Module], float]) -> Workers:
+    """This process, or all ranks; those that hold a part of the model each evaluate the same subnet together."""
+
+    def score(config: SubnetConfig) -> float:
+        with activate(model, config):
+            return evaluate(model)
+
+    first = next(model.parameters(), None)
+    if first is None or any(map(is_sharded, model.parameters())):
+        return Workers(score)
+    return Workers(score, Ranks.of(first.device))
+
+
+def _share_statistics(model: nn.Module, workers: Workers) -> None:
+    """Let all ranks have the running statistics that `evaluate` has measured on one of them."""
+    by_id = state(model).space.by_id
+    device = workers.ranks.device
+    mine = {config: stored_statistics(model, by_id(config)) for config in workers.evaluated}
+    sent = {config: {name: t.cpu() for name, t in found.items()} for config, found in mine.items() if found}
+    for each in workers.ranks.collect(sent):
+        for config, found in each.items():
+            store_statistics(model, {name: t.to(device) for name, t in found.items()}, by_id(config))
 
 
 def pairwise(**budgets: Budgets) -> tuple[list[dict[str, Any]], bool]:

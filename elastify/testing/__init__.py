@@ -28,6 +28,7 @@ from elastify._proofs import UNPROVEN, Case, compare, failing_axes, redraw, seed
 from elastify._rewrite import remembered
 from elastify._space import CostModel, SearchSpace, SubnetConfig
 from elastify._verbs import activate, cost, extract, graph, space
+from elastify.testing.attention import other_ways
 from elastify.testing.oracle import oracle_macs
 from elastify.testing.others import other_examples
 from elastify.testing.twins import Twins, deviation, identical, learns
@@ -82,11 +83,12 @@ def check_model(
     output activated and extracted (to `tolerance` of the largest output, with parameters drawn anew); both proofs of
     `elastify` demote nothing; `costs` of them cost exactly what the kernels count; `gradients` of them learn and write
     what the extracted model does, in both modes: its outputs, its gradients and the buffers that forward writes, on
-    their own entries and none elsewhere, and it is not moved by the weights of the original; the graph of the model
-    computes what the model computes, or says that it cannot run; a deep copy and a `state_dict` round trip behave; at
-    another length, picture size and batch, where the model runs with them, units are proven once more and activated
-    equals extracted. Other keywords go to `elastify`; with `examples=[...]` all this is checked for each, but the costs
-    and the graph, which are those of the first. The model itself is not changed.
+    their own entries and none elsewhere; it is not moved by the weights of the original, and gives the same with fused
+    attention and with attention by hand where the original does; the graph of the model computes what the model
+    computes, or says that it cannot run; a deep copy and a `state_dict` round trip behave; at another length, picture
+    size and batch, where the model runs with them, units are proven once more and activated equals extracted. Other
+    keywords go to `elastify`; with `examples=[...]` all this is checked for each, but costs and graph, which are those
+    of the first. The model itself is not changed.
     """
     report = Report(type(model).__name__)
     elastic = copied(model).eval()
@@ -145,15 +147,16 @@ def check_sizes(
 
 
 def _take_buffers(model: nn.Module, other: nn.Module) -> None:
-    """What a `state_dict` leaves out; forward may have made a buffer of another shape."""
+    """What a `state_dict` leaves out; a buffer may have another shape since forward ran, or have been emptied."""
     theirs = dict(other.named_buffers())
     for name, buffer in list(model.named_buffers()):
-        if buffer.shape != theirs[name].shape:
+        their = theirs.get(name)
+        if their is None or buffer.shape != their.shape:
             path, _, local = name.rpartition(".")
-            model.get_submodule(path)._buffers[local] = theirs[name].detach().clone()
-        elif not identical(buffer, theirs[name]):
+            model.get_submodule(path)._buffers[local] = None if their is None else their.detach().clone()
+        elif not identical(buffer, their):
             with torch.no_grad():
-                buffer.copy_(theirs[name])
+                buffer.copy_(their)
 
 
 def _drawn(found: SearchSpace, count: int, seed: int) -> list[SubnetConfig]:
@@ -247,15 +250,17 @@ class _Check:
             with torch.no_grad(), activate(self.elastic, config):
                 active = self.run(self.elastic)
             with torch.no_grad():
-                error = deviation(active, self.run(small))
+                extracted = self.run(small)
+            error = deviation(active, extracted)
             self.report.worst_error = max(self.report.worst_error, error)
             if not error <= self.tolerance:
                 self.fail(f"activated and extracted differ by {error:.1e} for {config!r}")
-            if gradients and not self.stands_alone(small):
-                self.fail(f"the extracted model changes when weights of the original do, for {config!r}")
             if count:
                 self.count(small, config)
             if gradients:
+                self.attention(small, extracted, config)
+                if not self.stands_alone(small):
+                    self.fail(f"the extracted model changes when weights of the original do, for {config!r}")
                 self.learning(config)
         except _RAISED as error:
             self.fail(f"{type(error).__name__} for {config!r}: {error}")
@@ -278,6 +283,26 @@ class _Check:
             finally:
                 for tensor, value in zip(tensors, kept, strict=True):
                     tensor.copy_(value)
+
+    @torch.no_grad()
+    def attention(self, small: nn.Module, extracted: list[Tensor], config: Any) -> None:
+        """Where attention by hand gives in the original what the fused one does, it does so in a subnet."""
+        ops = {call.op for graph in self.built.analysis.graphs for call in graph.calls}
+        for text, way in other_ways(self.plain, ops):
+            try:
+                with way(self.plain):
+                    whole = self.run(self.plain)
+            except _RAISED:
+                continue  # nor does the original run this way
+            rounding = deviation(whole, self.run(self.plain))
+            if not rounding <= 10 * self.tolerance:
+                continue  # nor is the original the same
+            with way(small):
+                error = deviation(self.run(small), extracted)
+            with activate(self.elastic, config), way(self.elastic):
+                error = max(error, deviation(self.run(self.elastic), extracted))
+            if not error <= 10 * max(self.tolerance, rounding):
+                self.fail(f"a subnet gives something else {text}, by {error:.1e} for {config!r}")
 
     def other_sizes(self, model: nn.Module, config: Any) -> None:
         """Units are units on inputs of other sizes, too, and subnets are as extracted; `model` has not run before."""

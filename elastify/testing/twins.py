@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from elastify._capture import resolve
-from elastify._deploy import copied
+from elastify._deploy import all_tensors, copied
 from elastify._proofs import quiet
 from elastify._rewrite import elastic_state
 from elastify._verbs import activate
@@ -43,6 +43,7 @@ class Twins:
         with activate(self.model, config):
             self.ours = _learn(self.model, run)
             self.active = self.state.active
+            self.gone = {name for name, _ in all_tensors(self.model) if self.state.is_gone(name)}
             self.buffers = self._active_buffers()
 
     def compare(self, tolerance: float) -> tuple[float, list[str]]:
@@ -81,7 +82,7 @@ class Twins:
         is_count = not self.before[name].dim() and name not in plan.statistics
         if active is None or (name not in plan.tensors and (is_count or name in plan.written)):
             return lambda buffer: buffer.flatten()[:0]
-        if plan.first_name(name).startswith(self._left_out()) or name not in plan.written:
+        if name in self.gone or name not in plan.written:
             return lambda buffer: buffer
 
         def rest(buffer: Tensor) -> Tensor:
@@ -91,16 +92,12 @@ class Twins:
 
         return rest
 
-    def _left_out(self) -> tuple[str, ...]:
-        first = self.state.plan.first_name
-        return tuple(f"{first(path)}." for path in self.active.left_out) if self.active is not None else ()
-
     def _active_buffers(self) -> dict[str, Tensor]:
         """The buffers that the active subnet sees, as they are now."""
         found = {}
         for name in dict(self.model.named_buffers()):
             path, _, local = name.rpartition(".")
-            if not self.state.plan.first_name(name).startswith(self._left_out()):
+            if name not in self.gone:
                 found[name] = getattr(resolve(self.model, path), local).detach().clone()
         return found
 
@@ -108,7 +105,7 @@ class Twins:
         """Gradients of the active entries of every parameter that is not in a block left out."""
         found: dict[int, Tensor | None] = {}
         for name, parameter in self.model.named_parameters(remove_duplicate=False):
-            if id(parameter) in found or self.state.plan.first_name(name).startswith(self._left_out()):
+            if id(parameter) in found or name in self.gone:
                 continue
             grad = part = _dense(parameter.grad)
             name = self.state.plan.aliases.get(name, name)

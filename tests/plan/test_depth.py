@@ -487,7 +487,7 @@ FOUND: dict[str, tuple[Callable[[], nn.Module], list[tuple[str, ...]]]] = {
             lambda m, x: [x := b(x) + g(x) for b, g in zip(m.blocks, m.gates, strict=False)][-1],
             many(residual), gates=many(fc),
         ),
-        [tuple(f"gates.{i}" for i in range(3))],
+        [named(3)],
     ),
     "the number of a block": (
         lambda: looped(

@@ -297,6 +297,79 @@ def test_a_budget_means_what_one_sample_costs() -> None:
     assert found.cost.macs <= 30_000 < cost(model).macs
 
 
+# -- what the record tells without a run -----------------------------------------------------------------------
+
+
+def in_place(m: Any, x: Tensor, dim: int) -> Tensor:
+    out, h = torch.zeros(x.shape[0], x.shape[1], m.i.out_features), m.i(x)
+    rows = out.transpose(0, dim)  # a view from before
+    out.add_(h)
+    return m.o(rows.transpose(0, dim) + rows.sum(0, keepdim=True).transpose(0, dim))
+
+
+def placed(m: Any, x: Tensor, dim: int) -> Tensor:
+    h = m.i(x).transpose(0, dim).clone()
+    h[:, (h[:, 0].sum(-1) > 0).long()] = 0.0
+    return m.o(h.transpose(0, dim))
+
+
+ORDER = torch.tensor([1, 2, 3, 0])
+# what is done along a dimension; the example has as many samples as tokens
+ALONG: dict[str, Callable[[Any, Tensor, int], Tensor]] = {
+    "softmax": lambda m, x, dim: m.o(m.i(x).softmax(dim)),
+    "cumsum": lambda m, x, dim: m.o(m.i(x).cumsum(dim)),
+    "roll": lambda m, x, dim: m.o(m.i(x).roll(1, dim)),
+    "sum": lambda m, x, dim: m.o(m.i(x) + m.i(x).sum(dim, keepdim=True)),
+    "a layer norm": lambda m, x, dim: m.o(
+        torch.nn.functional.layer_norm(m.i(x).transpose(dim, 2), (4,)).transpose(dim, 2)
+    ),
+    "a norm over samples": lambda m, x, dim: m.o(
+        torch.nn.functional.batch_norm(m.i(x).transpose(0, dim), None, None, training=True).transpose(0, dim)
+    ),
+    "another order": lambda m, x, dim: m.o(m.i(x).index_select(dim, ORDER)),
+    "an index": lambda m, x, dim: m.o(m.i(x).transpose(0, dim)[ORDER].transpose(0, dim)),
+    "attention": lambda m, x, dim: m.o(attend_to(m.i(x).transpose(1, dim)).transpose(1, dim)),
+    "a convolution": lambda m, x, dim: m.o(
+        torch.nn.functional.avg_pool1d(m.i(x).transpose(2, dim), 3, 1, 1).transpose(2, dim)
+    ),
+}
+
+
+def attend_to(x: Tensor) -> Tensor:
+    return torch.nn.functional.scaled_dot_product_attention(x, x, x)
+
+
+@pytest.mark.parametrize("case", ALONG)
+@pytest.mark.parametrize("dim", [0, 1])
+def test_entries_are_samples_where_nothing_is_done_along_them(case: str, dim: int) -> None:
+    model = elastify(Tokens(lambda m, x: ALONG[case](m, x, dim)).eval(), R(4, 4, 5), verify=False)
+    assert state(model).batch == {"x": (1 - dim,)}
+
+
+@pytest.mark.parametrize("case", [case for case in ALONG if case not in ("another order", "an index")])
+def test_the_record_tells_it_without_a_run(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("elastify._proofs.independence.Runs.against", lambda *_: "a run was made")
+    for dim in (0, 1):
+        model = elastify(Tokens(lambda m, x: ALONG[case](m, x, dim)).eval(), R(4, 4, 5), verify=False)  # noqa: B023
+        assert state(model).batch == {"x": (1 - dim,)}
+
+
+@pytest.mark.parametrize("dim", [0, 1])
+def test_what_is_written_in_place_meets_what_was_there(dim: int) -> None:
+    model = elastify(Tokens(lambda m, x: in_place(m, x, dim)).eval(), R(4, 4, 5), verify=False)
+    assert state(model).batch == {"x": (1 - dim,)}
+
+
+@pytest.mark.parametrize("run", [in_place, placed])
+@pytest.mark.parametrize("dim", [0, 1])
+def test_of_what_is_written_in_place_the_record_does_not_tell(
+    run: Callable[..., Tensor], dim: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("elastify._proofs.independence.Runs.against", lambda *_: "a run was made")
+    model = elastify(Tokens(lambda m, x: run(m, x, dim)).eval(), R(4, 4, 5), verify=False)
+    assert space(model).doubt.count("a run was made") == 2
+
+
 # -- told ------------------------------------------------------------------------------------------------------
 
 

@@ -61,6 +61,16 @@ def test_an_edited_digit_is_noticed(path: Path) -> None:
         go_on(path, 10)
 
 
+@pytest.mark.parametrize("config", ["", "{}", "[]", '{"elastify_config": 1}', "nope", None, 3])
+def test_a_trial_whose_configuration_is_none(path: Path, config: object) -> None:
+    logs = [json.loads(line) for line in path.read_text().splitlines()]
+    record = next(log["user_attr"]["elastify"] for log in logs if "elastify" in log.get("user_attr", {}))
+    record["config"] = config
+    path.write_text("".join(json.dumps({k: v for k, v in log.items() if k != "crc32"}) + "\n" for log in logs))
+    with pytest.raises(ElastifyError, match=rf"cannot use this study file[\s\S]*where: {path}"):
+        go_on(path, 10)
+
+
 def test_lines_of_earlier_versions_have_no_checksum(path: Path) -> None:
     logs = [json.loads(line) for line in path.read_text().splitlines()]
     path.write_text("".join(json.dumps({k: v for k, v in log.items() if k != "crc32"}) + "\n" for log in logs))

@@ -77,6 +77,27 @@ def test_buffers_may_get_another_shape() -> None:
     check_model(Fills(), torch.randn(2, 5, 4), configurations=2).assert_passed()
 
 
+def test_buffers_may_be_filled_by_an_earlier_run() -> None:
+    net = Fills()
+    net(torch.randn(2, 5, 4))
+    check_model(net, torch.randn(2, 5, 4), configurations=2).assert_passed()
+
+
+class Lazy(Fills):
+    """The same with nothing there before the first run."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.places is None or len(self.places) != x.shape[1]:
+            self.places = torch.arange(x.shape[1], dtype=x.dtype, device=x.device)
+        return self.last(torch.relu(self.first(x))) * self.places[:, None]
+
+
+def test_buffers_may_be_emptied() -> None:
+    net = Lazy()
+    net(torch.randn(2, 5, 4))
+    check_model(net, torch.randn(2, 5, 4), configurations=2).assert_passed()
+
+
 class Rows(nn.Module):
     """Rows of a table for as many places as there are."""
 

@@ -7,7 +7,7 @@ for it that a single pass does not: it is also recorded going on with one, and g
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from torch import nn
@@ -62,6 +62,11 @@ class Transformers(Library, package="transformers"):
         makers = [cls for cls in type(model).__mro__ if "generate" in vars(cls)]
         able = bool(getattr(model, "can_generate", bool)()) and bool(makers)
         return _generate if able and makers[0].__module__ != "transformers.generation.utils" else None
+
+    def attention_by_hand(self, module: nn.Module) -> Iterable[tuple[Any, str, Any]]:
+        """The configuration says it, which modules share."""
+        config, name = vars(module).get("config"), "_attn_implementation"
+        return [(config, name, "eager")] if getattr(config, name, None) not in (None, "eager") else ()
 
     def guard(self, model: nn.Module) -> None:
         guard(model)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from elastify._analysis.facts import Facts, flat_sizes
-from elastify._analysis.rules.ops import Contraction, Dims, Layouts, Rule, labelled, rule
+from elastify._analysis.rules.ops import Contraction, Dims, Layouts, Mixed, Rule, every, labelled, rule
 from elastify._analysis.terms import Term
 from elastify._ir import Value, values
 
@@ -195,7 +195,11 @@ def _conv_transpose_macs(dims: Dims, out: Value, input: Value, weight: Value, *_
     return [dims(input) + dims(weight)[1:]]
 
 
-@rule("conv1d conv2d conv3d", linear=True, convolves=True, macs=_conv_macs)
+def _conv_mixes(input: Value, weight: Value, *_: Any, **__: Any) -> Mixed:
+    return [*every(input, start=1 - len(weight.shape)), *every(weight)]
+
+
+@rule("conv1d conv2d conv3d", linear=True, convolves=True, macs=_conv_macs, mixes=_conv_mixes)
 def conv(f: Facts, out: Value, input: Value, weight: Value, bias: Value | None = None, *args: Any, **kw: Any) -> None:
     """x [b, groups * i, space], weight [groups * o, i, taps] -> [b, groups * o, space]."""
     number = kw.get("groups", args[3] if len(args) > 3 else 1)
@@ -210,7 +214,13 @@ def conv(f: Facts, out: Value, input: Value, weight: Value, bias: Value | None =
     _conv_out(f, out, input, weight, bias, rows, _pointwise(weight, args, kw))
 
 
-@rule("conv_transpose1d conv_transpose2d conv_transpose3d", linear=True, convolves=True, macs=_conv_transpose_macs)
+@rule(
+    "conv_transpose1d conv_transpose2d conv_transpose3d",
+    linear=True,
+    convolves=True,
+    macs=_conv_transpose_macs,
+    mixes=_conv_mixes,
+)
 def conv_transpose(
     f: Facts, out: Value, input: Value, weight: Value, bias: Value | None = None, *args: Any, **kw: Any
 ) -> None:
@@ -231,7 +241,7 @@ def _convolution_macs(dims: Dims, out: Value, *args: Any) -> Layouts:
     return (_conv_transpose_macs if args[6] else _conv_macs)(dims, out, *args)
 
 
-@rule("convolution", linear=True, convolves=True, macs=_convolution_macs)
+@rule("convolution", linear=True, convolves=True, macs=_convolution_macs, mixes=_conv_mixes)
 def convolution(f: Facts, out: Value, input: Value, weight: Value, bias: Value | None, *args: Any) -> None:
     """Both kinds, told apart by a flag."""
     stride, padding, _, transposed, _, groups = args
@@ -268,7 +278,11 @@ def _conv_out(
     f.give(out, [*lead, channels, *(place if free else f.fixed(n, along) for place, n, free in after)])
 
 
-@rule("embedding", looks_up=True)
+def _looked_up(weight: Value, *_: Any, **__: Any) -> Mixed:
+    return every(weight)
+
+
+@rule("embedding", looks_up=True, mixes=_looked_up)
 def embedding(f: Facts, out: Value, weight: Value, input: Value, *_: Any, **__: Any) -> None:
     f.freeze(f.dims(weight)[0], "looked up by index")
     f.give(out, [*f.dims(input), f.dims(weight)[1]])
@@ -292,7 +306,12 @@ def _attention(query: Value, key: Value, value: Value, *_: Any, **__: Any) -> Co
     return Contraction("... q d, ... k d, ... k v -> ... q v", (query, key, value))
 
 
-@rule("scaled_dot_product_attention", scales=True, mode=float, notation=_attention)
+def _attention_mixes(query: Value, key: Value, value: Value, mask: Value | None = None, *_: Any, **kw: Any) -> Mixed:
+    masks = [m for m in (mask, kw.get("attn_mask")) if m is not None]
+    return [(query, -1), *every(key, value, start=-2), *every(*masks, start=-1)]
+
+
+@rule("scaled_dot_product_attention", scales=True, mode=float, notation=_attention, mixes=_attention_mixes)
 def attention(
     f: Facts,
     out: Value,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from elastify._analysis.facts import Facts, flat_sizes
-from elastify._analysis.rules.ops import rule
+from elastify._analysis.rules.ops import along, apart, every, rule
 from elastify._ir import Value, values
 
 # Of one tensor, whose type they keep if it is floating-point.
@@ -25,7 +25,7 @@ int isfinite isinf isnan isneginf isposinf isreal logical_not long mvlgamma pois
 short signbit special_multigammaln threshold to type type_as
 """
 _SAME = "alias clone contiguous data detach lift_fresh positive requires_grad"
-_ALONG_A_DIMENSION = "log_softmax native_dropout renorm softmax special_log_softmax special_softmax"
+_SOFTMAX = "log_softmax softmax special_log_softmax special_softmax"
 _DROPOUT = "alpha_dropout dropout feature_alpha_dropout feature_dropout"
 _NUMBERS_LOST = """
 cauchy empty_like exponential geometric log_normal ones_like rand_like randint_like randn_like random uniform
@@ -44,9 +44,10 @@ bernoulli polygamma special_polygamma
 @rule(_FUNCTIONS, elementwise=True, unary=True)
 @rule(_OTHERS, elementwise=True)
 @rule(_SAME, elementwise=True, same=True)
-@rule(_ALONG_A_DIMENSION, keeps=True)
-@rule(_DROPOUT, keeps=True, drops=True)
-@rule(_NUMBERS_LOST)
+@rule(_SOFTMAX, keeps=True, mixes=along(1))
+@rule("native_dropout renorm", keeps=True)
+@rule(_DROPOUT, keeps=True, drops=True, mixes=apart)
+@rule(_NUMBERS_LOST, mixes=apart)
 @rule("full_like", fills=True)
 def same_shape(f: Facts, out: Any, input: Value, *_: Any, **__: Any) -> None:
     for value in values(out):
@@ -62,7 +63,7 @@ def broadcast(f: Facts, out: Any, *args: Any, **kwargs: Any) -> None:
     f.give(out, f.broadcast([f.dims(value) for value in values((args, kwargs))]))
 
 
-@rule("broadcast_tensors")
+@rule("broadcast_tensors", mixes=apart)
 def broadcast_tensors(f: Facts, out: Any, *tensors: Any) -> None:
     shared = f.broadcast([f.dims(value) for value in values(tensors)])
     for value in values(out):
@@ -96,7 +97,7 @@ def class_loss(
     f.give(out, lead if out.shape else [])
 
 
-@rule("prelu", keeps=True)
+@rule("prelu", keeps=True, mixes=apart)
 def prelu(f: Facts, out: Value, input: Value, weight: Value) -> None:
     dims = f.dims(input)
     if weight.shape and weight.shape[0] != 1:
@@ -104,7 +105,7 @@ def prelu(f: Facts, out: Value, input: Value, weight: Value) -> None:
     f.give(out, dims)
 
 
-@rule("glu")
+@rule("glu", mixes=along(1, default=-1))
 def glu(f: Facts, out: Value, input: Value, dim: int = -1) -> None:
     dims = list(f.dims(input))
     half = f.leaf(out.shape[dim])
@@ -113,7 +114,7 @@ def glu(f: Facts, out: Value, input: Value, dim: int = -1) -> None:
     f.give(out, dims)
 
 
-@rule("tril triu")
+@rule("tril triu", mixes=apart)
 def triangle(f: Facts, out: Value, input: Value, *_: Any, **__: Any) -> None:
     for term in f.dims(input)[-2:]:
         f.freeze(term, "the position of a unit decides what is masked")
@@ -123,7 +124,8 @@ def triangle(f: Facts, out: Value, input: Value, *_: Any, **__: Any) -> None:
 _ORDER = "the operation depends on the order of units"
 
 
-@rule("cumsum cumprod logcumsumexp cummax cummin diff trapezoid trapz cumulative_trapezoid")
+@rule("cumsum cumprod logcumsumexp cummax cummin", mixes=along(1))
+@rule("diff trapezoid trapz cumulative_trapezoid")
 def ordered(f: Facts, out: Any, input: Value, *args: Any, **kwargs: Any) -> None:
     """Running operations depend on the order of the units along their dimension; some make it shorter."""
     dims = list(f.dims(input))
@@ -143,7 +145,12 @@ def ordered(f: Facts, out: Any, input: Value, *args: Any, **kwargs: Any) -> None
         f.give(value, [t if t.size == n else f.fixed(n) for t, n in zip(rest, value.shape, strict=True)])
 
 
-@rule("flip roll fliplr flipud rot90")
+def _rolled(input: Value, shifts: Any, dims: Any = None) -> Any:
+    return every(input) if dims is None else [(input, int(dim)) for dim in flat_sizes([dims])]
+
+
+@rule("roll", mixes=_rolled)
+@rule("flip fliplr flipud rot90")
 def moved(f: Facts, out: Any, input: Value, *args: Any, **kwargs: Any) -> None:
     """Reversing and rotating move units to the places of others."""
     dims = list(f.dims(input))

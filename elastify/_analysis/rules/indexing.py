@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from elastify._analysis.facts import Facts
-from elastify._analysis.rules.ops import rule
+from elastify._analysis.rules.ops import Mixed, along, apart, every, rule
 from elastify._analysis.terms import Term
 from elastify._ir import Int, Value, values
 
@@ -137,12 +137,26 @@ def _listed(item: Any) -> tuple[int, ...]:
     return (len(item), *(_listed(item[0]) if item else ()))
 
 
-@rule("getitem", view="part")
+def _picked(input: Value, index: Any, *_: Any) -> Mixed:
+    """The dimensions that lists and tensors of positions go over."""
+    at, found = 0, list[tuple[Value, int]]()
+    for item in _expand_index(index, len(input.shape)):
+        over = 0 if item is None else _covers(item)
+        found += [(input, dim) for dim in range(at, at + over) if isinstance(item, (Value, list))]
+        at += over
+    return found
+
+
+@rule("getitem", view="part", mixes=_picked)
 def getitem(f: Facts, out: Value, input: Value, index: Any) -> None:
     f.give(out, indexed(f, input, index, out.shape))
 
 
-@rule("setitem")
+def _written(input: Value, index: Any, *_: Any) -> Mixed:
+    return [*_picked(input, index), *every(*values(index))]
+
+
+@rule("setitem", mixes=_written)
 def setitem(f: Facts, out: Value, input: Value, index: Any, value: Any) -> None:
     target = indexed(f, input, index, value.shape if isinstance(value, Value) else ())
     if isinstance(value, Value):
@@ -179,7 +193,7 @@ def narrow(f: Facts, out: Value, input: Value, dim: int, start: Any, length: Any
     f.give(out, dims)
 
 
-@rule("index_select")
+@rule("index_select", mixes=along(1))
 def index_select(f: Facts, out: Value, input: Value, dim: int, index: Value) -> None:
     dims = list(f.dims(input))
     f.freeze(dims[dim], _PICKED)
@@ -187,7 +201,11 @@ def index_select(f: Facts, out: Value, input: Value, dim: int, index: Value) -> 
     f.give(out, dims)
 
 
-@rule("gather")
+def _gathered(input: Value, dim: int, index: Value, **_: Any) -> Mixed:
+    return [(input, dim), (index, dim)]
+
+
+@rule("gather", mixes=_gathered)
 def gather(f: Facts, out: Value, input: Value, dim: int, index: Value, **_: Any) -> None:
     _pointwise(f, f.dims(input), dim, f.dims(index))
     f.give(out, f.dims(index))
@@ -353,6 +371,6 @@ def masked_scatter(f: Facts, out: Value, input: Value, mask: Value, source: Valu
     f.give(out, f.dims(input))
 
 
-@rule("one_hot")
+@rule("one_hot", mixes=apart)
 def one_hot(f: Facts, out: Value, input: Value, *_: Any, **__: Any) -> None:
     f.give(out, [*f.dims(input), f.fixed(out.shape[-1], "one entry per class")])

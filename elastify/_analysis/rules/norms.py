@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from elastify._analysis.facts import Facts, flat_sizes
-from elastify._analysis.rules.ops import rule
+from elastify._analysis.rules.ops import Mixed, apart, every, rule
 from elastify._analysis.terms import Term
 from elastify._ir import Value, values
 
@@ -19,21 +19,38 @@ def _vectors(f: Facts, channels: Term, *tensors: Any) -> None:
 _STATISTICS = ((3, "running_mean"), (4, "running_var"))
 
 
-@rule("batch_norm", keeps=True, mode=bool, statistics=_STATISTICS)
+def _over_samples(input: Value, *args: Any, training: bool = True, **_: Any) -> Mixed:
+    learns = next((arg for arg in args if isinstance(arg, bool)), training)
+    return [(x, dim) for x, dim in every(input) if learns and dim != 1]
+
+
+@rule("batch_norm", keeps=True, mode=bool, statistics=_STATISTICS, mixes=_over_samples)
 def batch_norm(f: Facts, out: Value, input: Value, *args: Any, **kwargs: Any) -> None:
     vectors = [v for v in values((args, kwargs)) if len(v.shape) == 1]
     _vectors(f, f.dims(input)[1], *vectors)
     f.give(out, f.dims(input))
 
 
-@rule("instance_norm", keeps=True, mode=bool, statistics=_STATISTICS)
+def _over_space(input: Value, *_: Any, **__: Any) -> Mixed:
+    return every(input, start=2)
+
+
+def _over_channels(input: Value, *_: Any, **__: Any) -> Mixed:
+    return every(input, start=1)
+
+
+def _over_last(input: Value, normalized_shape: Any, *_: Any, **__: Any) -> Mixed:
+    return every(input, start=-len(flat_sizes([normalized_shape])))
+
+
+@rule("instance_norm", keeps=True, mode=bool, statistics=_STATISTICS, mixes=_over_space)
 def instance_norm(f: Facts, out: Value, input: Value, *args: Any, **kwargs: Any) -> None:
     for term in f.dims(input)[2:]:
         f.freeze(term, "normalised over space")
     batch_norm(f, out, input, *args, **kwargs)
 
 
-@rule("group_norm", keeps=True)
+@rule("group_norm", keeps=True, mixes=_over_channels)
 def group_norm(
     f: Facts, out: Value, input: Value, num_groups: Any, weight: Any = None, bias: Any = None, *_: Any, **__: Any
 ) -> None:
@@ -46,7 +63,7 @@ def group_norm(
     f.give(out, f.dims(input))
 
 
-@rule("layer_norm rms_norm", keeps=True)
+@rule("layer_norm rms_norm", keeps=True, mixes=_over_last)
 def layer_norm(f: Facts, out: Value, input: Value, normalized_shape: Any, *params: Any, **kwargs: Any) -> None:
     sizes = flat_sizes([normalized_shape])
     last = f.dims(input)[-len(sizes) :]
@@ -78,7 +95,8 @@ def _dims_of(args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Any, bool]:
 
 @rule(
     """sum mean amax amin prod logsumexp special_logsumexp nansum nanmean std var var_mean std_mean all any
-    count_nonzero aminmax"""
+    count_nonzero aminmax""",
+    mixes=apart,
 )
 def reduction(f: Facts, out: Any, input: Value, *args: Any, **kwargs: Any) -> None:
     dim, keep = _dims_of(args, kwargs)
@@ -87,7 +105,7 @@ def reduction(f: Facts, out: Any, input: Value, *args: Any, **kwargs: Any) -> No
     _reduced(f, out, f.dims(input), dim, keep)
 
 
-@rule("norm linalg_vector_norm linalg_norm linalg_matrix_norm")
+@rule("norm linalg_vector_norm linalg_norm linalg_matrix_norm", mixes=apart)
 def vector_norm(
     f: Facts, out: Any, input: Value, ord: Any = 2, dim: Any = None, keepdim: bool = False, **kw: Any
 ) -> None:
@@ -103,7 +121,7 @@ def norm_except(f: Facts, out: Value, input: Value, pow: int = 2, dim: int = 0) 
     f.give(out, [term if i == dim % len(dims) else f.leaf(1) for i, term in enumerate(dims)] if dim != -1 else [])
 
 
-@rule("argmax argmin")
+@rule("argmax argmin", mixes=apart)
 def position(f: Facts, out: Any, input: Value, *args: Any, **kwargs: Any) -> None:
     """Positions are numbers of units: what they count is fixed."""
     dim, keep = _dims_of(args, kwargs)
@@ -111,7 +129,7 @@ def position(f: Facts, out: Any, input: Value, *args: Any, **kwargs: Any) -> Non
         f.freeze(term, "the operation returns positions")
 
 
-@rule("max min")
+@rule("max min", mixes=apart)
 def extremum(f: Facts, out: Any, input: Value, *args: Any, **kwargs: Any) -> None:
     """Of two tensors, of a whole tensor, or along a dimension (then with positions)."""
     if any(True for _ in values((args, kwargs))):

@@ -13,7 +13,7 @@ multiplications both follow.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -21,6 +21,8 @@ from elastify._ir import Layout, RecordedCall, Value
 
 Rule = Callable[..., None]
 """`rule(facts, out, *args, **kwargs)`: states facts about a call (`facts.py`)."""
+Mixed = Iterable[tuple[Value, int]]
+"""Dimensions of tensors along which numbers meet."""
 Dims = Callable[[Value], tuple[Layout, ...]]
 """The layouts of a tensor's dimensions."""
 Layouts = list[tuple[Layout, ...]]
@@ -66,6 +68,8 @@ class Op:
     mode: type | None = None  # of the argument that tells training from evaluation
     notation: Callable[..., Contraction] | None = None  # the product that it is, from the arguments
     macs: Callable[..., Layouts] | None = None  # (dims, out, *args, **kwargs): its MACs, where no notation has them
+    mixes: Callable[..., Mixed] | None = None  # dimensions, from the arguments, along which a number of the result may
+    # depend on others, or is moved to another place; of those that are gone from the result nothing need be said
 
     @property
     def follows(self) -> bool:
@@ -89,6 +93,20 @@ class Op:
         """Whether it makes units: those of the result are of a weight or a table."""
         return self.multiplies or self.looks_up
 
+    def meets(self, *args: Any, **kwargs: Any) -> Mixed | None:
+        """Dimensions of the arguments along which numbers of the result depend on one another; None where nobody knows.
+
+        >>> x = Value(0, (2, 5, 7))
+        >>> operation("softmax").meets(x, -1), operation("view").meets(x, 10, 7), operation("frobnicate").meets(x)
+        ([(%0[2, 5, 7], -1)], [], None)
+        """
+        if self.mixes is not None:
+            return list(self.mixes(*args, **kwargs))
+        if self.notation is not None:
+            operands, result = labelled(self.notation(*args, **kwargs))
+            return [(x, dim) for labels, x in operands for dim, label in enumerate(labels) if label not in result]
+        return [] if self.elementwise or self.view or self.joins else None
+
 
 OPS: dict[str, Op] = {}
 _NOTHING = Op()
@@ -110,6 +128,26 @@ def names(fact: Callable[[Op], Any]) -> frozenset[str]:
     ['add', 'lerp']
     """
     return frozenset(name for name, op in OPS.items() if fact(op))
+
+
+def apart(*_: Any, **__: Any) -> Mixed:
+    """`mixes` of an operation that keeps the entries of every dimension apart that its result has."""
+    return ()
+
+
+def along(number: int, name: str = "dim", default: int | None = None) -> Callable[..., Mixed]:
+    """`mixes` of an operation along one dimension of its first tensor, which argument `number`, or that `name`, is."""
+
+    def mixes(input: Value, *args: Any, **kwargs: Any) -> Mixed:
+        dim = kwargs.get(name, args[number - 1] if len(args) >= number else default)
+        return every(input) if dim is None else [(input, int(dim))]
+
+    return mixes
+
+
+def every(*tensors: Value, start: int = 0, **_: Any) -> Mixed:
+    """All dimensions of some tensors, or the last ones from `start` (counted from the back if negative)."""
+    return [(x, dim) for x in tensors for dim in range(len(x.shape))[start:]]
 
 
 def rule(text: str, **facts: Any) -> Callable[[Rule], Rule]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from elastify._analysis.facts import Facts
-from elastify._analysis.rules.ops import Dims, Layouts, rule
+from elastify._analysis.rules.ops import Dims, Layouts, Mixed, every, rule
 from elastify._analysis.terms import Term
 from elastify._ir import Value, values
 
@@ -25,7 +25,16 @@ def _recurrent_macs(dims: Dims, out: Any, *args: Any) -> Layouts:
     return [dims(args[0])[:-1] + dims(weight) for weight in weights if len(weight.shape) == 2]
 
 
-@rule("lstm gru rnn_tanh rnn_relu", macs=_recurrent_macs)
+def _recurrent_mixes(*args: Any) -> Mixed:
+    """All but the samples of a batch that is not packed."""
+    data, states = args[0], values(args[1])
+    samples: set[tuple[int, int]] = set()
+    if len(data.shape) == 3 and not isinstance(args[3], (tuple, list)):
+        samples = {(data.id, 0 if args[8] else 1), *((state.id, 1) for state in states)}
+    return [(x, dim) for x, dim in every(*values(args)) if (x.id, dim) not in samples]
+
+
+@rule("lstm gru rnn_tanh rnn_relu", macs=_recurrent_macs, mixes=_recurrent_mixes)
 def recurrent(f: Facts, out: Sequence[Value], *args: Any) -> None:
     """All layers and directions share one hidden axis: `hidden_size` is one number (see decisions/0002)."""
     packed = isinstance(args[3], (tuple, list))  # the weights, after data, counts and states
@@ -100,7 +109,11 @@ def _cell_macs(dims: Dims, out: Any, input: Value, state: Any, *weights: Value) 
     return [dims(input)[:-1] + dims(weight) for weight in weights[:2]]
 
 
-@rule("lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell", macs=_cell_macs)
+def _cell_mixes(input: Value, state: Any, *weights: Any) -> Mixed:
+    return [*every(input, *values(state), start=-1), *every(*values(weights))]
+
+
+@rule("lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell", macs=_cell_macs, mixes=_cell_mixes)
 def recurrent_cell(
     f: Facts, out: Any, input: Value, state: Any, w_ih: Value, w_hh: Value, b_ih: Any = None, b_hh: Any = None
 ) -> None:

@@ -6,8 +6,17 @@ from math import prod
 from typing import Any
 
 from elastify._analysis.facts import Facts, flat_sizes
-from elastify._analysis.rules.ops import rule
+from elastify._analysis.rules.ops import Mixed, every, rule
 from elastify._ir import Value, values
+
+
+def _space(rank: int) -> int:
+    """How many dimensions of space a tensor has."""
+    return 3 if rank == 5 else 1 if rank == 2 else rank - 2
+
+
+def _over_space(input: Value, *_: Any, **__: Any) -> Mixed:
+    return every(input, start=len(input.shape) - _space(len(input.shape)))
 
 
 @rule(
@@ -16,12 +25,13 @@ from elastify._ir import Value, values
     max_pool2d_with_indices max_pool3d_with_indices upsample_nearest1d upsample_nearest2d upsample_nearest3d
     upsample_bilinear2d upsample_linear1d upsample_bicubic2d upsample_trilinear3d _upsample_nearest_exact1d
     _upsample_nearest_exact2d _upsample_nearest_exact3d _upsample_bilinear2d_aa _upsample_bicubic2d_aa
-    fractional_max_pool2d fractional_max_pool3d"""
+    fractional_max_pool2d fractional_max_pool3d""",
+    mixes=_over_space,
 )
 def resample(f: Facts, out: Any, input: Value, *_: Any, **__: Any) -> None:
     """Space in, space out; batch and channels pass through."""
     rank = len(input.shape)
-    space = 3 if rank == 5 else 1 if rank == 2 else rank - 2
+    space = _space(rank)
     along = "pooled or resampled along it"
     for term in f.dims(input)[rank - space :]:
         f.freeze(term, along)
@@ -32,14 +42,14 @@ def resample(f: Facts, out: Any, input: Value, *_: Any, **__: Any) -> None:
 _FOURIER = "a Fourier transform runs along it"
 
 
-@rule("stft")
+@rule("stft", mixes=lambda input, *_, **__: [(input, -1)])
 def stft(f: Facts, out: Value, input: Value, *_: Any, **__: Any) -> None:
     f.freeze(f.dims(input)[-1], _FOURIER)
     lead = f.dims(input)[:-1]
     f.give(out, [*lead, *(f.fixed(n, _FOURIER) for n in out.shape[len(lead) :])])
 
 
-@rule("istft")
+@rule("istft", mixes=lambda input, *_, **__: every(input, start=-2))
 def istft(f: Facts, out: Value, input: Value, *_: Any, **__: Any) -> None:
     for term in f.dims(input)[-2:]:
         f.freeze(term, _FOURIER)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from elastify._analysis.facts import Facts, flat_sizes
-from elastify._analysis.rules.ops import operation, rule
+from elastify._analysis.rules.ops import apart, operation, rule
 from elastify._analysis.terms import Term
 from elastify._ir import Int, Value, values
 
@@ -172,7 +172,7 @@ def expand_as(f: Facts, out: Value, input: Value, other: Value) -> None:
     _spread(f, out, f.dims(input))
 
 
-@rule("repeat tile")
+@rule("repeat tile", mixes=apart)
 def repeat(f: Facts, out: Value, input: Value, *sizes: Any, **kwargs: Any) -> None:
     numbers = flat_sizes(sizes or (kwargs.get("repeats", kwargs.get("dims")),))
     dims = list(f.dims(input))
@@ -186,7 +186,7 @@ def repeat(f: Facts, out: Value, input: Value, *sizes: Any, **kwargs: Any) -> No
     f.give(out, result)
 
 
-@rule("repeat_interleave")
+@rule("repeat_interleave", mixes=apart)
 def repeat_interleave(f: Facts, out: Value, input: Value, repeats: Any, dim: int | None = None, **_: Any) -> None:
     dims = list(f.dims(input))
     times = f.leaf(int(repeats))
@@ -214,7 +214,7 @@ def _join(f: Facts, out: Value, lists: Sequence[Sequence[Term]], dim: int) -> No
     f.give(out, first)
 
 
-@rule("hstack vstack row_stack dstack column_stack")
+@rule("hstack vstack row_stack dstack column_stack", mixes=apart)
 def stack_along(f: Facts, out: Value, tensors: Sequence[Value], **_: Any) -> None:
     """cat along the first, second or third dimension, after new ones where a tensor has too few."""
     op = f.why.op
@@ -229,7 +229,7 @@ def stack_along(f: Facts, out: Value, tensors: Sequence[Value], **_: Any) -> Non
     _join(f, out, lists, along)
 
 
-@rule("atleast_1d atleast_2d atleast_3d")
+@rule("atleast_1d atleast_2d atleast_3d", mixes=apart)
 def atleast(f: Facts, out: Value, *tensors: Any) -> None:
     """New dimensions in front, except that the third comes last."""
     for value, result in zip(values(tensors), values(out), strict=True):
@@ -238,7 +238,7 @@ def atleast(f: Facts, out: Value, *tensors: Any) -> None:
         f.give(result, [*[f.leaf(1)] * (len(result.shape) - len(dims)), *dims])
 
 
-@rule("stack")
+@rule("stack", mixes=apart)
 def stack(f: Facts, out: Value, tensors: Sequence[Value], dim: int = 0, **_: Any) -> None:
     dims = list(f.dims(tensors[0]))
     for other in tensors[1:]:
@@ -312,7 +312,7 @@ def split(f: Facts, out: Sequence[Value], input: Value, split_size: Any = None, 
     _give_parts(f, out, input, dim, parts)
 
 
-@rule("pad")
+@rule("pad", mixes=apart)
 def pad(f: Facts, out: Value, input: Value, pad: Sequence[Any], mode: str = "constant", *_: Any, **__: Any) -> None:
     dims = list(f.dims(input))
     for i in range(len(pad) // 2):
@@ -333,7 +333,7 @@ def pad(f: Facts, out: Value, input: Value, pad: Sequence[Any], mode: str = "con
     f.give(out, dims)
 
 
-@rule("pixel_shuffle")
+@rule("pixel_shuffle", mixes=apart)
 def pixel_shuffle(f: Facts, out: Value, input: Value, upscale_factor: int) -> None:
     dims, r = f.dims(input), int(upscale_factor)
     channels, down, across = f.leaf(out.shape[-3]), f.fixed(r), f.fixed(r)
@@ -341,7 +341,7 @@ def pixel_shuffle(f: Facts, out: Value, input: Value, upscale_factor: int) -> No
     f.give(out, [*dims[:-3], channels, f.product(dims[-2], down), f.product(dims[-1], across)])
 
 
-@rule("pixel_unshuffle")
+@rule("pixel_unshuffle", mixes=apart)
 def pixel_unshuffle(f: Facts, out: Value, input: Value, downscale_factor: int) -> None:
     dims, r = f.dims(input), int(downscale_factor)
     rows, columns, down, across = f.leaf(out.shape[-2]), f.leaf(out.shape[-1]), f.fixed(r), f.fixed(r)
@@ -350,7 +350,7 @@ def pixel_unshuffle(f: Facts, out: Value, input: Value, downscale_factor: int) -
     f.give(out, [*dims[:-3], f.product(dims[-3], down, across), rows, columns])
 
 
-@rule("channel_shuffle native_channel_shuffle")
+@rule("channel_shuffle native_channel_shuffle", mixes=apart)
 def channel_shuffle(f: Facts, out: Value, input: Value, groups: Any) -> None:
     dims = list(f.dims(input))
     outer, inner = f.leaf(int(groups)), f.leaf(dims[1].size // int(groups))
@@ -360,12 +360,12 @@ def channel_shuffle(f: Facts, out: Value, input: Value, groups: Any) -> None:
     f.give(out, dims)
 
 
-@rule("view_as_real")
+@rule("view_as_real", mixes=apart)
 def view_as_real(f: Facts, out: Value, input: Value) -> None:
     f.give(out, [*f.dims(input), f.fixed(2, "real and imaginary part")])
 
 
-@rule("view_as_complex")
+@rule("view_as_complex", mixes=apart)
 def view_as_complex(f: Facts, out: Value, input: Value) -> None:
     """Pairs of neighbours; where rows were cut out of longer ones, those must be of an even number."""
     source: Any = input

@@ -22,12 +22,12 @@ from torch.optim import Optimizer
 from elastify._errors import ElastifyError
 from elastify._files import make_folder
 from elastify._rewrite import is_elastic
+from elastify._search import Ranks, is_sharded
 from elastify._verbs import activate
 from elastify.train._batches import ForwardFn, batch_count, random_state, set_random_state
 from elastify.train._loop.checkpoint import read_checkpoint
 from elastify.train._loop.learner import Learner
 from elastify.train._loop.plain import Plain
-from elastify.train._loop.ranks import Ranks, is_sharded
 from elastify.train._loop.run import TrainingRun
 from elastify.train._loop.schedule import Limits, make_schedule
 from elastify.train._loop.settings import Checkpointing, Hook, Logging, Objective, Precision

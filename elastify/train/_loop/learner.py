@@ -51,8 +51,7 @@ class Learner:
 
     def buffers_as_they_are(self) -> Callable[[], None]:
         """What puts the buffers, and the statistics of subnets, back to what they are now."""
-        tables = [module._buffers for module in self.model.modules()] + [stored for *_, stored in self._statistics()]
-        return remembered((table, list(table)) for table in tables)
+        return buffers_as_they_are(self.model, self._statistics())
 
     def autocast(self) -> torch.autocast:
         """For forward and loss."""
@@ -131,3 +130,9 @@ class Learner:
                 )
         if isinstance(self.strategy, Strategy):
             check_arguments(self.strategy, state.get("arguments", {}), where)
+
+
+def buffers_as_they_are(model: nn.Module, statistics: list[Any]) -> Callable[[], None]:
+    """What puts the buffers of a model, and these statistics of its subnets, back to what they are now."""
+    tables = [module._buffers for module in model.modules()] + [stored for *_, stored in statistics]
+    return remembered((table, list(table)) for table in tables)

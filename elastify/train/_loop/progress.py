@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-
 from tqdm import tqdm
 
 from elastify.train._strategies import Losses
@@ -42,22 +37,3 @@ class Bar:
             if value is not None:
                 self._smooth[name] = _SMOOTHING * self._smooth.get(name, value) + (1 - _SMOOTHING) * value
         self._bar.set_postfix({name: f"{value:.4g}" for name, value in self._smooth.items()}, refresh=False)
-
-
-@contextmanager
-def catch_interrupt(notice: Callable[[], None]) -> Iterator[None]:
-    """The first Ctrl-C calls `notice`, a second one interrupts as ever; outside the main thread every one does."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGINT)
-
-    def first(number: int, frame: object) -> None:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        notice()
-
-    signal.signal(signal.SIGINT, first)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler if before is None else before)

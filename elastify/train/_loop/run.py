@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from elastify._errors import ElastifyError
+from elastify._search import Ranks, catch_interrupt
 from elastify.train._batches import (
     check_random_state,
     epoch_batches,
@@ -31,14 +32,14 @@ from elastify.train._batches import (
 )
 from elastify.train._loop.checkpoint import UNREADABLE, damaged, pack, write_checkpoint
 from elastify.train._loop.learner import Learner
-from elastify.train._loop.progress import Bar, catch_interrupt
-from elastify.train._loop.ranks import Ranks, one_reduction
+from elastify.train._loop.progress import Bar
+from elastify.train._loop.ranks import one_reduction
 from elastify.train._loop.schedule import Limits
 from elastify.train._loop.settings import Checkpointing, Hook, Objective
 from elastify.train._strategies import Losses
 
 _SECONDS_BETWEEN_CHECKPOINTS = 300.0
-_OVERFLOWS_IN_FP16 = 20  # a scaler skips a step that overflows; so many in a row are something else
+OVERFLOWS_IN_FP16 = 20  # a scaler skips a step that overflows; so many in a row are something else
 _END = object()
 
 
@@ -184,12 +185,8 @@ class TrainingRun:
         self._not_finite = 0 if math.isfinite(losses.total) else self._not_finite + 1
         if self._not_finite:
             put_back()  # no weight moves in such a step, and no statistic
-        if self._not_finite > (_OVERFLOWS_IN_FP16 if learner.scaler.is_enabled() else 0):
-            raise ElastifyError(
-                f"the loss is not finite in step {len(self.losses) + 1}",
-                why=str(losses),
-                fix="a smaller learning rate, clip=1.0, or resume from the last checkpoint with either",
-            )
+        if self._not_finite > (OVERFLOWS_IN_FP16 if learner.scaler.is_enabled() else 0):
+            raise not_finite(len(self.losses) + 1, losses, "clip=1.0")
         learner.update(self.clip)
         return losses
 
@@ -281,6 +278,8 @@ class TrainingRun:
             self.learner.load_state_dict(state, str(folder))
         except UNREADABLE as error:
             raise damaged(folder, f"{type(error).__name__}: {error}") from error
+        except ElastifyError as error:  # of a part that does not know where its state comes from
+            raise ElastifyError(error.what, where=error.where or str(folder), why=error.why, fix=error.fix) from error
         self.losses, self.epoch, self.batch, self.seconds, self._written = losses, epoch, batch, seconds, [*written]
         self.passes, self.macs, self._random = passes, macs, state["random"]
         if self.ranks.rank > 0:
@@ -290,6 +289,12 @@ class TrainingRun:
     def _seed_anew(self) -> None:
         """The generators of a rank that writes no checkpoint, at this one."""
         seed_generators(self.seed, len(self.losses), self.ranks.rank, 1)
+
+
+def not_finite(step: int, losses: Losses, clip: str) -> ElastifyError:
+    """The error for a step, counted from 1, from which nothing can be learnt."""
+    fix = f"a smaller learning rate, {clip}, or resume from the last checkpoint with either"
+    return ElastifyError(f"the loss is not finite in step {step}", why=str(losses), fix=fix)
 
 
 def _losses_as_tensors(losses: Sequence[Losses]) -> dict[str, Tensor]:

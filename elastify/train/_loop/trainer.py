@@ -7,6 +7,7 @@ forward, so a pass hands the strategy no outputs: everything happens in the loss
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import fmean
@@ -18,9 +19,12 @@ from torch import Tensor, nn
 from elastify._adapters.transformers.trainer import Trainer
 from elastify._errors import ElastifyError
 from elastify._rewrite import all_statistics, restore_statistics
+from elastify._search import Ranks
 from elastify._verbs import activate, space
 from elastify.train._loop.checkpoint import UNREADABLE, damaged, read_checkpoint, write_checkpoint
-from elastify.train._loop.ranks import Ranks, one_reduction
+from elastify.train._loop.learner import buffers_as_they_are
+from elastify.train._loop.ranks import one_reduction
+from elastify.train._loop.run import OVERFLOWS_IN_FP16, not_finite
 from elastify.train._strategies import Distill, Losses, Strategy, check_arguments, check_optimizer, check_strategy
 
 _FOLDER = "strategy"
@@ -38,7 +42,8 @@ class ElasticTrainer(Trainer):
     the random subnets), as means over the steps since the last log. Evaluation is of the full network, and of the
     subnets in `eval_configs` after it: under its name in the metrics, as `eval_half_loss` for `{"half": {"*": 0.5}}`.
     Checkpoints have a folder `strategy` beside what is in them anyway, and resume to the same losses.
-    Raises ElastifyError for DeepSpeed, for several GPUs in one process, and for optimizers that step within backward.
+    A loss that is not finite, on any rank, is an ElastifyError, and no buffer moves in its step. (In fp16 that step is
+    skipped, up to 20 in a row.) So are DeepSpeed, several GPUs in one process, and optimizers that step in backward.
     """
 
     def __init__(
@@ -58,6 +63,11 @@ class ElasticTrainer(Trainer):
         }
         self._seen: dict[int, dict[str, float]] = {}  # by step: losses since the last log
         self._within = False  # whether the last batch has begun a step that goes on
+        self._put_back: Callable[[], None] = lambda: None  # the buffers, to what they were before the step
+        self._spoilt, self._not_finite = (
+            False,
+            0,
+        )  # whether the loss of this step is not finite, and of how many in a row
         super().__init__(model, args, **others)
         self._refuse()
         Ranks.of(self.args.device).broadcast(iter([*model.parameters(), *model.buffers()]))  # before a teacher is made
@@ -96,8 +106,11 @@ class ElasticTrainer(Trainer):
                 pair: Any = self.compute_loss(model, copied, return_outputs=True, num_items_in_batch=num_items_in_batch)
                 return pair
 
+        if not self._within:
+            self._put_back, self._spoilt = buffers_as_they_are(model, all_statistics(self.strategy.model)), False
         with one_reduction(model, self.strategy, last=self.accelerator.sync_gradients):
             losses = self._step(both, scale)
+        self._check(losses)
         self._within = not self.accelerator.sync_gradients
         self.strategy.same_step(False)
         self._note(losses)
@@ -113,6 +126,17 @@ class ElasticTrainer(Trainer):
             distill=lambda pair, teacher: distance(pair[1], teacher[1]) * scale,
             backward=backward,
         )
+
+    def _check(self, losses: Losses) -> None:
+        """A loss that is not finite on some rank moves no buffer, and is an error unless a scaler skips the step."""
+        if not self._spoilt and any(Ranks.of(self.args.device).sum([not math.isfinite(losses.total)])):
+            self._spoilt, self._not_finite = True, self._not_finite + 1
+        if self._spoilt:
+            self._put_back()
+            if self._not_finite > (0 if self.accelerator.scaler is None else OVERFLOWS_IN_FP16):
+                raise not_finite(self.state.global_step + 1, losses, "max_grad_norm=1.0")
+        elif self.accelerator.sync_gradients:
+            self._not_finite = 0
 
     def _is_scaled(self, num_items_in_batch: Any) -> bool:
         """Whether a loss is divided by what the batches of the whole step hold, and not yet by their number."""

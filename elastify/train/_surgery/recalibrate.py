@@ -1,15 +1,17 @@
 """Batch-norm statistics of one subnet, measured.
 
 Running statistics learnt by the full network do not fit a subnet: fewer channels come in. So they are measured anew
-on a few batches, as plain averages over them, with only the norms in train mode and no gradients. Fresh
-statistics are stored for the configuration first; the norms then fill it as they would fill their own. The full
-network's buffers are never touched unless that is what was asked for.
+on a few batches, as plain averages over them (`averages`), with only the norms in train mode and no gradients. A copy
+of what the subnet sees is stored for the configuration first, and the norms write to that. The full network's buffers
+are never touched unless that is what was asked for. On several ranks each measures on its own batches, and the averages
+are those over all of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+import zlib
+from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,11 +20,11 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from elastify._errors import ElastifyError
 from elastify._ir import FULL
-from elastify._rewrite import elastic_state, is_elastic, store_statistics, stored_statistics
+from elastify._rewrite import elastic_state, is_elastic, remembered, store_statistics, stored_statistics
+from elastify._search import Ranks
 from elastify._verbs import activate, active_config, space
 from elastify.train._batches import ForwardFn, run_batch, to_device
-
-_FRESH = {"running_mean": 0.0, "running_var": 1.0, "num_batches_tracked": 0}
+from elastify.train._surgery.averages import Statistics, finish, measure, only_training
 
 
 def recalibrate(
@@ -36,9 +38,15 @@ def recalibrate(
     """Measure the batch-norm statistics of a subnet; `activate`, `search` and `extract` then use them.
 
     `batches` are (inputs, targets), dicts of arguments or tensors; for others `forward(model, batch)` runs the model.
-    `config` is as for `activate`; None is the subnet that is active now. Returns how many norm layers were measured:
-    0 for a model without running statistics. The full network has its own, learnt in training: replacing those has to
-    be asked for with `update_full=True`. A plain model (an extracted one, say) gets its own buffers replaced.
+    `config` is as for `activate`; None is the subnet that is active now. Returns how many layers were measured: 0 for a
+    model without running statistics; those that no batch has reached stay as they were. The full network has its own,
+    learnt in training: replacing those has to be asked for with `update_full=True`. A plain model (an extracted one,
+    say) gets its own buffers replaced.
+
+    The layers are the norms of torch and classes made of them; in an elastic model all other modules, too, whose
+    buffers are statistics: they have to be moving averages or sums. On several ranks all call it, each with batches of
+    its own, and get the averages over all of them. Raises ElastifyError for statistics of another kind and, on all
+    ranks, for an error on any of them; everything is as before then.
 
     The averages are cumulative: reset, momentum None (Yu & Huang, US-Nets, arXiv 1903.05134). Where training goes on,
     each subnet that has its own statistics moves these as they were its buffers (switchable norms, Yu et al., Slimmable
@@ -53,11 +61,13 @@ def recalibrate(
     >>> extract(model, 0.5)[1].num_batches_tracked
     tensor(4)
     """
+    ranks = Ranks.of(next((p.device for p in model.parameters()), torch.device("cpu")))
     if not is_elastic(model):
         if config is not None:
             raise ElastifyError(f"this {type(model).__name__} is not elastic: it has no configurations")
-        return _measure_own(model, batches, forward)
+        return _measure_own(model, batches, forward, ranks)
     wanted = active_config(model) if config is None else space(model).config(config)
+    ranks.same("subnets to measure", zlib.crc32(wanted.to_json().encode()), "the same config on every rank")
     with activate(model, wanted):
         if elastic_state(model).choice == FULL:
             if not update_full:
@@ -67,83 +77,85 @@ def recalibrate(
                     why="the configuration is the full one",
                     fix="recalibrate(model, batches, config) for a subnet, or update_full=True to replace them",
                 )
-            return _measure_own(model, batches, forward)
-        return _measure_subnet(model, batches, forward)
+            return _measure_own(model, batches, forward, ranks)
+        return _measure_subnet(model, batches, forward, ranks)
 
 
-def _measure_subnet(model: nn.Module, batches: Iterable[Any], forward: ForwardFn | None) -> int:
-    before = stored_statistics(model, elastic_state(model).choice)
+def _measure_subnet(model: nn.Module, batches: Iterable[Any], forward: ForwardFn | None, ranks: Ranks) -> int:
+    elastic = elastic_state(model)
+    before = stored_statistics(model, elastic.choice)
     store_statistics(model, None)
-    norms = _norms(model)
-    if not norms:
-        return 0
-    fresh: dict[str, Tensor] = {}
-    for path, norm in norms.items():
-        for local, value in _FRESH.items():
-            name = elastic_state(model).plan.aliases.get(f"{path}.{local}", f"{path}.{local}")
-            if isinstance(getattr(norm, local, None), Tensor) and name in elastic_state(model).plan.statistics:
-                fresh[name] = torch.full_like(getattr(norm, local), value)
-    store_statistics(model, fresh)
+    layers = _layers(model)
     try:
-        _run(model, list(norms.values()), batches, forward)
+        store_statistics(model, {_name(model, layer.path, k): v for layer in layers for k, v in layer.clones().items()})
+        reached = _run(model, layers, batches, forward, ranks)
+        stored = stored_statistics(model, elastic.choice) or {}
+        names = {_name(model, layer.path, local) for layer in reached for local in layer.names}
+        store_statistics(model, {name: stored[name] for name in names} if names else None)
     except BaseException:
         store_statistics(model, before)
         raise
-    return len(norms)
+    return len(reached)
 
 
-def _measure_own(model: nn.Module, batches: Iterable[Any], forward: ForwardFn | None) -> int:
-    norms = list(_norms(model).values())
-    if not norms:
-        return 0
-    buffers = [buffer for norm in norms for buffer in (norm.running_mean, norm.running_var, norm.num_batches_tracked)]
-    before = [None if buffer is None else buffer.clone() for buffer in buffers]
-    for norm in norms:
-        norm.reset_running_stats()
+def _measure_own(model: nn.Module, batches: Iterable[Any], forward: ForwardFn | None, ranks: Ranks) -> int:
+    layers = _layers(model)
+    put_back = remembered((layer.module._buffers, layer.names) for layer in layers)
     try:
-        _run(model, norms, batches, forward)
+        return len(_run(model, layers, batches, forward, ranks))
     except BaseException:
-        for buffer, value in zip(buffers, before, strict=True):
-            if buffer is not None and value is not None:
-                buffer.copy_(value)
+        put_back()
         raise
-    return len(norms)
 
 
-def _norms(model: nn.Module) -> dict[str, _NormBase]:
-    """Norm layers of the active subnet with running statistics, by path."""
-    norms = {path: module for path, module in model.named_modules() if isinstance(module, _NormBase)}
-    return {path: norm for path, norm in norms.items() if norm.running_mean is not None}
+def _layers(model: nn.Module) -> list[Statistics]:
+    """Layers of the active subnet with running statistics."""
+    layers = []
+    for path, module in model.named_modules():
+        local = [name for name, buffer in module._buffers.items() if buffer is not None]
+        if is_elastic(model):
+            local = [name for name in local if _name(model, path, name) in elastic_state(model).plan.statistics]
+        elif not isinstance(module, _NormBase):
+            continue
+        if any(getattr(module, name).is_floating_point() for name in local):
+            layers.append(Statistics(path, module, tuple(local)))
+    return layers
 
 
-def _run(model: nn.Module, norms: list[_NormBase], batches: Iterable[Any], forward: ForwardFn | None) -> None:
+def _name(model: nn.Module, path: str, local: str) -> str:
+    name = f"{path}.{local}" if path else local
+    return elastic_state(model).plan.aliases.get(name, name)
+
+
+def _run(
+    model: nn.Module, layers: list[Statistics], batches: Iterable[Any], forward: ForwardFn | None, ranks: Ranks
+) -> list[Statistics]:
+    """Measure them on all batches of all ranks; those that were reached."""
+    if not layers:
+        return []
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    count = 0
-    with _only_training(model, norms), torch.no_grad():
-        for batch in batches:
-            batch = to_device(batch, device)
-            if forward is None and isinstance(batch, Tensor):
-                model(batch)
-            else:
-                run_batch(model, batch, forward)
-            count += 1
-    if not count:
-        raise ElastifyError("nothing to recalibrate with", why="there is no batch", fix="pass a loader or a list")
-
-
-@contextmanager
-def _only_training(model: nn.Module, norms: list[_NormBase]) -> Iterator[None]:
-    """Everything in eval mode but the norms, and these average over all batches."""
-    modes = [(module, module.training) for module in model.modules()]
-    momenta = [(norm, norm.momentum) for norm in norms]
+    count, error = 0, None
     try:
-        model.eval()
-        for norm in norms:
-            norm.training = True
-            norm.momentum = None
-        yield
-    finally:
-        for norm, momentum in momenta:
-            norm.momentum = momentum
-        for module, mode in modes:
-            module.training = mode
+        with only_training(model, layers), torch.no_grad():
+            for batch in batches:
+                measure(layers, partial(_call, model, to_device(batch, device), forward))
+                count += 1
+    except BaseException as raised:  # noqa: BLE001 - it is raised below, when the others have heard of it
+        error = raised
+    said = "" if error is None else f"{type(error).__name__}: {error}"
+    every = ranks.collect((count, said))
+    if error is not None:
+        raise error
+    for rank, (_, why) in enumerate(every):
+        if why:
+            raise ElastifyError("another rank could not measure its statistics", where=f"rank {rank}", why=why)
+    if not any(number for number, _ in every):
+        raise ElastifyError("nothing to recalibrate with", why="there is no batch", fix="pass a loader or a list")
+    return finish(layers, ranks)
+
+
+def _call(model: nn.Module, batch: Any, forward: ForwardFn | None) -> None:
+    if forward is None and isinstance(batch, Tensor):
+        model(batch)
+    else:
+        run_batch(model, batch, forward)

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from elastify._analysis.analyse import analyse
+from elastify._analysis.apart import kept_apart
 from elastify._analysis.rules import OPS, Facts, apply
 from elastify._analysis.rules.ops import Op, names
 from elastify._analysis.terms import Terms
 from elastify._capture.examples import Example
 from elastify._capture.session import capture
 from elastify._ir.graph import RecordedCall, Value
+from elastify._ir.layout import Layout, axes_of, indices, mentions
 from elastify._ir.plan import Plan
 from elastify._space.cost import CostModel
 from elastify.testing.oracle import oracle_macs
@@ -95,6 +99,34 @@ def test_macs_are_those_of_the_kernels(sample: Sample) -> None:
     module = Wrapped(sample).eval()
     graph = capture(module, Example())
     assert CostModel(graph, {}, Plan()).of().macs == oracle_macs(module)
+
+
+@pytest.mark.parametrize("sample", of(lambda op: True), ids=str)
+def test_what_a_record_says_stays_apart_does(sample: Sample) -> None:
+    """Other numbers for one entry of an axis move that entry of the results alone, where the record says so."""
+    module = Wrapped(sample).eval()
+    analysis = analyse([graph := capture(module, Example())], lambda attr: getattr(module, attr.name), (), lambda _: ())
+    operands = [graph.tensors[name] for name in module.names]
+    before, drawn = list(flat(module())), {name: getattr(module, name) for name in module.names}
+    other = torch.Generator().manual_seed(4)
+    for axis in {axis for value in operands for layout in analysis.layouts(value) for axis in axes_of(layout)}:
+        if axis.size == 1 or not kept_apart(analysis, {axis.id}, operands, graph.outputs):
+            continue
+        for name, value, kind in zip(module.names, operands, sample.tensors, strict=True):
+            own = entries(drawn[name], analysis.layouts(value), axis.id)
+            setattr(module, name, torch.where(own, kind.draw(other), drawn[name]))
+        for value, old, new in zip(graph.outputs, before, flat(module()), strict=True):
+            own = entries(old, analysis.layouts(value), axis.id)
+            assert ((old == new) | own | ((old != old) & (new != new))).all()
+
+
+def entries(tensor: Tensor, layouts: Sequence[Layout], axis: int) -> Tensor:
+    """Which places of a tensor belong to the second entry of an axis."""
+    found = torch.zeros(tensor.shape, dtype=torch.bool)
+    for dim, layout in enumerate(layouts):
+        if mentions(layout, {axis}):
+            found.index_fill_(dim, torch.from_numpy(indices(layout, {axis: np.array([1])})), True)
+    return found
 
 
 @pytest.mark.parametrize("op", sorted(names(lambda op: op.drops)))

@@ -382,8 +382,9 @@ def test_a_refused_state_has_changed_nothing(name: str, tmp_path: Path) -> None:
         if steps == 2:
             run(model, tmp_path, 2, **options)
             return ()
-        with pytest.raises(ElastifyError):
+        with pytest.raises(ElastifyError) as caught:
             run(model, tmp_path, steps, **options)
+        assert str(tmp_path) in caught.value.where
         after = (model.state_dict(), optimizer.state_dict(), strategy.state_dict(), random.getstate())
         assert torch.equal(torch_state, torch.get_rng_state())
         return before, after

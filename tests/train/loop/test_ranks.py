@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import multiprocessing
 import os
 import signal
 import time
-import traceback
 from collections.abc import Callable
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +19,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from elastify import ElastifyError, elastify, space
+from elastify._search.ranks import others
 from elastify.train import (
     AllExits,
     AlternateCore,
@@ -37,7 +34,8 @@ from elastify.train import (
     one_reduction,
 )
 from elastify.train._loop.plain import Plain
-from elastify.train._loop.ranks import _others, fingerprint
+from elastify.train._loop.ranks import fingerprint
+from tests.on_ranks import on_two
 from tests.small_nets import Net
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -54,48 +52,6 @@ def net(seed: int = 0) -> nn.Module:
 
 def sgd(parameters: Any) -> torch.optim.Optimizer:
     return torch.optim.SGD(parameters, 0.1, momentum=0.9)
-
-
-def process(work: Callable[[int, Path], Any], rank: int, folder: Path) -> None:
-    """What one of them does."""
-    torch.set_num_threads(1)
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    dist.init_process_group("gloo", f"file://{folder}/meeting", timedelta(seconds=20), rank=rank, world_size=2)
-    try:
-        found = work(rank, folder)
-    except ElastifyError as error:
-        found = f"ElastifyError: {error}"
-    except BaseException:  # noqa: BLE001 - told to the test
-        found = traceback.format_exc()
-    (folder / f"{rank}.json").write_text(json.dumps(found))
-    if not isinstance(found, str):
-        for _ in range(100):  # who leaves at once may cut off the other's last words
-            if (folder / f"{1 - rank}.json").exists():
-                break
-            time.sleep(0.05)
-    os._exit(0)
-
-
-def on_two(work: Callable[[int, Path], Any], folder: Path, seconds: float = 40) -> list[Any]:
-    """What `work(rank, folder)` gives in two processes: its value, or the text of its error, or its exit code."""
-    folder.mkdir(exist_ok=True)
-
-    for left in [folder / "meeting", *folder.glob("*.json")]:
-        left.unlink(missing_ok=True)
-    context = multiprocessing.get_context("forkserver")  # imports once; a fork of this process has no autograd
-    context.set_forkserver_preload(["tests.train.loop.test_ranks"])
-    processes = [context.Process(target=process, args=(work, rank, folder), daemon=True) for rank in (0, 1)]
-    for each in processes:
-        each.start()
-    end = time.monotonic() + seconds
-    for each in processes:
-        each.join(max(0.0, end - time.monotonic()))
-    alive = [each.is_alive() for each in processes]
-    for each in processes:
-        each.kill()
-    assert not any(alive), "the processes wait for each other"
-    files = [folder / f"{rank}.json" for rank in (0, 1)]
-    return [json.loads(f.read_text()) if f.exists() else p.exitcode for f, p in zip(files, processes, strict=True)]
 
 
 def train(model: nn.Module, strategy: Strategy, data: Any, **options: Any) -> list[float]:
@@ -266,7 +222,7 @@ def test_processes_that_do_not_know_each_other(monkeypatch: pytest.MonkeyPatch) 
     ],
 )
 def test_only_silence_is_told_as_a_lost_rank(error: RuntimeError, gone: bool) -> None:
-    with pytest.raises(ElastifyError if gone else type(error)) as caught, _others():
+    with pytest.raises(ElastifyError if gone else type(error)) as caught, others():
         raise error
     assert ("another rank has stopped" in str(caught.value)) == gone
     assert caught.value is error or caught.value.__cause__ is error

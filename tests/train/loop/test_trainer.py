@@ -13,9 +13,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForCausalLM, TrainingArguments
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    LlamaConfig,
+    LlamaForCausalLM,
+    TrainerCallback,
+    TrainingArguments,
+)
 
 from elastify import ElastifyError, activate, elastify, space
+from elastify._rewrite import all_statistics
 from elastify.train import (
     AllExits,
     AlternateCore,
@@ -27,6 +35,7 @@ from elastify.train import (
     Sandwich,
     Sorted,
     Strategy,
+    recalibrate,
     soft_cross_entropy,
 )
 
@@ -194,6 +203,59 @@ def test_mixed_precision_clipping_and_label_smoothing(bert: nn.Module, tmp_path:
     run.train()
     assert len(logged(run, "grad_norm")) == 6
     assert all(torch.isfinite(torch.tensor(logged(run, "loss_random"))))
+
+
+class Moving(nn.Module):
+    """A head that keeps statistics, and a moving average of what it sees; the label 9 makes its loss infinite."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.norm, self.b = nn.Linear(8, 16), nn.BatchNorm1d(16), nn.Linear(16, 2)
+        self.register_buffer("seen", torch.zeros(16))
+
+    def forward(self, input_ids: torch.Tensor, labels: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
+        x = self.norm(self.a(input_ids / 16))
+        if self.training:
+            self.seen = self.seen * 0.9 + x.detach().mean(0) * 0.1
+        logits = self.b((x + self.seen).relu())
+        if labels is None:
+            return {"logits": logits}
+        loss = F.cross_entropy(logits, labels.clamp(max=1))
+        return {"loss": loss * torch.where((labels == 9).any(), torch.inf, 1.0), "logits": logits}
+
+
+def spoilt_at(row: int) -> list[dict[str, Any]]:
+    return [{**each, "labels": 9} if number == row else each for number, each in enumerate(ROWS)]
+
+
+@pytest.mark.parametrize(("accumulate", "row"), [(1, 20), (2, 36), (2, 44)])
+@pytest.mark.parametrize("own", [False, True])
+def test_a_loss_that_is_not_finite_moves_nothing(accumulate: int, row: int, own: bool, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = elastify(Moving(), example_kwargs={"input_ids": IDS[:4]})
+    half = space(model).config(0.5)
+    if own:
+        recalibrate(model, [{"input_ids": IDS}], half)
+    strategy = FullPlusRandom(model, [half])
+    run = trainer(model, tmp_path, strategy, spoilt_at(row), gradient_accumulation_steps=accumulate, num_train_epochs=1)
+    run._get_train_sampler = lambda *_: None  # in their order
+    states: list[list[torch.Tensor]] = []
+
+    def state() -> list[torch.Tensor]:
+        kept = [t for *_, each in all_statistics(model) for t in each.values()]
+        return [t.detach().clone() for t in (*model.parameters(), *model.buffers(), *kept)]
+
+    class Watch(TrainerCallback):
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            states.append(state())
+
+    run.add_callback(Watch)
+    with pytest.raises(ElastifyError, match="the loss is not finite in step 3") as caught:
+        run.train()
+    assert "max_grad_norm=1.0" in str(caught.value)
+    assert len(states) == 2
+    assert all(map(torch.equal, state(), states[-1]))
+    assert not torch.equal(states[0][-1], states[1][-1])
 
 
 class TestMistakes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from elastify import ElastifyError, activate, elastify, extract, space
 from elastify._rewrite.activate import all_statistics
 from elastify.train import FullPlusRandom, ProgressiveShrinking, Sandwich, Sorted, fit, recalibrate
+from tests.on_ranks import on_two
 
 GENERATOR = torch.Generator().manual_seed(0)
 X = torch.randn(256, 1, 8, 8, generator=GENERATOR) + torch.linspace(-2, 2, 256)[:, None, None, None]
@@ -257,3 +259,261 @@ def test_the_warning_comes_once_for_a_strategy(model: nn.Module) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         strategy.prepare()
+
+
+# -- norms of one's own ------------------------------------------------------------------------------------------------
+
+
+class Given(nn.Module):
+    """Gives buffers of any name to batch_norm, beside a constant."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.register_buffer("center", torch.zeros(width))
+        self.register_buffer("spread", torch.ones(width))
+        self.register_buffer("slope", torch.tensor(0.1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (
+            F.leaky_relu(F.batch_norm(x, self.center, self.spread, training=self.training, momentum=0.03)) * self.slope
+        )
+
+
+class ByHand(nn.Module):
+    """Writes in place, and puts another tensor there; counts."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.register_buffer("center", torch.zeros(width))
+        self.register_buffer("spread", torch.ones(width))
+        self.register_buffer("steps", torch.tensor(0))
+        self.register_buffer("eps", torch.tensor(1e-5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        center, spread = self.center, self.spread
+        if self.training:
+            center, spread = x.mean(0), x.var(0)
+            with torch.no_grad():
+                self.center.lerp_(center, 0.2)
+                self.spread = 0.7 * self.spread + 0.3 * spread
+                self.steps += 1
+        return (x - center) / (spread + self.eps).sqrt()
+
+
+class Cumulative(ByHand):
+    """A plain average with its own count."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        center, spread = self.center, self.spread
+        if self.training:
+            center, spread = x.mean(0), x.var(0)
+            with torch.no_grad():
+                self.steps += 1
+                self.center += (center - self.center) / self.steps
+                self.spread += (spread - self.spread) / self.steps
+        return (x - center) / (spread + self.eps).sqrt()
+
+
+class Derived(nn.BatchNorm1d):
+    """A class made of a norm of torch that cannot do without its momentum."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        center, spread = self.running_mean, self.running_var
+        if self.training:
+            center, spread = x.mean(0), x.var(0)
+            with torch.no_grad():
+                self.running_mean.lerp_(center, self.momentum)
+                self.running_var.lerp_(spread, self.momentum)
+        return (x - center) / (spread + self.eps).sqrt()
+
+
+class Between(nn.Module):
+    """A norm of one's own between two layers, and one of torch after it."""
+
+    def __init__(self, norm: type[nn.Module]) -> None:
+        super().__init__()
+        self.a, self.own, self.b = nn.Linear(6, 32), norm(32), nn.Linear(32, 24)
+        self.norm, self.drop, self.c = nn.BatchNorm1d(24), nn.Dropout(0.5), nn.Linear(24, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c(self.drop(self.norm(self.b(self.own(self.a(x)).relu())).relu()))
+
+
+ROWS = torch.randn(96, 6, generator=GENERATOR) * 3 + 1
+PARTS = [ROWS[:32], ROWS[32:64], ROWS[64:]]
+OWN = [Given, ByHand, Cumulative, Derived]
+
+
+def between(norm: type[nn.Module]) -> nn.Module:
+    torch.manual_seed(0)
+    return elastify(Between(norm), ROWS[:4]).eval()
+
+
+def averages(model: nn.Module, norm: str) -> list[Tensor]:
+    """What the norm of a plain model ought to hold after PARTS."""
+    seen: list[Tensor] = []
+    with torch.no_grad():
+        for part in PARTS:
+            x = model.a(part)
+            if norm == "norm":
+                x = model.b(model.own.train()(x).relu())
+            seen.append(x)
+    return [torch.stack([x.mean(0) for x in seen]).mean(0), torch.stack([x.var(0) for x in seen]).mean(0)]
+
+
+@pytest.mark.parametrize("norm", OWN)
+def test_norms_of_ones_own_are_measured(norm: type[nn.Module]) -> None:
+    model = between(norm)
+    before = buffers(model)
+    assert recalibrate(model, PARTS, 0.5) == 2
+    small = extract(model, 0.5).eval()
+    for name in ("own", "norm"):
+        found = [buffer for buffer in getattr(small, name).buffers() if buffer.dim()]
+        for value, expected in zip(found, averages(copy.deepcopy(small), name), strict=True):
+            torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-5)
+    assert int(getattr(small.own, "steps", torch.tensor(3))) == 3
+    with activate(model, 0.5):
+        torch.testing.assert_close(model(ROWS), small(ROWS), rtol=1e-5, atol=1e-6)
+    assert all(torch.equal(before[name], buffer) for name, buffer in model.named_buffers())
+    assert recalibrate(model, PARTS, update_full=True) == 2
+    assert not torch.equal(next(model.own.buffers()), before[next(iter(before))])
+
+
+class Largest(ByHand):
+    def forward(self, x: Tensor) -> Tensor:
+        spread = self.spread
+        if self.training:
+            spread = x.abs().amax(0)
+            with torch.no_grad():
+                self.spread.copy_(torch.maximum(self.spread, spread))
+        return x / spread
+
+
+class Counting(ByHand):
+    """Corrects for its beginning with a number that is no buffer."""
+
+    passes = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.passes += 1
+        return super().forward(x)
+
+
+@pytest.mark.parametrize(
+    ("norm", "why"), [(Largest, "from entry to entry"), (Counting, "counts in a Python attribute")]
+)
+def test_what_is_no_average_is_refused_by_name(norm: type[nn.Module], why: str) -> None:
+    model = between(norm)
+    before, output = buffers(model), extract(model, 0.5)(ROWS)
+    for options in ({"config": 0.5}, {"update_full": True}):
+        with pytest.raises(ElastifyError, match="no moving averages") as caught:
+            recalibrate(model, PARTS, **options)
+        assert "where: own." in str(caught.value)
+        assert why in str(caught.value)
+        assert all(torch.equal(before[name], buffer) for name, buffer in model.named_buffers())
+        assert torch.equal(extract(model, 0.5)(ROWS), output)
+
+
+class Seldom(nn.Module):
+    """Two branches, of which a batch may take one."""
+
+    def __init__(self, norm: type[nn.Module]) -> None:
+        super().__init__()
+        self.a, self.first, self.second, self.b = nn.Linear(6, 32), norm(32), norm(32), nn.Linear(32, 3)
+
+    def forward(self, x: Tensor, which: str = "both") -> Tensor:
+        x = self.a(x)
+        parts = {"first": self.first, "second": self.second}
+        return self.b(sum(norm(x) for name, norm in parts.items() if which in (name, "both")))
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm1d, Given])
+def test_what_no_batch_reaches_stays(norm: type[nn.Module]) -> None:
+    torch.manual_seed(0)
+    model = elastify(Seldom(norm), ROWS[:4])
+    for own in (model.first, model.second):
+        next(own.buffers()).normal_()
+    assert recalibrate(model, [{"x": x, "which": "first"} for x in PARTS], 0.5) == 1
+    small = extract(model, 0.5)
+    kept = next(small.second.buffers())
+    assert torch.equal(kept, next(model.second.buffers())[: len(kept)])
+    assert not torch.equal(next(small.first.buffers()), next(model.first.buffers())[: len(kept)])
+    both = [{"x": x, "which": which} for x, which in zip(PARTS, ("first", "second", "second"), strict=True)]
+    assert recalibrate(model, both, 0.5) == 2
+    small = extract(model, 0.5)
+    means = torch.stack([small.a(x).mean(0) for x in PARTS[1:]]).mean(0)
+    torch.testing.assert_close(next(small.second.buffers()), means, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(next(small.first.buffers()), small.a(PARTS[0]).mean(0), rtol=1e-4, atol=1e-5)
+
+
+def test_instance_norms_keep_statistics_too() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv1d(3, 16, 3), nn.InstanceNorm1d(16, track_running_stats=True), nn.Conv1d(16, 2, 1))
+    x = torch.randn(8, 3, 12, generator=GENERATOR)
+    model = elastify(model, x).eval()
+    assert recalibrate(model, [x, x + 1], 0.5) == 1
+    small = extract(model, 0.5)
+    means = torch.stack([small[0](part).mean((0, 2)) for part in (x, x + 1)]).mean(0)
+    torch.testing.assert_close(small[1].running_mean, means, rtol=1e-4, atol=1e-5)
+
+
+# -- on two ranks ------------------------------------------------------------------------------------------------------
+
+
+def measured(rank: int, folder: Path) -> list[list[float]]:
+    found = []
+    for norm in (nn.BatchNorm1d, Given, ByHand):
+        model = between(norm)
+        mine = PARTS[:2] if rank == 0 else PARTS[2:]
+        recalibrate(model, mine, 0.5)
+        recalibrate(model, mine if rank == 0 else [], update_full=True)
+        small = extract(model, 0.5)
+        recalibrate(small, mine)
+        found += [
+            buffer.flatten().tolist() for part in (model, extract(model, 0.5), small) for buffer in part.buffers()
+        ]
+    return found
+
+
+def test_ranks_measure_what_one_process_does(tmp_path: Path) -> None:
+    first, second = on_two(measured, tmp_path / "ranks")
+    assert first == second
+    expected: list[list[float]] = []
+    for norm in (nn.BatchNorm1d, Given, ByHand):
+        model = between(norm)
+        recalibrate(model, PARTS, 0.5)
+        recalibrate(model, PARTS[:2], update_full=True)
+        small = extract(model, 0.5)
+        recalibrate(small, PARTS)
+        expected += [b.flatten().tolist() for part in (model, extract(model, 0.5), small) for b in part.buffers()]
+    for found, wanted in zip(first, expected, strict=True):
+        assert found == pytest.approx(wanted, rel=1e-4, abs=1e-5)
+
+
+def refused(rank: int, folder: Path) -> list[object]:
+    model = between(nn.BatchNorm1d)
+    before = extract(model, 0.5)(ROWS)
+
+    def broken() -> Iterator[Tensor]:
+        yield PARTS[0]
+        raise OSError("disk gone")
+
+    def said(batches: Iterable[Tensor], config: float) -> str:
+        with pytest.raises((ElastifyError, OSError)) as caught:
+            recalibrate(model, batches, config)
+        return str(caught.value)
+
+    found = [said(broken() if rank else PARTS, 0.5), said([], 0.5), said(PARTS, 0.5 if rank else 0.75)]
+    return [*found, torch.equal(extract(model, 0.5)(ROWS), before)]
+
+
+def test_an_error_on_one_rank_is_one_on_both(tmp_path: Path) -> None:
+    first, second = on_two(refused, tmp_path / "ranks")
+    assert "another rank could not measure" in first[0]
+    assert "OSError: disk gone" in first[0]
+    assert second[0] == "disk gone"
+    for found in (first, second):
+        assert "there is no batch" in found[1]
+        assert "different subnets to measure" in found[2]
+        assert found[3]
