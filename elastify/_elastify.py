@@ -31,12 +31,12 @@ from elastify._capture import (
     written,
 )
 from elastify._errors import ElastifyError
-from elastify._ir import Graph, Plan
+from elastify._ir import Attr, Graph, Plan
 from elastify._plan import Options, Planner, check_patterns
-from elastify._proofs import Batch, Outputs, find_batch, follow_measured, list_unseen, prove_sizes, prove_units
+from elastify._proofs import Batch, Outputs, find_batches, follow_measured, list_unseen, prove_sizes, prove_units
 from elastify._rewrite import emptied, install, is_elastic, watch
 from elastify._space import STATE, CostModel, SearchSpace, State
-from elastify._verbs import example_for
+from elastify._verbs import examples_for
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -46,6 +46,7 @@ def elastify(
     example_inputs: Any = None,
     *,
     example_kwargs: Mapping[str, Any] | None = None,
+    examples: list[Any] | None = None,
     freeze: Sequence[str] = (),
     choices: Mapping[str, Sequence[int | float]] | None = None,
     min_ratio: float | Mapping[str, float] = 0.25,
@@ -66,15 +67,18 @@ def elastify(
     The model stays the same object, an instance of its class, with the same `state_dict` keys and the same function.
 
     `example_inputs` (a tensor, a tuple, or a dict) and `example_kwargs` are what `forward` is called with; for timm,
-    torchvision and Hugging Face models, and for extracted ones, they can be left out. `freeze` lists globs of module
-    paths or axis names that stay as they are. `choices` maps globs of axis names to legal sizes (int) or ratios
-    (float). `min_ratio` is the smallest share of an axis or a depth (rounded up), or a mapping of globs to shares.
-    `multiple_of` is the step between sizes: None means 8 for axes of 64 units and more and 1 otherwise. `depth=False`
-    keeps all blocks. `keep_outputs=False` lets the output dimensions of the model move. `verify=False` skips the
-    proofs, and what cannot be counted is an error at the first `cost` then; of a model on the meta device only sizes
-    can be proven. Which dimensions count samples is read from the record, or found out by a small run, and
-    `print(space(model))` says it; where none does, one call is one sample. `batch={"mask": None, "h0": 1}` tells it by
-    names or positions of inputs.
+    torchvision and Hugging Face models, and for extracted ones, they can be left out. `examples` is a list of more of
+    them, for what one run does not show: other optional inputs, lengths, flags. Each is a tensor, a tuple of arguments,
+    a dict of keyword arguments, or (args, kwargs): a tuple of a tuple or list and a dict is read so, any other tuple as
+    arguments. All are recorded and proven. Costs are those of the first, which is `example_inputs` where that is given.
+    `freeze` lists globs of module paths or axis names that stay as they are. `choices` maps globs of axis names to
+    legal sizes (int) or ratios (float). `min_ratio` is the smallest share of an axis or a depth (rounded up), or a
+    mapping of globs to shares. `multiple_of` is the step between sizes: None means 8 for axes of 64 units and more and
+    1 otherwise. `depth=False` keeps all blocks. `keep_outputs=False` lets the output dimensions of the model move.
+    `verify=False` skips the proofs, and what cannot be counted is an error at the first `cost` then; of a model on the
+    meta device only sizes can be proven. Which dimensions count samples is read from the record, or found out by a
+    small run, and `print(space(model))` says it; where none does, one call is one sample. `batch={"mask": None, "h0":
+    1}` tells it by names or positions of inputs.
 
     Raises ElastifyError where the model does not run on the inputs, nothing in it is elastic, or an argument is wrong.
     """
@@ -82,6 +86,7 @@ def elastify(
         model,
         example_inputs,
         example_kwargs=example_kwargs,
+        examples=examples,
         keep_outputs=keep_outputs,
         verify=verify,
         batch=batch,
@@ -107,9 +112,9 @@ class Built:
     """What `elastify` knew while it worked; an elastic model does not keep it."""
 
     analysis: Analysis
-    example: Example
+    examples: Sequence[Example]
     outputs: Outputs
-    batch: Batch
+    batches: Sequence[Batch]  # what counts samples in each example
 
 
 def build(
@@ -117,6 +122,7 @@ def build(
     example_inputs: Any = None,
     *,
     example_kwargs: Mapping[str, Any] | None = None,
+    examples: list[Any] | None = None,
     keep_outputs: bool = True,
     verify: bool = True,
     units: bool = True,
@@ -133,11 +139,16 @@ def build(
             f"batch is a {type(batch).__name__}", fix='batch={"mask": None, "h0": 1}, names to dimensions'
         )
     options = Options(**asked)
-    example = example_for(model, example_inputs, example_kwargs)
+    given = examples_for(model, example_inputs, example_kwargs, examples)
     outputs = Outputs(_adapters.of(model).auxiliary_outputs, keep_outputs)
     # the proofs copy the model: what they leave behind is collected as ever
-    with emptied(model, lambda: capture(model, example).caches), nullcontext() if verify else uncollected():
-        return _make_elastic(model, example, options, outputs, Proofs(verify and units, verify), batch or {})
+    with emptied(model, lambda: _caches(model, given)), nullcontext() if verify else uncollected():
+        return _make_elastic(model, given, options, outputs, Proofs(verify and units, verify), batch or {})
+
+
+def _caches(model: nn.Module, examples: Sequence[Example]) -> list[Attr]:
+    """Attributes in which forward leaves tensors for some example."""
+    return [attr for example in examples for attr in capture(model, example).caches]
 
 
 def _check_plain(model: nn.Module) -> None:
@@ -159,34 +170,34 @@ def _check_plain(model: nn.Module) -> None:
 
 def _make_elastic(
     model: nn.Module,
-    example: Example,
+    examples: Sequence[Example],
     options: Options,
     outputs: Outputs,
     proofs: Proofs,
     told: Mapping[str | int, int | None],
 ) -> Built:
     proofs = _possible_proofs(model, proofs)
-    graphs = _record_runs(model, example)
+    graphs = _record_runs(model, examples)
     analysis = _infer_layouts(model, graphs, outputs)
     planner = Planner(model, analysis, options)
     plan = _plan_checked(planner)
-    batch = find_batch(model, analysis, example, outputs, told)
+    batches = find_batches(model, analysis, examples, outputs, told)
     if proofs.units:
-        plan = prove_units(planner, plan, example, outputs, batch)
+        plan = prove_units(planner, plan, examples, outputs, batches)
     if proofs.sizes:
-        plan = prove_sizes(planner, plan, example)
+        plan = prove_sizes(planner, plan, examples)
     _check_something_moves(planner, plan)
-    plan = follow_measured(model, plan, example)
+    plan = follow_measured(model, plan, examples[0])
     if proofs.sizes:
-        plan = list_unseen(planner, plan, example)
-    known = _known(model, plan, analysis, example, batch, verified=proofs.units, asked=_asked(options, outputs))
+        plan = list_unseen(planner, plan, examples)
+    known = _known(model, plan, analysis, examples, batches, verified=proofs.units, asked=_asked(options, outputs))
     if proofs.sizes:
         known.costs.of()  # a model that cannot be counted is refused now, not when it is searched
     install(model, plan)
     watch(model)
     model.__dict__[STATE] = known
     _adapters.guard(model)
-    return Built(analysis, example, outputs, batch)
+    return Built(analysis, examples, outputs, batches)
 
 
 def _refuse_compiled(model: nn.Module) -> None:
@@ -216,13 +227,18 @@ def _possible_proofs(model: nn.Module, proofs: Proofs) -> Proofs:
     return Proofs(units=False, sizes=True)
 
 
-def _record_runs(model: nn.Module, example: Example) -> list[Graph]:
-    """Records of an evaluation run, of a training run where that differs, and of what else the model is made for."""
+def _record_runs(model: nn.Module, examples: Sequence[Example]) -> list[Graph]:
+    """Records of an evaluation run for each example, of a training run where that differs, and of what else the model
+    is made for."""
     library = _adapters.of(model)
     with_caches, other = library.run_with_caches(model), library.run_of_its_own(model)
-    graphs = capture_all(model, example, with_caches)
+    graphs: list[Graph] = []
+    for number, example in enumerate(examples):
+        for graph in capture_all(model, example, with_caches):
+            graph.example = number
+            graphs.append(graph)
     if other is not None:
-        graphs += _record_other_run(model, other, graphs, example, told=with_caches is not None)
+        graphs += _record_other_run(model, other, graphs, examples[0], told=with_caches is not None)
     return graphs
 
 
@@ -280,13 +296,14 @@ def _known(
     model: nn.Module,
     plan: Plan,
     analysis: Analysis,
-    example: Example,
-    batch: Batch,
+    examples: Sequence[Example],
+    batches: Sequence[Batch],
     *,
     verified: bool,
     asked: Mapping[str, Any],
 ) -> State:
-    """What the model will know of itself: its search space, its costs, and what its example was like."""
+    """What the model will know of itself: its search space, its costs, and what its examples were like."""
+    batch = batches[0]
     graph, terms = analysis.graphs[0], analysis.terms
     layouts = {ident: tuple(map(terms.resolve, dims)) for ident, dims in analysis.dims[0].items()}
     costs = CostModel(
@@ -308,7 +325,8 @@ def _known(
         reasons=_reasons(plan, terms),
         asked=asked,
     )
-    return State(space, costs, describe(example, batch.by_tensor(model, example), batch.count), batch.dims)
+    described = (describe(e, b.by_tensor(model, e), b.count) for e, b in zip(examples, batches, strict=True))
+    return State(space, costs, tuple(described), batch.dims)
 
 
 def _reasons(plan: Plan, terms: Terms) -> dict[str, tuple[str, ...]]:

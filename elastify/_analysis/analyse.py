@@ -42,6 +42,12 @@ class Analysis:
         """Terms of the dimensions of a parameter or buffer."""
         return self.dims[0][self.graphs[0].tensors[name].id]
 
+    @property
+    def firsts(self) -> list[int]:
+        """Of each example, the number of its first graph: the run in evaluation mode."""
+        examples = [graph.example for graph in self.graphs]
+        return [examples.index(number) for number in range(max(examples) + 1)]
+
     def counted(self) -> frozenset[int]:
         """Ids of the axes whose sizes the data decide."""
         return frozenset(self.terms.units(self.facts.counted))

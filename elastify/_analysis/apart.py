@@ -19,10 +19,12 @@ from elastify._analysis.terms import Term
 from elastify._ir import RecordedCall, Value
 
 
-def kept_apart(analysis: Analysis, axes: Collection[int], inputs: Iterable[Value], outputs: Iterable[Value]) -> bool:
-    """Whether in the first record no entry of `axes` (ids) in `inputs` reaches another one in `outputs`, and some
-    output has them."""
-    graph, walk = analysis.graphs[0], _Walk(analysis, axes)
+def kept_apart(
+    analysis: Analysis, axes: Collection[int], inputs: Iterable[Value], outputs: Iterable[Value], index: int = 0
+) -> bool:
+    """Whether in record `index` no entry of `axes` (ids) in `inputs` reaches another one in `outputs`, and some output
+    has them."""
+    graph, walk = analysis.graphs[index], _Walk(analysis, axes, index)
     if graph.real:  # numbers of tensors have decided what ran
         return False
     if not all(walk.enters(value) for value in inputs):
@@ -35,8 +37,8 @@ def kept_apart(analysis: Analysis, axes: Collection[int], inputs: Iterable[Value
 class _Walk:
     """The values that were made of the inputs so far (`met`): each has the axes in one dimension."""
 
-    def __init__(self, analysis: Analysis, axes: Collection[int]) -> None:
-        self.analysis, self.axes = analysis, axes
+    def __init__(self, analysis: Analysis, axes: Collection[int], index: int) -> None:
+        self.analysis, self.axes, self.dims = analysis, axes, analysis.dims[index]
         self.met: dict[int, int] = {}
         self.times: dict[int, int] = {}
 
@@ -64,7 +66,7 @@ class _Walk:
 
     def places(self, value: Value) -> list[int]:
         """The dimensions in which one of the axes stands, as often as it does."""
-        dims = self.analysis.dims[0].get(value.id, ())
+        dims = self.dims.get(value.id, ())
         return [dim for dim, term in enumerate(dims) for _ in range(self.count(term))]
 
     def count(self, term: Term) -> int:

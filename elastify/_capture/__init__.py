@@ -10,7 +10,14 @@ README.md in this folder walks through one example.
 """
 
 from elastify._capture.code import Code
-from elastify._capture.examples import Example, describe, example_like, prepare_inputs, tensors_by_name
+from elastify._capture.examples import (
+    Example,
+    describe,
+    example_like,
+    prepare_examples,
+    prepare_inputs,
+    tensors_by_name,
+)
 from elastify._capture.fx_checks import check_input, check_way
 from elastify._capture.fx_writer import FxWriter
 from elastify._capture.kernels import viewed
@@ -42,6 +49,7 @@ __all__ = [
     "not_elastic",
     "op_name",
     "parameter_names",
+    "prepare_examples",
     "prepare_inputs",
     "put_in",
     "read",

@@ -11,7 +11,7 @@ import copy
 import inspect
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import ModuleType
 from typing import Any
 
@@ -23,6 +23,7 @@ from elastify._errors import ElastifyError
 from elastify._ir import MAX_TEXT, ExampleSpec, TensorSpec, Unknown
 
 INPUTS = "example inputs are a tensor, a tuple of positional arguments or a dict of keyword arguments"
+FORMS = "a tensor, a tuple of arguments, a dict of keyword arguments, or (args, kwargs)"
 _PLAIN = (bool, int, float, str, type(None))
 _INT64 = 2**63 - 1
 
@@ -30,10 +31,11 @@ _INT64 = 2**63 - 1
 @dataclass(frozen=True, eq=False)
 class Example:
     """The arguments of one call of forward. They stay what they are: each run gets lists, dicts and tensors of its own,
-    for it may write into them."""
+    for it may write into them. Errors call it by its `name`, if it has one."""
 
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
+    name: str = ""
 
     def mapped(self, change: Callable[[Tensor], Any]) -> Example:
         """The same with every tensor changed, in containers and objects of their own."""
@@ -43,7 +45,7 @@ class Example:
             return memo[id(tensor)] if id(tensor) in memo else memo.setdefault(id(tensor), change(tensor))
 
         args, kwargs = (mapped(tree, once, lambda item: _own(item, memo)) for tree in (self.args, dict(self.kwargs)))
-        return Example(args, kwargs)
+        return Example(args, kwargs, self.name)
 
     def resized(self, samples: Mapping[int, Collection[int]], count: int, new: int) -> Example:
         """The same with `new` samples instead of `count`, the first one once more where there are more; `samples`
@@ -81,6 +83,37 @@ def _own(item: Any, memo: dict[int, Any]) -> Any:
         return item
 
 
+def prepare_examples(examples: Any) -> list[Example]:
+    """A list of examples as a user gives it. A tuple of a tuple or list and a dict is (args, kwargs), any other tuple
+    has the arguments.
+
+    >>> [(len(one.args), list(one.kwargs)) for one in prepare_examples([(1, 2), ((1, 2), {"a": 3}), {"a": 3}])]
+    [(2, []), (2, ['a']), (0, ['a'])]
+    """
+    if not isinstance(examples, list) or not examples:
+        what = "empty" if isinstance(examples, list) else f"a {type(examples).__name__}"
+        raise ElastifyError(
+            f"examples is {what}", where="examples", fix=f"a list of one or more examples, each {FORMS}"
+        )
+    return [_prepared(item, f"examples[{number}]") for number, item in enumerate(examples)]
+
+
+def _prepared(item: Any, name: str) -> Example:
+    args, kwargs = item, {}
+    if isinstance(item, Tensor):
+        args = (item,)
+    elif isinstance(item, Mapping):
+        args, kwargs = (), item
+    elif not isinstance(item, tuple):
+        fix = "([a, b],) for one argument that is a list, (a, b) for two" if isinstance(item, list) else FORMS
+        raise ElastifyError(f"an example is a {type(item).__name__}", where=name, fix=fix)
+    elif len(item) == 2 and isinstance(item[0], (tuple, list)) and isinstance(item[1], Mapping):
+        args, kwargs = item
+    if not all(isinstance(key, str) for key in kwargs):
+        raise ElastifyError("keyword arguments have names that are no text", where=name, fix=FORMS)
+    return replace(prepare_inputs(tuple(args), kwargs), name=name)
+
+
 def prepare_inputs(inputs: Any, kwargs: Mapping[str, Any] | None = None) -> Example:
     """Inputs as a user gives them; a batch of one is doubled, so that it cannot be mistaken for a broadcast.
 
@@ -90,7 +123,7 @@ def prepare_inputs(inputs: Any, kwargs: Mapping[str, Any] | None = None) -> Exam
     """
     if isinstance(inputs, Tensor):
         inputs = (inputs,)
-    elif isinstance(inputs, dict):
+    elif isinstance(inputs, Mapping):
         inputs, kwargs = (), {**inputs, **(kwargs or {})}
     elif inputs is None:
         inputs = ()

@@ -152,10 +152,10 @@ class Recorder(TorchFunctionMode):
             if name.kind == "size":
                 return self.measured(name.op, out, *args, **kwargs)
             if self.memo is None and operation(name.op).reads:
-                self.asked(_VALUES)
+                self.asked(_VALUES, out)
                 return self.told(name.op, args[0], out)
             if name.op in _ASKED and isinstance(out, _ANSWERS):
-                self.asked(_ASKED[name.op])
+                self.asked(_ASKED[name.op], out)
             if name.inplace or "out" in kwargs or any(True for _ in tensors(out)):
                 self.record(name, args, kwargs, out)
                 if self.writer is not None:
@@ -164,12 +164,11 @@ class Recorder(TorchFunctionMode):
             self.busy -= 1
         return out
 
-    def asked(self, what: str) -> None:
+    def asked(self, what: str, answer: Any) -> None:
         """Note that forward asked something of a tensor, if it was not torch that did."""
         if not inside_torch():
-            places = self.graph.asked.setdefault(what, [])
-            if (place := source_line()) not in places:
-                places.append(place)
+            question = what, self.where(), source_line()
+            self.graph.asked.setdefault(question, set()).add(answer if isinstance(answer, bool) else None)
 
     def numbers(self, out: Any) -> list[int]:
         """The values of the tensors in a result, by their numbers."""
@@ -278,7 +277,7 @@ class Recorder(TorchFunctionMode):
     def guard(self, fn: str, args: tuple[Any, ...], result: Any) -> None:
         dims = [leaf for arg in args for leaf in leaves(arg) if isinstance(leaf, Dim)]
         if not self.busy and all(id(dim) in self.dims for dim in dims):
-            guard = Guard(fn, args, result, source_line(), inside=inside_torch())
+            guard = Guard(fn, args, result, source_line(), inside=inside_torch(), where=self.where())
             self.guards[guard] = None
             if self.writer is not None:
                 self.writer.compared(guard)

@@ -28,7 +28,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from elastify import _adapters
 from elastify._adapters import Run
-from elastify._capture.examples import INPUTS, Example
+from elastify._capture.examples import FORMS, INPUTS, Example
 from elastify._capture.fx_writer import FxWriter
 from elastify._capture.kernels import fake_tensor
 from elastify._capture.leaks import forget_frames, release, remembering
@@ -44,6 +44,7 @@ from elastify._errors import ElastifyError
 from elastify._ir import Graph, guard_log
 
 _lock = threading.RLock()
+_FIX = f"give what the model runs on: {FORMS}"
 
 
 def capture(
@@ -129,9 +130,9 @@ class _Session:
         except TypeError as error:
             raise ElastifyError(
                 "example inputs do not fit forward",
-                where=f"{type(model).__name__}.forward{inspect.signature(model.forward)}",
+                where=self.place(f"{type(model).__name__}.forward{inspect.signature(model.forward)}"),
                 why=f"{error}; given were {self.given()}",
-                fix=INPUTS,
+                fix=_FIX if example.name else INPUTS,
             ) from error
 
     def given(self) -> str:
@@ -139,6 +140,10 @@ class _Session:
         args, kwargs = self.example.args, self.example.kwargs.items()
         described = [*map(in_words, args), *(f"{name}={in_words(value)}" for name, value in kwargs)]
         return f"({', '.join(described)})"
+
+    def place(self, *names: str) -> str:
+        """Names of places in one text, that of the example first."""
+        return ", ".join(filter(None, (self.example.name, *names)))
 
     def ask(self) -> None:
         """Note that the mode of a module is read, by code other than that of torch.nn."""
@@ -187,7 +192,7 @@ class _Session:
             raise self.explain(error, training) from error
 
     def record(self, training: bool, fake: bool) -> Graph:
-        graph = Graph(training=training, real=not fake)
+        graph = Graph(training=training, real=not fake, other=self.call is not None)
         recorder = self.recorder = Recorder(graph, self.paths, self.memo if fake else None)
         convert = self.fake if fake else _clone
         for function in self.remembering:
@@ -301,9 +306,11 @@ class _Session:
                 place = self.paths[id(owner)][0] or type(self.model).__name__
         return ElastifyError(
             what,
-            where=", ".join(filter(None, (place, self.line(error)))),
+            where=self.place(place, self.line(error)),
             why=f"{type(error).__name__}: {str(error).strip()}; the inputs were {self.given()}",
-            fix="pass example_inputs (and example_kwargs) with which model(*example_inputs) runs",
+            fix=_FIX
+            if self.example.name
+            else "pass example_inputs (and example_kwargs) with which model(*example_inputs) runs",
         )
 
     def explain(self, error: BaseException, training: bool) -> ElastifyError:

@@ -9,7 +9,7 @@ Classes are given back, and what was done is written down as plain data, for `sa
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -37,10 +37,10 @@ from elastify._rewrite import (
 )
 
 
-def materialise(model: nn.Module, choice: Choice, example: ExampleSpec | None = None) -> nn.Module:
+def materialise(model: nn.Module, choice: Choice, examples: Sequence[ExampleSpec | None] = ()) -> nn.Module:
     """A plain model equal to the subnet: original classes, own contiguous storage, without the blocks left out.
 
-    It remembers the description of an `example`. The active configuration of `model` is the same afterwards.
+    It remembers the descriptions of `examples`. The active configuration of `model` is the same afterwards.
     """
     elastic = elastic_state(model)
     before = elastic.choice
@@ -70,7 +70,7 @@ def materialise(model: nn.Module, choice: Choice, example: ExampleSpec | None = 
         "removed": removed,
         "aside": bypassed,
         "cut": {name: list(shapes[id(t)]) for name, t in all_tensors(small) if id(t) in shapes},
-        "example": None if example is None else example.to_json(),
+        "examples": [None if example is None else example.to_json() for example in examples],
     }
     return marked(small, spec)
 

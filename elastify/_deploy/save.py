@@ -1,7 +1,7 @@
 """Extracted models on disk: safetensors for the tensors, JSON for everything else, never pickle.
 
 A folder holds `elastify.json` (what was done to which full-size model: changed numbers, left-out blocks, shapes of the
-tensors that were cut; ties; a description of the example, without data) and `model.safetensors`, a pair that is checked
+tensors that were cut; ties; descriptions of the examples, without data) and `model.safetensors`, a pair that is checked
 and replaced as `elastify._files` says. Loading repeats it on a copy of a full-size model, whose weights are never
 looked at. The file never names code to import: class names are text for error messages, paths are only looked up in
 the model at hand, numbers only replace numbers.
@@ -116,7 +116,7 @@ def load(directory: str | os.PathLike[str], like: nn.Module | Callable[[], nn.Mo
             raise ElastifyError("`like` is not a model", why=f"it is a {type(full).__name__}", fix="pass a module")
         with active_subnet(full, FULL) if is_elastic(full) else nullcontext():  # the numbers of a subnet are others
             small = _rebuild(folder, full, spec, tensors)
-    kept = {key: spec[key] for key in ("class", "source", "attributes", "removed", "aside", "cut", "example")}
+    kept = {key: spec[key] for key in ("class", "source", "attributes", "removed", "aside", "cut", "examples")}
     return marked(small, kept).train(spec["training"])
 
 
@@ -152,12 +152,15 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if not all(_is_attribute(entry) for entry in spec["attributes"]):
         raise _KIND.damaged(folder, f"{JSON_NAME}: an attribute is not [owner, name, index, number]")
     spec.setdefault("source", None)  # this and the others were not always written
-    spec.setdefault("example", None)
+    examples = spec.setdefault("examples", [])
     cut = spec.setdefault("cut", {})
     if not isinstance(cut, dict) or not all(isinstance(shape, list) for shape in cut.values()):
         raise _KIND.damaged(folder, f"{JSON_NAME}: what was cut is no table of shapes")
+    if not isinstance(examples, list):
+        raise _KIND.damaged(folder, f"{JSON_NAME}: the examples are no list")
     try:
-        _ = spec["example"] is None or ExampleSpec.from_json(spec["example"])
+        for data in examples:
+            _ = data is None or ExampleSpec.from_json(data)
     except ElastifyError as error:
         raise _KIND.damaged(folder, f"{JSON_NAME}: {error}") from None
     return spec, tensors

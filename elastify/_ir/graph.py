@@ -84,10 +84,12 @@ class Graph:
     `constants` are tensors from outside: plain attributes, closure variables, results of functions that torch
     cannot see. `caches` are attributes in which forward left tensors, and numbers that tell how large these are;
     `assigned` are the values that it put in the place of buffers of the same shape, by their names. `asked` is what
-    forward asked of tensors besides their sizes, with the lines. `inputs` and `outputs` are flat; the root's
+    forward asked of tensors besides their sizes, each question (what, module path, line) with the answers (None: others
+    than yes and no). `inputs` and `outputs` are flat; the root's
     `ModuleCall` (path "") has their structure. `uncut` are sparse tensors, of which no part can be taken. `training` is
     the mode of the run, `real` whether it had real tensors, `apart` whether it is one that the proofs do not repeat:
-    what only it uses keeps its sizes.
+    what only it uses keeps its sizes. `example` is the number of the example that it ran, `other` whether it is more
+    than one call of forward.
     """
 
     calls: list[RecordedCall] = field(default_factory=list)
@@ -101,10 +103,12 @@ class Graph:
     caches: list[Attr] = field(default_factory=list)
     uncut: list[Value] = field(default_factory=list)
     assigned: dict[str, Value] = field(default_factory=dict)
-    asked: dict[str, list[str]] = field(default_factory=dict)
+    asked: dict[tuple[str, str, str], set[bool | None]] = field(default_factory=dict)
     training: bool = False
     real: bool = False
     apart: bool = False
+    example: int = 0
+    other: bool = False
 
     def used(self) -> set[str]:
         """Names of the parameters and buffers that operations are given."""

@@ -18,7 +18,7 @@ import operator
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
@@ -64,13 +64,14 @@ Expr = Attr | Dim | Op | int | float
 @dataclass(frozen=True, slots=True)
 class Guard:
     """A comparison made during the run: `fn(*args)` gave `result` and must give it for every subnet. `inside` says that
-    a library function made it, not the code at `source`."""
+    a library function made it, not the code at `source`; `where` is the module path."""
 
     fn: str
     args: tuple[Expr, ...]
     result: bool | int
     source: str
     inside: bool = False
+    where: str = field(default="", compare=False)
 
 
 _guards: ContextVar[Callable[[str, tuple[Expr, ...], Any], None] | None] = ContextVar("guards", default=None)

@@ -66,7 +66,8 @@ class Stage:
 
     `container` is the path of the module that holds them. `choices` are legal numbers of blocks. Where blocks are
     `bypassed`, one that is left out stays in its place and returns its input; others are removed from their container.
-    `skips` tells of every block but the first what leaving it out does to the recorded run. `prefix` says why no others
+    `skips` tells of every block but the first what leaving it out does to the recorded runs in which it ran, by their
+    numbers. `prefix` says why no others
     than the first blocks can be kept, in numbers that are all proven ("": any selection can be).
     """
 
@@ -75,7 +76,7 @@ class Stage:
     blocks: tuple[str, ...]
     choices: tuple[int, ...]
     bypassed: bool = False
-    skips: Mapping[str, Skip] = field(default_factory=dict, compare=False)
+    skips: Mapping[str, Mapping[int, Skip]] = field(default_factory=dict, compare=False)
     prefix: str = ""
 
     def allows(self, kept: Sequence[int]) -> bool:
@@ -166,11 +167,12 @@ class Plan:
         return tuple(path for path, own in self.alongside.items() if not set(own).isdisjoint(blocks))
 
     def blocks_around(self) -> dict[int, set[tuple[int, int]]]:
-        """By recorded call, the blocks (stage, index) that take it along: it, or its round of a loop, is in them."""
+        """By call of the first run, the blocks (stage, index) that take it along: it, or its round of a loop, is in
+        them."""
         found: dict[int, set[tuple[int, int]]] = {}
         for number, stage in enumerate(self.stages):
             for block, path in enumerate(stage.blocks):
-                skip = stage.skips.get(path) if block else None
+                skip = stage.skips.get(path, {}).get(0) if block else None
                 for call in skip.calls() if skip else ():
                     found.setdefault(call, set()).add((number, block))
         return found

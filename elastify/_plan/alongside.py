@@ -8,7 +8,7 @@ given their tensors are left out with the block. So they go as well. A tensor th
 last of them; one that anything else uses stays. A module goes whole if all in it goes with the same blocks.
 
 A run that goes on with what another has left has no rounds of its own; there, a tensor must be used by the same lines
-as in the first run.
+as in the first run of the same example.
 """
 
 from __future__ import annotations
@@ -58,17 +58,17 @@ def _users(
             if user != name:
                 users.setdefault(name, set()).add(user)
 
-    for number, finder in enumerate(finders):
-        blocks, flow = _blocks_of(rows, number), finder.flow
+    for finder in finders:
+        blocks, flow = _blocks_of(rows, finder.index), finder.flow
         for ident, numbers in flow.uses.items():
             for call in numbers if ident in flow.weights else ():
                 add(flow.weights[ident], blocks.get(call, ()))
         for call in finder.graph.modules:
             for own in {blocks.get(inner, ()) for inner in range(call.start, call.stop)}:
                 add([call.path], own)
-    lines = _lines(graphs[0])
     for graph in graphs:
         if all(graph is not finder.graph for finder in finders):
+            lines = _lines(next(first for first in graphs if first.example == graph.example))
             for name, others in _lines(graph).items():
                 if not others <= lines.get(name, set()):
                     add([name], ())
@@ -89,7 +89,8 @@ def _user(name: str, blocks: Sequence[str]) -> str | None:
 def _blocks_of(rows: Sequence[BlockRow], number: int) -> Mapping[int, tuple[str, ...]]:
     """By call of record `number`, the blocks with which it is left out, those with the longest rounds first."""
     found: dict[int, tuple[str, ...]] = {}
-    rounds = [(path, row.skips[path][number].calls()) for row in rows for path in row.blocks[1:]]
+    skips = [(path, row.skips[path]) for row in rows for path in row.blocks[1:]]
+    rounds = [(path, runs[number].calls()) for path, runs in skips if number in runs]
     for path, calls in sorted(rounds, key=lambda one: -len(one[1])):
         for call in calls:
             found[call] = (*found.get(call, ()), path)

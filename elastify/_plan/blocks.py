@@ -1,13 +1,14 @@
 """What is known of the modules of a model as blocks: when they ran, of what kind they are, and how one alone would go.
 
 `Blocks` answers the questions that `loops` and `depth` ask while they put blocks in rows. Where a model has several
-records (training mode, a filled cache), a block can only go if it can go in each of them; so spans and skips come as
-tuples, one per record. `BlockRow` is what comes out: blocks that may become a stage, or the reason why they stay.
+records (training mode, a filled cache, more examples), a block can only go if it can go in each of those in which it
+runs; so spans and skips come by the numbers of the records. An example may leave a block out altogether, in all of its
+records. `BlockRow` is what comes out: blocks that may become a stage, or the reason why they stay.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from math import prod
@@ -17,8 +18,8 @@ from elastify._ir import Skip, Value, enclosing
 from elastify._plan.flow import Span
 from elastify._plan.skips import SkipFinder
 
-Spans = tuple[Span, ...]  # of one module, per record
-Skips = tuple[Skip, ...]  # of one block, per record
+Spans = Mapping[int, Span]  # of one module, by the number of the record
+Skips = Mapping[int, Skip]  # of one block, by the number of the record
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,7 @@ class BlockRow:
     """Consecutive blocks of a container; the first always stays, and those that are `bypassed` keep their places.
 
     `gaps` are the indices of blocks before which something runs that does not go with them. `skips` says of all blocks
-    but the first what leaving them out means, per record. With a `refusal` (why they stay all the same) the row is for
+    but the first what leaving them out means. With a `refusal` (why they stay all the same) the row is for
     the report only.
     """
 
@@ -81,30 +82,40 @@ class Blocks:
     """The modules of a model in its records, of which `finders` has one each.
 
     `containers` maps each container's path to the paths of its children in order; `kind` gives what must be equal of
-    blocks of one row (the class).
+    blocks of one row (the class). The order in which blocks ran is that of the `first` finder, and those are looked at
+    that ran there and not in one of the records `before`.
     """
 
     def __init__(
-        self, finders: Sequence[SkipFinder], containers: Mapping[str, Sequence[str]], kind: Callable[[str], Any]
+        self,
+        finders: Sequence[SkipFinder],
+        containers: Mapping[str, Sequence[str]],
+        kind: Callable[[str], Any],
+        first: SkipFinder,
+        before: Collection[int] = (),
     ) -> None:
-        self.finders, self.containers, self.kind = finders, containers, kind
-        self.first = finders[0]  # finds the order in which blocks ran
+        self.finders, self.containers, self.kind, self.first = finders, containers, kind, first
+        self._before = frozenset(before)
         self._alone: dict[str, Skips | None] = {}
 
     def spans(self, path: str) -> Spans | None:
-        """Where a module ran, if it ran once in each record; a container that is not called runs with its parts."""
-        spans = []
+        """Where a module ran, if it ran once in each record of every example that runs it; a container that is not
+        called runs with its parts."""
+        spans: dict[int, Span] = {}
         for finder in self.finders:
             calls = finder.flow.modules.get(path, [])
             if not calls and path in self.containers:
                 parts = [finder.flow.modules.get(part, []) for part in self.containers[path]]
-                if not parts or any(len(part) != 1 for part in parts):
+                if any(parts) and any(len(part) != 1 for part in parts):
                     return None
-                calls = sorted((part[0] for part in parts), key=lambda call: call.start)
-            elif len(calls) != 1:
+                calls = sorted((part[0] for part in parts if part), key=lambda call: call.start)
+            elif len(calls) > 1:
                 return None
-            spans.append(Span(calls[0].start, calls[-1].stop))
-        return tuple(spans)
+            if calls:
+                spans[finder.index] = Span(calls[0].start, calls[-1].stop)
+        examples = {finder.graph.example for finder in self.finders if finder.index in spans}
+        missing = any(finder.graph.example in examples and finder.index not in spans for finder in self.finders)
+        return spans if self.first.index in spans and not missing and self._before.isdisjoint(spans) else None
 
     def weights(self, paths: Sequence[str]) -> int:
         """How many numbers the weights in modules have."""
@@ -137,16 +148,21 @@ class Blocks:
         return self._alone[path]
 
     def _residual(self, path: str) -> Skips | None:
-        skips: list[Skip | None] = []
-        for finder, span in zip(self.finders, self.spans(path) or (), strict=False):
-            skips.append(finder.skip(path, span))
-        found = tuple(skip for skip in skips if skip is not None)
-        return found if skips and len(found) == len(skips) else None
+        skips: dict[int, Skip] = {}
+        spans = self.spans(path) or {}
+        for finder in self.finders:
+            skip = finder.skip(path, spans[finder.index]) if finder.index in spans else None
+            if skip is not None:
+                skips[finder.index] = skip
+        return skips if skips and len(skips) == len(spans) else None
 
     def bypass(self, path: str) -> Skips | None:
         """How a residual branch with one tensor in and one out goes, so that in its place its input is returned."""
         skips = self.alone(path)
-        for finder, skip in zip(self.finders, skips or (), strict=False):
+        for finder in self.finders:
+            skip = (skips or {}).get(finder.index)
+            if skip is None:
+                continue
             calls = finder.flow.modules.get(path, [])
             if not calls or calls[0].kwargs or len(calls[0].args) != 1:
                 return None

@@ -1,9 +1,11 @@
 """Branches of which the recorded runs took one side, as text for a person.
 
-A run shows what forward does for the example. Another length (`if x.shape[1] > 8`), other values (`if x.max() > 1`) or
-an input that the example leaves out (`if mask is not None`) may lead elsewhere, and no proof has been there.
+A run shows what forward does for one example. Another length (`if x.shape[1] > 8`), other values (`if x.max() > 1`) or
+an input that no example gives (`if mask is not None`) may lead elsewhere, and no proof has been there.
 Comparisons of sizes are in the records. Those of sizes that the weights fix, or that have the same answer for any
-input, are no branches.
+input, are no branches. Nor is what one example answers with yes and another with no, in the same module: both sides
+were run then, and proven. A module that asks several times in one run, and gets both answers, has shown neither side
+of each question, so only whole runs count.
 """
 
 from __future__ import annotations
@@ -17,22 +19,44 @@ from elastify._ir import Attr, Dim, Expr, Graph, Guard, Op, leaves
 
 _SIGNS = {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}
 _ARITHMETIC = {"add": "+", "sub": "-", "mul": "*", "floordiv": "//", "mod": "%", "pow": "**"}
+_Question = tuple[str, str, str]  # what is asked, in which module, and on which line
+_Run = list[tuple[_Question, bool | None, str]]
+"""What it asked, the answer (None: not yes or no), and both as text if another input may be answered otherwise."""
 
 
 def branches(model: nn.Module, analysis: Analysis) -> tuple[str, ...]:
     """One line for each, with file and line."""
-    found: dict[str, None] = {}
-    for index, graph in enumerate(analysis.graphs):
-        analysis.enter(index)
-        for guard in graph.guards:
-            if guard.fn in _SIGNS and not guard.inside and _may_differ(guard, analysis):
-                left, right = (_text(arg, graph) for arg in guard.args)
-                found[f"{left} {_SIGNS[guard.fn]} {right} is {bool(guard.result)}: {guard.source}"] = None
-        found.update((f"{what}: {place}", None) for what, places in graph.asked.items() for place in places)
-    left_out = _left_out(model, analysis.graphs[0])
-    if left_out:
-        found[f"inputs that the example does not give: {', '.join(left_out)}"] = None
+    runs = [_questions(analysis, index) for index in range(len(analysis.graphs))]
+    proven = [run for run, graph in zip(runs, analysis.graphs, strict=True) if not graph.training and not graph.apart]
+    yes, no = (set().union(*(_answered(run, answer) for run in proven)) for answer in (True, False))
+    found = {text: None for run in runs for question, _, text in run if text and question not in yes & no}
+    left_out = [_left_out(model, analysis.graphs[first]) for first in analysis.firsts]
+    never = [name for name in left_out[0] if all(name in names for names in left_out)]
+    if never:
+        who = "the example does not give" if len(left_out) == 1 else "no example gives"
+        found[f"inputs that {who}: {', '.join(never)}"] = None
     return tuple(found)
+
+
+def _questions(analysis: Analysis, index: int) -> _Run:
+    """What one run asked."""
+    analysis.enter(index)
+    graph, found = analysis.graphs[index], _Run()
+    for guard in graph.guards:
+        if guard.fn in _SIGNS and not guard.inside:
+            left, right = (_text(arg, graph) for arg in guard.args)
+            what, answer = f"{left} {_SIGNS[guard.fn]} {right}", bool(guard.result)
+            text = f"{what} is {answer}: {guard.source}" if _may_differ(guard, analysis) else ""
+            found.append(((what, guard.where, guard.source), answer, text))
+    for (what, where, place), answers in graph.asked.items():
+        found += [((what, where, place), answer, f"{what}: {place}") for answer in answers]
+    return found
+
+
+def _answered(run: _Run, answer: bool) -> set[_Question]:
+    """The questions that a run answered so each time."""
+    same, others = ({asked for asked, told, _ in run if (told is answer) is want} for want in (True, False))
+    return same - others
 
 
 def _may_differ(guard: Guard, analysis: Analysis) -> bool:

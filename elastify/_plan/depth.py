@@ -48,20 +48,25 @@ def find_rows(
     `kind` gives what must be equal of a block and the one that stays before it (its class). `finders` are those of the
     graphs to look at (None: of all, in which all axes may get smaller that nothing froze).
     """
-    others = others or {}
-    rows = _Rows(Blocks(finders or skip_finders(analysis), containers, kind))
-    for path in sorted({**containers, **others}, key=_from_outside_in):
-        inside = rows.cover(path)
-        if path in containers:
-            for row in rows_of_container(rows.blocks, path):
-                if (not inside or rows.blocks.parallel(row.blocks)) and rows.leads(row):
-                    rows.add(row)
-        elif not inside:
-            for row in rows.in_attributes(path, others[path], rows.blocks.bypass):
-                rows.add(row)
-    for row in rows.of_single_branches({**containers, **others}):
-        rows.add(row)
-    return [*rows.found, *rows.refused_attributes(others), *rows.refused_repetitions()]
+    others, finders = others or {}, finders or skip_finders(analysis)
+    found: list[BlockRow] = []
+    refused: list[BlockRow] = []
+    members: set[str] = set()
+    before: list[int] = []
+    for first in _one_of_each_example(finders):
+        rows = _Rows(Blocks(finders, containers, kind, first, before), found, members)
+        rows.search(containers, others)
+        refused += [*rows.refused_attributes(others), *rows.refused_repetitions()]
+        before.append(first.index)
+    return [*found, *refused]
+
+
+def _one_of_each_example(finders: Sequence[SkipFinder]) -> list[SkipFinder]:
+    """The evaluation runs, those first in which more modules ran: rows are found in the longest run of them."""
+    firsts: dict[int, SkipFinder] = {}
+    for finder in finders:
+        firsts.setdefault(finder.graph.example, finder)
+    return sorted(firsts.values(), key=lambda finder: -len(finder.flow.modules))
 
 
 def _from_outside_in(path: str) -> tuple[int, str]:
@@ -69,12 +74,24 @@ def _from_outside_in(path: str) -> tuple[int, str]:
 
 
 class _Rows:
-    """The rows found so far."""
+    """The rows found so far and the blocks in them, to which others are added."""
 
-    def __init__(self, blocks: Blocks) -> None:
-        self.blocks = blocks
-        self.found: list[BlockRow] = []
-        self.members: set[str] = set()
+    def __init__(self, blocks: Blocks, found: list[BlockRow], members: set[str]) -> None:
+        self.blocks, self.found, self.members = blocks, found, members
+
+    def search(self, containers: Mapping[str, Sequence[str]], others: Mapping[str, Sequence[str]]) -> None:
+        """Add what can be left out."""
+        for path in sorted({**containers, **others}, key=_from_outside_in):
+            inside = self.cover(path)
+            if path in containers:
+                for row in rows_of_container(self.blocks, path):
+                    if (not inside or self.blocks.parallel(row.blocks)) and self.leads(row):
+                        self.add(row)
+            elif not inside:
+                for row in self.in_attributes(path, others[path], self.blocks.bypass):
+                    self.add(row)
+        for row in self.of_single_branches({**containers, **others}):
+            self.add(row)
 
     def add(self, row: BlockRow) -> None:
         """Keep a row: what is inside its blocks is no row of its own."""
@@ -95,10 +112,12 @@ class _Rows:
 
     def _together(self, row: BlockRow, other: BlockRow) -> bool:
         """Whether each block of a row that may go is in a round of the other, and no two are in the same."""
-        rounds = {block: set(other.skips[block][0].calls()) for block in other.blocks[1:]}
+        index = self.blocks.first.index
+        ran = [block for block in other.blocks[1:] if index in other.skips[block]]
+        rounds = {block: set(other.skips[block][index].calls()) for block in ran}
         taken = []
         for path in row.blocks[1:]:
-            span = (self.blocks.spans(path) or (Span(0, 1),))[0]
+            span = (self.blocks.spans(path) or {}).get(index, Span(0, 1))
             taken.append(next((block for block, calls in rounds.items() if calls.issuperset(range(*span))), None))
         return None not in taken and len(set(taken)) == len(taken)
 
@@ -114,7 +133,7 @@ class _Rows:
         for child in children:
             spans = self.blocks.spans(child)
             if spans is not None:
-                ran.append((spans[0], child))
+                ran.append((spans[self.blocks.first.index], child))
         rows, end = [GrowingRow()], -1
         for span, child in sorted(ran):
             follows = bool(rows[-1].blocks) and span.start == end and not self.blocks.is_row(child)

@@ -76,16 +76,17 @@ class _Loop:
     def numbered(self, child: str, skips: Skips) -> bool:
         """Whether all weights that go with a child, but are not in it, have its number in their names."""
         flow, number = self.blocks.first.flow, set(_NUMBERS.findall(child.rpartition(".")[2]))
-        names = (flow.weights[ident] for ident in flow.weights_in(Span(skips[0].start, skips[0].stop)))
+        skip = skips[self.blocks.first.index]
+        names = (flow.weights[ident] for ident in flow.weights_in(Span(skip.start, skip.stop)))
         return all(any(n.startswith(f"{child}.") or number & set(_NUMBERS.findall(n)) for n in own) for own in names)
 
     def between(self, index: int) -> list[str]:
         """Operations between a child and the one before it."""
         here = self.spans[index] if index < len(self.spans) else None
-        before = self.spans[index - 1]
+        before, first = self.spans[index - 1], self.blocks.first
         if here is None or before is None:
             return []
-        return [call.op for call in self.blocks.first.graph.calls[before[0].stop : here[0].start]]
+        return [call.op for call in first.graph.calls[before[first.index].stop : here[first.index].start]]
 
     def next_numbered_round(self, index: int, tail: int | None) -> _Round | None:
         """The same, with weights that all have its number."""
@@ -118,19 +119,22 @@ class _Loop:
     def _skips(self, index: int, tail: int | None, second_loop: bool) -> Skips | None:
         """What leaving out child `index` with its round means, in each record."""
         here, before = self.spans[index], self.spans[index - 1]
-        after = self.spans[index + 1] if index + 1 < len(self.spans) else None
+        after = (self.spans[index + 1] if index + 1 < len(self.spans) else None) or {}
         assert here is not None
         assert before is not None
-        skips = []
-        for number, finder in enumerate(self.blocks.finders):
-            span, last = here[number], before[number]
+        skips = {}
+        for finder in (finder for finder in self.blocks.finders if finder.index in here):
+            span, last, following = (spans.get(finder.index) for spans in (here, before, after))
+            assert span is not None
             if tail is not None:
+                if last is None:
+                    return None  # where its round begins is not known
                 start, stop = last.stop + tail, span.stop + tail
-                if start > span.start or (after is not None and span.stop <= after[number].start < stop):
+                if start > span.start or (following is not None and span.stop <= following.start < stop):
                     return None  # the round would begin inside the block, or end inside the next one
                 span, last = Span(start, stop), Span(last.start + tail, start)
             skip = finder.skip(self.children[index], span, last, second_loop=second_loop)
             if skip is None:
                 return None
-            skips.append(skip)
-        return tuple(skips)
+            skips[finder.index] = skip
+        return skips

@@ -26,7 +26,7 @@ from functools import cached_property
 
 from elastify._analysis import Analysis
 from elastify._capture import resolve
-from elastify._ir import Attr, Axis, Concat, Layout, Product, Value, axes_of, exprs, values
+from elastify._ir import Attr, Axis, Concat, Layout, ModuleCall, Product, Value, axes_of, exprs, values
 from elastify._plan.described import OTHERS, SIZES, Described, Number, joined, within
 from elastify._plan.flow import calls_by_module
 from elastify._plan.operands import arguments, attributes, operands
@@ -137,8 +137,10 @@ class _Places:
 
     def __init__(self, described: Described, analysis: Analysis) -> None:
         self.model, self.analysis = described.model, analysis
-        self.graph = analysis.graphs[0]
-        self.calls = calls_by_module(self.graph)
+        self.runs = [(analysis.graphs[first], analysis.dims[first]) for first in analysis.firsts]
+        self.calls: dict[str, list[ModuleCall]] = {}  # of every module in the first run that has it
+        for graph, _ in self.runs:
+            self.calls = {**calls_by_module(graph), **self.calls}
 
     def candidates(
         self, number: Number, inherited: Mapping[tuple[str, str, int], Layouts], factors: Factors
@@ -187,16 +189,19 @@ class _Places:
     def of_size(self, tensors: Iterable[Value], size: int) -> Layouts:
         """Layouts of this size among the dimensions of tensors."""
         layouts: Layouts = set()
-        for ident in {value.id for value in tensors}:
-            layouts |= self.layouts.get(ident, {}).get(size, set())
+        for value in set(tensors):
+            layouts |= self.layouts.get(value, {}).get(size, set())
         return layouts
 
     @cached_property
     def inside(self) -> dict[str, list[Value]]:
-        """Tensors that the own operations of a module take and make, by module."""
+        """Tensors that the own operations of a module take and make, in the first run that has any, by module."""
         found: dict[str, list[Value]] = {}
-        for call in self.graph.calls:
-            found.setdefault(call.where, []).extend([*call.inputs(), *call.outputs()])
+        for graph, _ in self.runs:
+            own: dict[str, list[Value]] = {}
+            for call in graph.calls:
+                own.setdefault(call.where, []).extend([*call.inputs(), *call.outputs()])
+            found = {**own, **found}
         return found
 
     @cached_property
@@ -205,14 +210,14 @@ class _Places:
         return {path: [*self.passing(path), *self.inside.get(path, [])] for path in {*self.calls, *self.inside}}
 
     @cached_property
-    def layouts(self) -> dict[int, dict[int, Layouts]]:
+    def layouts(self) -> dict[Value, dict[int, Layouts]]:
         """Layouts of the dimensions of every tensor, by size: those of units that some weight has, for a size does not
         speak of places."""
         terms, found = self.analysis.terms, {}
         units = {axis.id for layout, _ in self.dimensions.values() for axis in axes_of(layout)}
         of_units: dict[int, bool] = {}
-        for ident, dims in self.analysis.dims[0].items():
-            sizes = found.setdefault(ident, {})
+        for value, dims in ((graph.values[ident], dims) for graph, own in self.runs for ident, dims in own.items()):
+            sizes = found.setdefault(value, {})
             for term in map(terms.find, dims):
                 if term.id not in of_units:
                     of_units[term.id] = all(axis.id in units for axis in axes_of(terms.resolve(term)))
@@ -224,7 +229,7 @@ class _Places:
     def dimensions(self) -> dict[int, tuple[Layout, list[str]]]:
         """The layouts that dimensions of weights have, with the names of those weights."""
         terms, found = self.analysis.terms, {}
-        for name in self.graph.tensors:
+        for name in self.runs[0][0].tensors:
             for term in map(terms.find, self.analysis.tensor(name)):
                 found.setdefault(term.id, (terms.resolve(term), []))[1].append(name)
         return found

@@ -20,7 +20,7 @@ from torch import nn
 from elastify import _adapters
 from elastify._analysis import Analysis, Term
 from elastify._capture import Code, attribute_value, parameter_names, resolve
-from elastify._ir import Attr, Constraint, Dim, ElasticAxis, FrozenDim, Layout, Plan, Shares, mentions
+from elastify._ir import Attr, Constraint, Dim, ElasticAxis, FrozenDim, Guard, Layout, Plan, Shares, mentions
 from elastify._plan.branches import branches
 from elastify._plan.buffers import written_buffers
 from elastify._plan.constraints import constraints
@@ -89,7 +89,7 @@ class Planner:
             staying={**unsure, **self._staying(told, elastic_sizes(axes, tensors)), **unread},
             branches=branches(self.model, self.analysis),
             summed=self.analysis.summed,
-            counts=count_layers(self.described, stages, read, self.graph.guards),
+            counts=count_layers(self.described, stages, read, self._guards),
             twins=self._twins,
             alongside=self.depth.alongside(moving),
         )
@@ -97,6 +97,11 @@ class Planner:
     @cached_property
     def _code(self) -> Code:
         return Code(self.model)
+
+    @cached_property
+    def _guards(self) -> list[Guard]:
+        """The comparisons of all runs."""
+        return [guard for graph in self.analysis.graphs for guard in graph.guards]
 
     @cached_property
     def _twins(self) -> dict[str, str]:

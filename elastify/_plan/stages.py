@@ -91,8 +91,7 @@ class Stages:
             if row.blocks in self._limits:
                 counts, reason = self._limits[row.blocks]
                 choices = tuple(n for n in choices if n in counts or n == full)
-            skips = {path: skips[0] for path, skips in row.skips.items()}
-            stages.append(Stage(name, row.container, row.blocks, choices, row.bypassed, skips, reason))
+            stages.append(Stage(name, row.container, row.blocks, choices, row.bypassed, row.skips, reason))
         return tuple(stages)
 
     def rigid_blocks(self, moving: frozenset[int], names: Mapping[int, str]) -> tuple[RigidBlocks, ...]:
@@ -125,10 +124,10 @@ class Stages:
         rows = [row for row in self._find(frozenset()) if not row.refusal and taken.isdisjoint(row.blocks[1:])]
         if not rows:
             return []
-        finder = SkipFinder(self.analysis, 0, moving, self._strict[0].flow)
+        finders = {one.index: SkipFinder(self.analysis, one.index, moving, one.flow) for one in self._strict}
         rigid = []
         for row in rows:
-            axes = _axes_apart(finder, row)
+            axes = _axes_apart(finders, row)
             labels = sorted(names[ident] for ident in axes if ident in names)
             more = f" and {len(labels) - _NAMED} more" if len(labels) > _NAMED else ""
             shown = ", ".join(labels[:_NAMED]) + more
@@ -196,10 +195,11 @@ class Stages:
         return (type(module), parts) if parts else type(module)
 
 
-def _axes_apart(finder: SkipFinder, row: BlockRow) -> set[int]:
-    """Ids of the axes in which values and their stand-ins in a row differ."""
-    values, axes = finder.graph.values, set[int]()
-    for skips in row.skips.values():
-        for value, stand_in in skips[0].instead:
-            axes |= finder.axes_apart(values[value], values[stand_in]) or set()
+def _axes_apart(finders: Mapping[int, SkipFinder], row: BlockRow) -> set[int]:
+    """Ids of the axes in which values and their stand-ins in a row differ, in any record."""
+    axes = set[int]()
+    for index, skip in (pair for skips in row.skips.values() for pair in skips.items()):
+        values = finders[index].graph.values
+        for value, stand_in in skip.instead:
+            axes |= finders[index].axes_apart(values[value], values[stand_in]) or set()
     return axes

@@ -14,6 +14,7 @@ stream, which fc2 makes again; the axis between fc1 and fc2 lies in the branch.
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -50,8 +51,23 @@ def find_drafts(analysis: Analysis, names: Iterable[str], parameters: Collection
         for product in _products(layout):
             _mark_factors(product, drafts)
             _mark_turned(product, drafts)
-    _Uses(analysis, drafts, parameters).note(parameters)
+    _note_uses(analysis, drafts, parameters)
     return [draft for draft in drafts.values() if draft.id in real]
+
+
+def _note_uses(analysis: Analysis, drafts: dict[int, Draft], parameters: Collection[str]) -> None:
+    """Fill in the drafts. The first example that computes with an axis tells what it does."""
+    first, *others = analysis.firsts
+    before = copy.deepcopy(drafts) if others else {}
+    uses = _Uses(analysis, first, drafts, parameters)
+    uses.note(parameters)
+    computed = uses.computed() if others else set()
+    for index in others:
+        own = copy.deepcopy(before)
+        uses = _Uses(analysis, index, own, parameters)
+        uses.note(parameters)
+        drafts.update((ident, own[ident]) for ident in uses.computed() - computed if ident in own)
+        computed |= uses.computed()
 
 
 def _products(layout: Layout) -> Iterator[Product]:
@@ -92,11 +108,11 @@ def _mark_turned(product: Product, drafts: dict[int, Draft]) -> None:
 
 
 class _Uses:
-    """The first run of an analysis, and the drafts that are to be filled in."""
+    """Run number `index` of an analysis, and the drafts that are to be filled in."""
 
-    def __init__(self, analysis: Analysis, drafts: dict[int, Draft], parameters: Collection[str]) -> None:
-        self.terms, self.dims, self.graph = analysis.terms, analysis.dims[0], analysis.graphs[0]
-        self.later = list(zip(analysis.graphs[1:], analysis.dims[1:], strict=True))
+    def __init__(self, analysis: Analysis, index: int, drafts: dict[int, Draft], parameters: Collection[str]) -> None:
+        self.terms, self.dims, self.graph = analysis.terms, analysis.dims[index], analysis.graphs[index]
+        self.others = [pair for i, pair in enumerate(zip(analysis.graphs, analysis.dims, strict=True)) if i != index]
         self.drafts = drafts
         self._units: dict[int, frozenset[int]] = {}
         self.within = {ident: self.leaves(terms) for ident, terms in self.dims.items()}
@@ -142,6 +158,10 @@ class _Uses:
                 self._sum(number, call)
         self._between()
         self._dimensions(parameters)
+
+    def computed(self) -> Ids:
+        """The axes in the results of calls."""
+        return set().union(*(self.within.get(value.id, ()) for call, _ in self.calls for value in call.outputs()))
 
     def leaves(self, terms: Iterable[Term]) -> Ids:
         """The axes in dimensions; of each kind of dimension they are looked up once."""
@@ -204,7 +224,7 @@ class _Uses:
             for leaf in map(self.terms.find, terms):
                 if leaf.kind == "leaf" and leaf.id in self.drafts:
                     self.drafts[leaf.id].viewed = True
-        for graph, dims in self.later:  # what runs in training only
+        for graph, dims in self.others:  # what runs in training or for another example only
             fed |= self._reached(graph, dims)
         for draft in self.drafts.values():
             made = draft.id in fed or any(operation(op).linear for op in draft.makers)

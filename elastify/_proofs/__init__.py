@@ -7,21 +7,22 @@ samples, by runs in which one sample is another (`independence`). `measured` let
 follow what other methods give; `outputs` is what a model hands out.
 """
 
-from elastify._proofs.batch import Batch, find_batch
+from elastify._proofs.batch import Batch, find_batches
 from elastify._proofs.demote import prove_sizes, prove_units
 from elastify._proofs.measured import follow_measured
 from elastify._proofs.outputs import Outputs
 from elastify._proofs.sizes import compare
-from elastify._proofs.units import UNPROVEN, failing_axes, quiet, redraw, seeded
+from elastify._proofs.units import UNPROVEN, Case, failing_axes, quiet, redraw, seeded
 from elastify._proofs.unseen import list_unseen
 
 __all__ = [
     "UNPROVEN",
     "Batch",
+    "Case",
     "Outputs",
     "compare",
     "failing_axes",
-    "find_batch",
+    "find_batches",
     "follow_measured",
     "list_unseen",
     "prove_sizes",

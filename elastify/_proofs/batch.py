@@ -16,8 +16,9 @@ none passes, or several that cannot be one, a call is one sample, and `doubt` sa
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from torch import nn
 
@@ -54,14 +55,25 @@ class Batch:
         return example.resized(self.by_tensor(model, example), self.count, count)
 
 
-def find_batch(
-    model: nn.Module, analysis: Analysis, example: Example, outputs: Outputs, told: Mapping[str | int, int | None]
-) -> Batch:
-    """The dimensions that count samples; `told` gives those of inputs by name or position, None for an input that has
-    no such dimension. Nothing about the model changes. Raises ElastifyError where what is told cannot be."""
-    search = _Search(model, analysis, example, outputs, _by_name(model, example, told))
+Told = Mapping[str | int, int | None]
+
+
+def find_batches(
+    model: nn.Module, analysis: Analysis, examples: Sequence[Example], outputs: Outputs, told: Told
+) -> list[Batch]:
+    """The dimensions that count samples, in each example; `told` gives those of inputs by name or position, None for an
+    input that has no such dimension. Nothing about the model changes. Raises ElastifyError where what is told cannot
+    be."""
+    _check_told(model, examples, told)
+    return [
+        _find(_Search(model, analysis, index, example, outputs, _by_name(model, example, told)))
+        for index, example in zip(analysis.firsts, examples, strict=True)
+    ]
+
+
+def _find(search: _Search) -> Batch:
     found = search.as_told() or (search.by_place() if search.runs.failed else search.by_growth() or search.by_layouts())
-    if not found.axes and (listed := _listed(analysis.graphs[0])) > 1:
+    if not found.axes and (listed := _listed(search.graph)) > 1:
         return Batch(count=listed)
     return found
 
@@ -74,18 +86,25 @@ def _listed(graph: Graph) -> int:
     return max(map(len, lists), default=1)
 
 
-def _by_name(model: nn.Module, example: Example, told: Mapping[str | int, int | None]) -> dict[str, int | None]:
-    """What was told, by the names that a record has for the inputs."""
+def _check_told(model: nn.Module, examples: Sequence[Example], told: Told) -> None:
+    """Refuse names that are inputs in no example."""
+    for key in told:
+        if not any(_by_name(model, example, {key: None}) for example in examples):
+            bound = (example.bound(inspect.signature(model.forward)).arguments for example in examples)
+            known = dict.fromkeys(name for arguments in bound for name in arguments)
+            known.update(dict.fromkeys(name for example in examples for name in tensors_by_name(model, example)))
+            near = ", ".join(nearest(str(key), [*known]))
+            raise ElastifyError(f"{key!r} is not an input", where="batch", why=f"inputs are {near}")
+
+
+def _by_name(model: nn.Module, example: Example, told: Told) -> dict[str, int | None]:
+    """What was told of the inputs that an example has, by the names that a record has for them."""
     named = tensors_by_name(model, example)
-    arguments = list(example(inspect.signature(model.forward).bind).arguments)
+    arguments = list(example.bound(inspect.signature(model.forward)).arguments)
     found: dict[str, int | None] = {}
     for key, dim in told.items():
         name = arguments[key] if isinstance(key, int) and 0 <= key < len(arguments) else str(key)
-        inputs = [own for own in named if own == name or own.startswith(f"{name}.")]
-        if not inputs:
-            near = ", ".join(nearest(name, [*dict.fromkeys([*arguments, *named])]))
-            raise ElastifyError(f"{key!r} is not an input", where="batch", why=f"inputs are {near}")
-        for own in inputs:
+        for own in (own for own in named if own == name or own.startswith(f"{name}.")):
             rank = named[own].dim()
             if dim is not None and not (type(dim) is int and -rank <= dim < rank):
                 shape = list(named[own].shape)
@@ -99,15 +118,23 @@ class _Search:
     """The candidates among the dimensions of the inputs, and what is known of them."""
 
     def __init__(
-        self, model: nn.Module, analysis: Analysis, example: Example, outputs: Outputs, told: Mapping[str, int | None]
+        self,
+        model: nn.Module,
+        analysis: Analysis,
+        index: int,
+        example: Example,
+        outputs: Outputs,
+        told: Mapping[str, int | None],
     ) -> None:
-        self.model, self.analysis, self.example, self.outputs, self.told = model, analysis, example, outputs, told
-        graph, layouts = analysis.graphs[0], analysis.layouts
+        self.model, self.example, self.outputs, self.told = model, example, outputs, told
+        self.analysis, self.index = analysis, index
+        self.graph = graph = analysis.graphs[index]
+        layouts = partial(analysis.layouts, index=index)
         self.inputs = {value.name: layouts(value) for value in graph.inputs}
         self.results = [layouts(value) for value in outputs.values(graph)]
         self.owned = {a.id for value in graph.tensors.values() for layout in layouts(value) for a in axes_of(layout)}
         self.reached = {axis.id for layouts in self.results for layout in layouts for axis in axes_of(layout)}
-        self.runs = Runs(model, analysis, example, outputs)
+        self.runs = Runs(model, analysis, index, example, outputs)
 
     def batch(self, axes: Iterable[int], count: int) -> Batch:
         axes = frozenset(axes)
@@ -173,8 +200,8 @@ class _Search:
 
     def mixed(self, axes: Collection[int]) -> str:
         """Why an entry of some axes is no sample on its own, or "" if the record or a run proves that it is."""
-        graph = self.analysis.graphs[0]
-        if kept_apart(self.analysis, axes, graph.inputs, self.outputs.values(graph)):
+        results = self.outputs.values(self.graph)
+        if kept_apart(self.analysis, axes, self.graph.inputs, results, self.index):
             return ""
         return self.runs.against(axes, self.inputs, self.results)
 
@@ -206,7 +233,7 @@ class _Search:
         if more is None or len(more) != len(self.results):
             return None
         axis, results = next(iter(found.axes)), list[tuple[Layout, ...]]()
-        for value, grown in zip(self.outputs.values(self.analysis.graphs[0]), more, strict=True):
+        for value, grown in zip(self.outputs.values(self.graph), more, strict=True):
             pairs = zip(value.shape, grown.shape, strict=False)
             results.append(tuple(_counting(axis, count, n) if m != n else Axis(-1, n) for n, m in pairs))
         grows = any(mentions(layout, {axis}) for layouts in results for layout in layouts)
@@ -215,11 +242,8 @@ class _Search:
     def outputs_of_one_more(self, batch: Batch) -> list[Value] | None:
         """The outputs in a record of the model with one sample more; None where it does not run."""
         try:
-            graph = capture(
-                self.model,
-                batch.resized(self.model, self.example, batch.count + 1),
-                fake=not self.analysis.graphs[0].real,
-            )
+            more = batch.resized(self.model, self.example, batch.count + 1)
+            graph = capture(self.model, more, fake=not self.graph.real)
         except ElastifyError:
             return None
         return self.outputs.values(graph)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from torch import nn
 
@@ -26,7 +27,7 @@ from elastify._proofs.batch import Batch
 from elastify._proofs.outputs import Outputs
 from elastify._proofs.samples import first_of_lists
 from elastify._proofs.sizes import difference, failing
-from elastify._proofs.units import UNPROVEN, failing_axes
+from elastify._proofs.units import UNPROVEN, Case, failing_axes
 from elastify._rewrite import active_subnet, as_extracted, trial
 from elastify._space import SearchSpace, SubnetConfig
 
@@ -34,37 +35,35 @@ _ROUNDS = 6  # each takes something out of the plan
 _TRIALS = 16  # numbers of blocks that are tried of one row
 
 
-def prove_units(planner: Planner, plan: Plan, example: Example, outputs: Outputs, batch: Batch) -> Plan:
-    """Demote axes in which the network is not symmetric; in train mode too where only that uses some parameters."""
+def prove_units(
+    planner: Planner, plan: Plan, examples: Sequence[Example], outputs: Outputs, batches: Sequence[Batch]
+) -> Plan:
+    """Demote axes in which the network is not symmetric for one of the examples; in train mode too where only that uses
+    some parameters. `batches` tells what counts samples in each."""
     model, analysis = planner.model, planner.analysis
     modes = (False, True) if _only_in_training(model, analysis) else (False,)
-    fewer = batch.resized(model, example, 1) if batch.axes else None
-    if batch.count > 1 and fewer is None:
-        fewer = _one_of_the_list(model, analysis, example)
-    failed = failing_axes(
-        model,
-        plan,
-        example,
-        outputs.tensors,
-        modes=modes,
-        layouts=lambda training: outputs.moving(analysis, training),
-        fewer=fewer,
-    )
+    cases = []
+    for number, (example, batch) in enumerate(zip(examples, batches, strict=True)):
+        fewer = batch.resized(model, example, 1) if batch.axes else None
+        if batch.count > 1 and fewer is None:
+            fewer = _one_of_the_list(model, analysis.graphs[analysis.firsts[number]], example)
+        cases.append(Case(example, fewer, partial(outputs.moving, analysis, example=number)))
+    failed = failing_axes(model, plan, cases, outputs.tensors, modes=modes)
     if not failed:
         return plan
     _warn([f"{a.name}: {failed[a.id]}" for a in plan.axes if failed.get(a.id, UNPROVEN) != UNPROVEN])
     unproven = [axis.name for axis in plan.axes if failed.get(axis.id) == UNPROVEN]
     if unproven:
         text = f"does not depend on {len(unproven)} axes ({_few(unproven, ', ')}): they are not proven and stay whole"
-        fix = "give example inputs that use them"
-        warnings.warn(f"what the model returns for the example {text}; {fix}", stacklevel=5)
+        given = "example" if len(examples) == 1 else "examples"
+        fix = "give example inputs that use them, or examples=[...]"
+        warnings.warn(f"what the model returns for the {given} {text}; {fix}", stacklevel=5)
     planner.exclude(failed)
     return planner.plan()
 
 
-def _one_of_the_list(model: nn.Module, analysis: Analysis, example: Example) -> Example | None:
+def _one_of_the_list(model: nn.Module, graph: Graph, example: Example) -> Example | None:
     """The arguments with one sample of a list of them (pictures, for a detector) that meets the same weights as all."""
-    graph = analysis.graphs[0]
     fewer = first_of_lists(example)
     try:
         reduced = capture(model, fewer, fake=not graph.real)
@@ -75,18 +74,18 @@ def _one_of_the_list(model: nn.Module, analysis: Analysis, example: Example) -> 
 
 def _only_in_training(model: nn.Module, analysis: Analysis) -> bool:
     """Whether some parameter is used in training mode alone (a counter of batches is no parameter)."""
-    rest = parameter_names(model) - analysis.graphs[0].used()
+    rest = parameter_names(model).difference(*(analysis.graphs[first].used() for first in analysis.firsts))
     return any(graph.used() & rest for graph in analysis.graphs if graph.training)
 
 
-def prove_sizes(planner: Planner, plan: Plan, example: Example) -> Plan:
+def prove_sizes(planner: Planner, plan: Plan, examples: Sequence[Example]) -> Plan:
     """Demote axes and stages whose reduced networks are not what the plan says, until none is left.
 
     It is no surprise that some stages fail: they are listed in the space.
     """
     for _ in range(_ROUNDS):
         with trial(planner.model, plan):
-            tests = _SizeTests(planner.model, planner.analysis, plan, example)
+            tests = _SizeTests(planner.model, planner.analysis, plan, examples)
             axes, stages = tests.failing()
             if not axes and not stages:
                 return plan
@@ -107,7 +106,7 @@ class _SizeTests:
     model: nn.Module
     analysis: Analysis
     plan: Plan
-    example: Example
+    examples: Sequence[Example]
 
     @property
     def runs(self) -> list[int]:
@@ -116,9 +115,10 @@ class _SizeTests:
 
     def record(self, choice: Choice, index: int) -> Graph:
         """Run number `index` of a reduced network."""
-        run = _adapters.of(self.model).run_with_caches(self.model) if index else None
-        with active_subnet(self.model, choice), as_extracted(self.model, lists=index > 0):
-            return capture(self.model, self.example, fake=not self.analysis.graphs[index].real, run=run)
+        full = self.analysis.graphs[index]
+        run = _adapters.of(self.model).run_with_caches(self.model) if full.other else None
+        with active_subnet(self.model, choice), as_extracted(self.model, lists=full.other):
+            return capture(self.model, self.examples[full.example], fake=not full.real, run=run)
 
     def failing(self) -> tuple[dict[int, str], dict[str, str]]:
         """Axes by id and stages by name, with what is wrong."""
@@ -126,10 +126,12 @@ class _SizeTests:
         chosen = (where.min, _every_other(where), where.sample(0), where.sample(1))
         choices = [where.by_id(config) for config in chosen]
         choices.insert(0, Choice(blocks={stage.name: _fewest(stage) for stage in self.plan.stages}))
+        choices += _one_missing(self.plan.stages)
         axes, stages = failing(self.analysis, self.plan, self.record, choices)
         for index in self.runs[1:]:
             if not axes and not stages:
-                axes, stages = failing(self.analysis, self.plan, self.record, choices[1:3], index)
+                some = choices[1:3] if self.analysis.graphs[index].other else choices
+                axes, stages = failing(self.analysis, self.plan, self.record, some, index)
         return axes, stages
 
     def working(self, stage: Stage, text: str) -> tuple[tuple[int, ...], str]:
@@ -173,6 +175,17 @@ def _fewest(stage: Stage) -> tuple[int, ...]:
         return tuple(range(least))
     count = next((n for n in stage.choices if 1 < n < full), least)
     return (0, *range(full - count + 1, full))
+
+
+def _one_missing(stages: Sequence[Stage]) -> list[Choice]:
+    """Without one block each, where an example runs some blocks of a row and not others: code that takes every second
+    block, or the first three, takes others then."""
+    some = [stage for stage in stages if len(set(map(frozenset, stage.skips.values()))) > 1 and not stage.prefix]
+    choices = []
+    for number in range(1, max((len(stage.blocks) for stage in some), default=0)):
+        rest = {stage.name: [i for i in range(len(stage.blocks)) if i != number] for stage in some}
+        choices.append(Choice(blocks={name: tuple(kept) for name, kept in rest.items()}))
+    return choices
 
 
 def _warn(lines: Sequence[str]) -> None:

@@ -34,8 +34,8 @@ _ROUNDING = 1e-4  # where the data decide how many rows a product has: other ker
 class Runs:
     """Runs of a copy of the model in eval mode, with other numbers for one sample."""
 
-    def __init__(self, model: nn.Module, analysis: Analysis, example: Example, outputs: Outputs) -> None:
-        self.model, self.analysis, self.graph, self.outputs = model, analysis, analysis.graphs[0], outputs
+    def __init__(self, model: nn.Module, analysis: Analysis, index: int, example: Example, outputs: Outputs) -> None:
+        self.model, self.analysis, self.graph, self.outputs = model, analysis, analysis.graphs[index], outputs
         tensors = (*model.parameters(), *model.buffers(), *example.tensors())
         blind = any(t.is_meta or isinstance(t, FakeTensor) for t in tensors)
         self.failed = "the model has no weights to run" if blind else ""

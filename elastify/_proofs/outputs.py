@@ -32,10 +32,11 @@ class Outputs:
         """The outputs in what forward returned."""
         return list(results(result, self.hidden))
 
-    def moving(self, analysis: Analysis, training: bool) -> list[tuple[Layout, ...]]:
-        """Layouts of the outputs in a mode, where they may move with the axes."""
+    def moving(self, analysis: Analysis, training: bool, example: int = 0) -> list[tuple[Layout, ...]]:
+        """Layouts of the outputs for an example in a mode, where they may move with the axes."""
         if self.keep:
             return []
-        index = next(i for i, graph in enumerate(analysis.graphs) if graph.training is training)
+        runs = [i for i, graph in enumerate(analysis.graphs) if graph.example == example]
+        index = next((i for i in runs if analysis.graphs[i].training is training), runs[0])  # which may do the same
         dims = analysis.dims[index]
         return [tuple(map(analysis.terms.resolve, dims[value.id])) for value in self.values(analysis.graphs[index])]

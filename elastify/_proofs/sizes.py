@@ -33,21 +33,22 @@ def compare(analysis: Analysis, plan: Plan, reduced: Graph, choice: Choice, inde
     """The first difference between a captured subnet and what the plan says it is.
 
     The same operations must run on the same tensors, where a tensor that a skipped block passed on is the one that
-    takes its place. `index` tells which graph was captured again; where blocks go is known of the first only, of others
-    it is then asked that they run and give what they should.
+    takes its place. `index` tells which graph was captured again; where blocks go is not known of one that calls the
+    model several times, of which it is then asked that it runs and gives what it should.
     """
     graph = analysis.graphs[index]
-    skips = [
+    left_out = [
         stage.skips[block]
         for stage in plan.stages
-        for index, block in enumerate(stage.blocks)
-        if index not in choice.blocks.get(stage.name, range(len(stage.blocks)))
+        for number, block in enumerate(stage.blocks)
+        if number not in choice.blocks.get(stage.name, range(len(stage.blocks)))
     ]
+    skips = [runs[index] for runs in left_out if index in runs]
     gone = {number for skip in skips for number in skip.calls()}
     full = [call for number, call in enumerate(graph.calls) if number not in gone and _effective(call)]
     now = [call for call in reduced.calls if _effective(call)]
     sizer = _Sizer(analysis, choice.sizes, frozenset(axis.id for axis in plan.axes), analysis.counted(), index)
-    if index and skips:
+    if left_out and len(graph.roots) > 1:
         found = sizer.values(graph.outputs, reduced.outputs)
         return Mismatch(f"{found} from the whole model") if found else None
     counts = next((number for number, call in enumerate(full) if sizer.counts(call)), len(full))

@@ -17,7 +17,9 @@ import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -36,37 +38,44 @@ from elastify._rewrite import remember, remembered, reset
 _TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-3}  # a float64 model may compute a norm in float32
 _GAINS = (1.0, 1.0, 4.0, 0.25)  # of the weights, drawn again as long as an axis seems not to matter
 _SMALL = 4  # up to so many units, two axes may be given the same permutation by chance
+Layouts = Sequence[tuple[Layout, ...]]
 UNPROVEN = "permuting one of its tensors alone does not change the output: nothing is proven"
 """The reason to keep an axis that the outputs for the example do not depend on: nothing is wrong with it."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """What the test runs: an example, and arguments with `fewer` samples that show as much, if it is not for a batch of
+    one that they do. `layouts` gives those of the outputs' dimensions in a mode where they may move with the axes."""
+
+    example: Example
+    fewer: Example | None = None
+    layouts: Callable[[bool], Layouts] = lambda _: ()
 
 
 def failing_axes(
     model: nn.Module,
     plan: Plan,
-    example: Example,
+    cases: Sequence[Case],
     pick: Callable[[Any], list[Tensor]],
     *,
     modes: Sequence[bool] = (False,),
-    layouts: Callable[[bool], Sequence[tuple[Layout, ...]]] = lambda _: (),
-    fewer: Example | None = None,
     seed: int = 0,
     control: bool = True,
 ) -> dict[int, str]:
-    """Axes (by id) in which the model is not symmetric, with what was measured; empty when all are proven.
+    """Axes (by id) in which the model is not symmetric in one of the cases, with what was measured, or that matter in
+    none of them; empty when all are proven.
 
-    `pick` takes the outputs to compare out of what forward returns; `modes` are the training flags to test under, and
-    `layouts` gives those of the outputs' dimensions in a mode where they may move with the axes. `fewer` are arguments
-    with fewer samples that show as much, if it is not for a batch of one that they do. The `control` takes half of the
-    time; without it every axis that does not fail is UNPROVEN. The model is not changed.
+    `pick` takes the outputs to compare out of what forward returns; `modes` are the training flags to test under. The
+    `control` takes half of the time; without it every axis that does not fail is UNPROVEN. The model is not changed.
     """
     check_finite(model)
     found: dict[int, str] = {}
-    silent = list(plan.axes)  # axes that no mode and draw has shown to matter
+    silent = list(plan.axes)  # axes that no case, mode and draw has shown to matter
     draws = _GAINS if control else _GAINS[:1]  # with other weights and the whole batch, units may wake
     for draw, gain in enumerate(draws):
-        for training in modes if silent else ():
-            whole, moving = training or draw > 0, layouts(training)
-            test = _Symmetry(model, plan, example, pick, seed + draw, training, moving, whole, fewer, gain)
+        for case, training in list(product(cases, modes)) if silent else ():
+            test = _Symmetry(model, plan, case, pick, seed + draw, training, training or draw > 0, gain)
             # other scales may only wake what sleeps: they can blow a deep network up, where rounding is no small error
             found.update(test.failures(plan.axes if gain == 1.0 else silent))
             silent = test.unmoved([axis for axis in silent if axis.id not in found]) if control else silent
@@ -92,16 +101,14 @@ class _Symmetry:
         self,
         model: nn.Module,
         plan: Plan,
-        example: Example,
+        case: Case,
         pick: Callable[[Any], list[Tensor]],
         seed: int,
         training: bool,
-        layouts: Sequence[tuple[Layout, ...]],
         whole: bool = False,
-        fewer: Example | None = None,
         gain: float = 1.0,
     ) -> None:
-        self.plan, self.pick, self.seed, self.layouts = plan, pick, seed, layouts
+        self.plan, self.pick, self.seed, self.layouts = plan, pick, seed, case.layouts(training)
         self.members: dict[int, list[str]] = {}
         for name, dims in plan.tensors.items():
             for ident in {axis.id for layout in dims for axis in axes_of(layout)}:
@@ -109,7 +116,7 @@ class _Symmetry:
         self.parameters = parameter_names(model)
         paths = [name.rpartition(".") for name in plan.written]
         # one sample in float64 where the model allows it; some insist on a batch, or on float32 somewhere
-        samples = (example,) if whole or fewer is None else (fewer, example)
+        samples = (case.example,) if whole or case.fewer is None else (case.fewer, case.example)
         precisions = ((torch.float64, True), (torch.float64, False), (torch.float32, False))
         trials = [(dtype, wide, inputs) for dtype, wide in precisions for inputs in samples]
         for number, (dtype, wide, inputs) in enumerate(trials, 1):

@@ -24,10 +24,12 @@ from elastify._plan import Planner, arguments, attributes, elastic_sizes, may_be
 _ADDRESS = re.compile(r"\b0x[0-9a-f]+")
 
 
-def list_unseen(planner: Planner, plan: Plan, example: Example) -> Plan:
+def list_unseen(planner: Planner, plan: Plan, examples: Sequence[Example]) -> Plan:
     """The plan with what stays though forward computes with it, unseen."""
     found: dict[Attr, str] = {}
-    _find(planner.model, example, planner.graph, list(_doubtful(planner, plan)), found)
+    for index, example in zip(planner.analysis.firsts, examples, strict=True):
+        doubtful = [attr for attr in _doubtful(planner, plan) if attr not in found]
+        _find(planner.model, example, planner.analysis.graphs[index], doubtful, found)
     return replace(plan, staying={**plan.staying, **found}) if found else plan
 
 

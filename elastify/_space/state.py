@@ -22,7 +22,7 @@ class State:
 
     space: SearchSpace
     costs: CostModel
-    example: ExampleSpec | None = None  # what it was made elastic with, without data
+    examples: tuple[ExampleSpec | None, ...] = ()  # what it was made elastic with, without data
     batch: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # dimensions of its inputs that count samples
 
     def __deepcopy__(self, memo: dict[int, Any]) -> State:

@@ -192,7 +192,7 @@ def _branches(space: SearchSpace) -> list[str]:
     if not space.plan.branches:
         return []
     groups = _grouped(space.plan.branches, lambda text: _BLOCKS.sub("*", text))
-    lines = ["", f"branches of which the example takes one side, the other is not proven ({len(groups)})"]
+    lines = ["", f"branches of which one side was run, the other is not proven ({len(groups)})"]
     return [*lines, *_wrapped(f"{text}{_times(len(same), 2)}" for text, same in groups.items())]
 
 

@@ -8,7 +8,7 @@ refuses one that has been changed since, and hands names down as numbers. What n
 """
 
 from elastify._verbs.activation import activate, active_config
-from elastify._verbs.examples import described_example, example_for
+from elastify._verbs.examples import described_examples, example_for, examples_for
 from elastify._verbs.extraction import extract
 from elastify._verbs.graph import graph
 from elastify._verbs.plain import plain
@@ -21,8 +21,9 @@ __all__ = [
     "active_config",
     "cost",
     "costs_of",
-    "described_example",
+    "described_examples",
     "example_for",
+    "examples_for",
     "extract",
     "graph",
     "pairwise",

@@ -26,4 +26,4 @@ def extract(model: nn.Module, config: Any = None) -> nn.Module:
     check_unchanged(model)
     choice = known.space.by_id(chosen(model, config))
     with uncollected():
-        return materialise(model, choice, known.example)
+        return materialise(model, choice, known.examples)

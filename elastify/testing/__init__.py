@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,7 +24,7 @@ from elastify._deploy import copied
 from elastify._elastify import Built, build
 from elastify._errors import ElastifyError
 from elastify._ir import Plan
-from elastify._proofs import UNPROVEN, compare, failing_axes, redraw, seeded
+from elastify._proofs import UNPROVEN, Case, compare, failing_axes, redraw, seeded
 from elastify._rewrite import remembered
 from elastify._space import CostModel, SearchSpace, SubnetConfig
 from elastify._verbs import activate, cost, extract, graph, space
@@ -88,7 +88,8 @@ def check_model(
     attention and with attention by hand where the original does; the graph of the model computes what the model
     computes, or says that it cannot run; a deep copy and a `state_dict` round trip behave; at another length, picture
     size and batch, where the model runs with them, units are proven once more and activated equals extracted. Other
-    keywords go to `elastify`. The model itself is not changed.
+    keywords go to `elastify`; with `examples=[...]` all this is checked for each, but costs and graph, which are those
+    of the first. The model itself is not changed.
     """
     report = Report(type(model).__name__)
     elastic = copied(model).eval()
@@ -170,11 +171,13 @@ def _unlike_the_plan(model: nn.Module, built: Built, config: SubnetConfig) -> st
     where = space(model)
     try:
         with activate(model, config):
-            reduced = capture(model, built.example)
+            reduced = [capture(model, example) for example in built.examples]
     except ElastifyError as error:
         return f"the smaller network does not run for {config!r}: {error.why or error.what}"
-    found = compare(built.analysis, where.plan, reduced, where.by_id(config))
-    return f"the plan is wrong for {config!r}: {found.text}" if found else ""
+    for index, record in zip(built.analysis.firsts, reduced, strict=True):
+        if found := compare(built.analysis, where.plan, record, where.by_id(config), index):
+            return f"the plan is wrong for {config!r}: {found.text}"
+    return ""
 
 
 def _describe(report: Report, model: nn.Module, options: Mapping[str, Any]) -> None:
@@ -197,18 +200,22 @@ class _Check:
         self.report, self.plain, self.elastic, self.built = report, plain, elastic, built
         self.seed, self.tolerance = seed, tolerance
 
-    def run(self, model: nn.Module, example: Example | None = None) -> list[Tensor]:
-        """What a model returns; it is afterwards as it was."""
-        put_back = remembered((module._buffers, list(module._buffers)) for module in model.modules())
-        try:
-            return [output.clone() for output in self.run_once(model, example)]  # it may be a buffer
-        finally:
-            put_back()
+    def run(self, model: nn.Module, examples: Sequence[Example] = ()) -> list[Tensor]:
+        """What a model returns, for each of its examples or of others; it is afterwards as it was."""
+        outputs: list[Tensor] = []
+        for example in examples or self.built.examples:
+            put_back = remembered((module._buffers, list(module._buffers)) for module in model.modules())
+            try:
+                outputs += [output.clone() for output in self.run_once(model, [example])]  # it may be a buffer
+            finally:
+                put_back()
+        return outputs
 
-    def run_once(self, model: nn.Module, example: Example | None = None) -> list[Tensor]:
+    def run_once(self, model: nn.Module, examples: Sequence[Example] = ()) -> list[Tensor]:
         """What a model returns and may write."""
         with seeded(self.seed):
-            return self.built.outputs.tensors((example or self.built.example)(model))
+            results = [example(model) for example in examples or self.built.examples]
+        return [tensor for result in results for tensor in self.built.outputs.tensors(result)]
 
     def fail(self, text: str) -> None:
         self.report.failures.append(text)
@@ -229,13 +236,14 @@ class _Check:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             activate(self.elastic, None)  # empties what forward has cached of weights that were redrawn since
-            view = graph(self.elastic, self.built.example.args, example_kwargs=self.built.example.kwargs)
+            first = self.built.examples[0]
+            view = graph(self.elastic, first.args, example_kwargs=first.kwargs)
             self.report.cannot_run = view.meta["cannot_run"]
             if self.report.cannot_run:
                 return
             try:
                 torch.backends.mha.set_fastpath_enabled(False)  # a graph has the parts of what it fuses
-                pairs = zip(self.run(self.plain), self.run(view), strict=True)
+                pairs = zip(self.run(self.plain, [first]), self.run(view, [first]), strict=True)
                 if not all(identical(a, b) for a, b in pairs):
                     self.fail("the graph does not compute what the model computes")
             finally:
@@ -303,23 +311,27 @@ class _Check:
 
     def other_sizes(self, model: nn.Module, config: Any) -> None:
         """Units are units on inputs of other sizes, too, and subnets are as extracted; `model` has not run before."""
-        outputs, plan = self.built.outputs, space(self.elastic).plan
-        layouts = outputs.moving(self.built.analysis, training=False)
-        small = extract(self.elastic, config)
-        known, batch = self.built.analysis, self.built.batch
-        for sizes, other, same in other_examples(copied(model).eval(), known, batch, self.built.example):
+        for number in range(len(self.built.examples)):
+            self.sizes_other_than(number, model, config)
+
+    def sizes_other_than(self, number: int, model: nn.Module, config: Any) -> None:
+        """The same for sizes other than those of one example."""
+        built, outputs, plan = self.built, self.built.outputs, space(self.elastic).plan
+        layouts = outputs.moving(built.analysis, training=False, example=number)
+        small, plain = extract(self.elastic, config), copied(model).eval()
+        known, batch, example = built.analysis, built.batches[number], built.examples[number]
+        for sizes, other, same in other_examples(plain, known, known.firsts[number], batch, example):
             self.report.other_sizes += (sizes,)
-            fewer = batch.resized(model, other, 1) if batch.axes else None
-            options: Any = {"layouts": lambda _: layouts, "fewer": fewer, "control": False}
-            failed = {} if same else failing_axes(model, plan, other, outputs.tensors, **options)
+            case = Case(other, batch.resized(model, other, 1) if batch.axes else None, lambda _: layouts)
+            failed = {} if same else failing_axes(model, plan, [case], outputs.tensors, control=False)
             names = {axis.id: axis.name for axis in plan.axes}
             if wrong := {names[ident]: text for ident, text in failed.items() if text != UNPROVEN}:
                 self.fail(f"not symmetric with inputs of {sizes}: {wrong}")
             try:
                 with torch.no_grad(), activate(self.elastic, config):
-                    active = self.run(self.elastic, other)
+                    active = self.run(self.elastic, [other])
                 with torch.no_grad():
-                    error = deviation(active, self.run(small, other))
+                    error = deviation(active, self.run(small, [other]))
             except _RAISED as raised:
                 self.fail(f"{type(raised).__name__} with inputs of {sizes} for {config!r}: {raised}")
                 continue
@@ -332,7 +344,7 @@ class _Check:
         Where the values of tensors decide what runs (the tokens of an expert, the rounds of a loop), they may decide
         otherwise here than in the run that was captured: then a record of this very run must say what is counted.
         """
-        given, analysis, batch = self.built.example, self.built.analysis, self.built.batch
+        given, analysis, batch = self.built.examples[0], self.built.analysis, self.built.batches[0]
         samples = 1 if batch.axes else batch.count  # else a list of samples, perhaps of different sizes
         given = batch.resized(self.elastic, given, 1)
         counted = given(lambda *args, **kwargs: oracle_macs(small, args, kwargs))

@@ -23,10 +23,11 @@ _CHANGES = ((1.5, 0), (2, 0), (1, 1), (0.5, 0), (1, -1))  # factors, and what is
 
 
 def other_examples(
-    model: nn.Module, analysis: Analysis, batch: Batch, example: Example
+    model: nn.Module, analysis: Analysis, index: int, batch: Batch, example: Example
 ) -> Iterator[tuple[str, Example, bool]]:
-    """Examples of other sizes that the model runs on, each after a text; last whether only the samples are others."""
-    dims = _dims(model, analysis, example)
+    """Examples of other sizes that the model runs on, each after a text; last whether only the samples are others.
+    Graph `index` is the record of the example."""
+    dims = _dims(model, analysis, index, example)
     found = {ident for own in dims.values() for ident in own.values()}
     samples, places = sorted(found & batch.axes), sorted(found - batch.axes - analysis.fixed)
     together = list(islice(_running(model, example, dims, places), 1))
@@ -36,11 +37,11 @@ def other_examples(
         yield from ((*pair, group is samples) for pair in islice(_running(model, example, dims, group), 1))
 
 
-def _dims(model: nn.Module, analysis: Analysis, example: Example) -> Dims:
+def _dims(model: nn.Module, analysis: Analysis, index: int, example: Example) -> Dims:
     terms, named = analysis.terms, tensors_by_name(model, example)
     found: dict[int, dict[int, int]] = {}
-    for value in analysis.graphs[0].inputs:
-        for dim, term in enumerate(analysis.dims[0][value.id]):
+    for value in analysis.graphs[index].inputs:
+        for dim, term in enumerate(analysis.dims[index][value.id]):
             term = terms.find(term)
             if value.name in named and term.kind == "leaf" and term.size > 1:
                 found.setdefault(id(named[value.name]), {})[dim] = term.id

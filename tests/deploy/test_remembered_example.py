@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from elastify import ElastifyError, elastify, extract, load, save, space
 from elastify._files import sealed
 from elastify._space.state import state
-from elastify._verbs.examples import described_example, example_for
+from elastify._verbs.examples import described_examples, example_for
 from elastify.testing import check_model
 from elastify.train import grow
 
@@ -57,8 +57,10 @@ def test_an_elastic_model_an_extracted_one_and_its_folder_remember(tmp_path: Pat
     save(small, tmp_path)
     read = load(tmp_path, like=Tokens())
     check(read)
-    assert described_example(read) == described_example(small) == state(model).example
-    assert state(model).example.args[0].samples == (0,)
+    assert described_examples(read) == described_examples(small) == state(model).examples
+    (spec,) = state(model).examples
+    assert spec is not None
+    assert spec.args[0].samples == (0,)
     save(read, tmp_path / "again")
     check(load(tmp_path / "again", like=model))
 
@@ -84,12 +86,12 @@ def test_an_older_folder_still_loads(tmp_path: Path) -> None:
     model = made()
     save(extract(model, 0.5), tmp_path)
     notes = json.loads((tmp_path / "elastify.json").read_text())
-    for name in ("example", "sha256", "weights"):
+    for name in ("examples", "sha256", "weights"):
         del notes[name]
     (tmp_path / "elastify.json").write_text(json.dumps({**notes, "format": 1}))
     with pytest.warns(UserWarning, match="of an earlier version, without a checksum"):
         small = load(tmp_path, like=model)
-    assert described_example(small) is None
+    assert described_examples(small) == ()
     with pytest.raises(ElastifyError, match="needs example inputs"):
         example_for(small)
 
@@ -100,7 +102,7 @@ def test_a_tampered_description_is_damage(tmp_path: Path, data: Any) -> None:
     save(extract(model, 0.5), tmp_path)
     notes = json.loads((tmp_path / "elastify.json").read_text())
     del notes["sha256"]
-    (tmp_path / "elastify.json").write_text(sealed({**notes, "example": data}))
+    (tmp_path / "elastify.json").write_text(sealed({**notes, "examples": [data]}))
     with pytest.raises(ElastifyError, match="damaged") as error:
         load(tmp_path, like=model)
     assert "not a description of an example" in str(error.value)

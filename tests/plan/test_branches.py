@@ -1,7 +1,9 @@
-"""Branches of which the example takes one side are listed in the space, with file and line."""
+"""Branches of which the examples take one side are listed in the space, with file and line."""
 
 from __future__ import annotations
 
+import copy
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +13,7 @@ from torch import Tensor, nn
 
 from elastify import elastify, space
 
-HEADING = "branches of which the example takes one side"
+HEADING = "branches of which one side was run"
 
 
 class Net(nn.Module):
@@ -119,3 +121,79 @@ def test_blocks_alike_share_a_line() -> None:
     found = str(space(elastify(Row(), torch.randn(2, 7, 4))))
     assert f"{HEADING}, the other is not proven (1)" in found
     assert "shape[1] > rows.a.*.limit is False: tests/plan/test_branches.py:" in found
+
+
+def several(net: nn.Module, *examples: Any) -> str:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Net depends on the values")
+        return str(space(elastify(net, examples=list(examples)))).partition(HEADING)[2].partition("cost per sample")[0]
+
+
+BOTH: dict[str, tuple[Callable[[Any, Tensor], Tensor], Tensor, Tensor]] = {
+    "lengths": (SIZES["length"][0], torch.randn(2, 7, 5), torch.randn(2, 9, 5)),
+    "lengths against an attribute": (SIZES["an attribute"][0], torch.randn(2, 7, 5), torch.randn(2, 9, 5)),
+    "values": (QUESTIONS["if"][0], torch.randn(2, 7, 5), torch.full((2, 7, 5), 1e4)),
+    "equality": (
+        lambda m, h: m.norm(h) if torch.equal(h[0], h[1]) else h,
+        torch.randn(2, 7, 5),
+        torch.randn(1, 7, 5).repeat(2, 1, 1),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BOTH)
+@pytest.mark.parametrize("turned", [False, True])
+def test_branches_of_which_examples_run_both_sides_are_none(case: str, turned: bool) -> None:
+    change, *inputs = BOTH[case]
+    first, second = inputs[::-1] if turned else inputs
+    torch.manual_seed(0)
+    net = Net(change)
+    with torch.no_grad():
+        net.up.weight.abs_()
+        net.up.bias.abs_()
+    one_side = several(copy.deepcopy(net), first, (first, torch.ones(1)))
+    assert "tests/plan/test_branches.py" in one_side
+    both = several(net, (first, torch.ones(1)), ((second,), {"bias": torch.ones(1)}))
+    assert not both.strip()
+
+
+def test_other_numbers_than_yes_and_no_show_no_side() -> None:
+    change = QUESTIONS["float"][0]
+    assert "the values of tensors: " in several(Net(change), torch.randn(2, 7, 5), torch.full((2, 7, 5), 1e4))
+
+
+def test_inputs_that_no_example_gives() -> None:
+    def plain(m: Any, h: Tensor) -> Tensor:
+        return torch.relu(h)
+
+    x, mask = torch.randn(2, 7, 5), torch.ones(1)
+    assert "no example gives: mask, bias" in several(Net(plain), x, x)
+    assert "no example gives: bias\n" in several(Net(plain), x, (x, mask))
+    assert not several(Net(plain), (x, mask), ((x,), {"bias": mask})).strip()
+
+
+def test_one_line_in_two_modules_is_two_questions() -> None:
+    """The first module always has the longer input: that the other side ran in the second one proves nothing for it."""
+
+    class Half(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up, self.norm = nn.Linear(5, 5), nn.LayerNorm(5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.norm(x) if x.shape[1] > 8 else self.up(x)
+
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.long, self.short, self.wide, self.down = Half(), Half(), nn.Linear(5, 16), nn.Linear(16, 2)
+
+        def forward(self, x: Tensor, both: bool = True) -> Tensor:
+            x = self.long(x)
+            return self.down(self.wide(self.short(x[:, :4]) if both else x).relu())
+
+    x = torch.randn(2, 9, 5)
+    one_run, two_runs = several(Both(), x), several(Both(), x, (x, False))
+    for found in (one_run, two_runs):
+        assert "shape[1] > 8 is True" in found
+        assert "shape[1] > 8 is False" in found

@@ -379,7 +379,7 @@ def test_what_is_told_wins(told: dict[str | int, int | None]) -> None:
     assert state(model).batch == {"x": (0,), "y": ()}
     assert not space(model).doubt
     assert cost(model).macs == oracle_macs(extract(model, space(model).max), (R(1, 5), R(2, 7)))
-    spec = state(model).example
+    spec = state(model).examples[0]
     assert spec is not None
     assert spec.count == 3
     assert [tensor.samples for tensor in spec.args] == [(0,), ()]

@@ -24,7 +24,17 @@ from elastify._ir.graph import Graph
 from elastify._ir.layout import Axis, Concat, Layout, Product
 from elastify._ir.plan import ElasticAxis, Plan, Skip, Stage
 from elastify._proofs.sizes import compare, failing
-from elastify._proofs.units import UNPROVEN, _Exact, _Symmetry, check_finite, derangement, failing_axes, quiet, redraw
+from elastify._proofs.units import (
+    UNPROVEN,
+    Case,
+    _Exact,
+    _Symmetry,
+    check_finite,
+    derangement,
+    failing_axes,
+    quiet,
+    redraw,
+)
 
 X = torch.randn(2, 6, generator=torch.Generator().manual_seed(0))
 IN, OUT = Axis(90, 6), Axis(91, 3)
@@ -60,7 +70,8 @@ def failures(model: nn.Module, plan: Plan, **options: Any) -> dict[int, str]:
     def pick(result: Any) -> list[Tensor]:
         return [result] if isinstance(result, Tensor) else list(result)
 
-    return failing_axes(model, plan, Example(options.pop("args", (X,))), pick, **options)
+    case = Case(Example(options.pop("args", (X,))))
+    return failing_axes(model, plan, [case], pick, **options)
 
 
 H, A, B = Axis(0, 4), Axis(1, 2), Axis(2, 2)
@@ -340,7 +351,7 @@ def test_an_output_of_another_size_is_a_difference_even_if_all_operations_agree(
     model = nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 3))
     found = recorded(model)
     first, last = (call.out.id for call in found.graphs[0].calls)
-    stage = Stage("blocks", "", ("0", "1"), (1, 2), skips={"1": Skip(1, 2, ((last, first),))})
+    stage = Stage("blocks", "", ("0", "1"), (1, 2), skips={"1": {0: Skip(1, 2, ((last, first),))}})
     cut = nn.Sequential(nn.Linear(6, 4), model[1])
     cut.forward = lambda x: cut[0](x)
     mismatch = compare(found, Plan(stages=(stage,)), capture(cut, Example((X,))), Choice(blocks={"blocks": (0,)}))

@@ -8,7 +8,7 @@ statistics if all units have equally many copies, attention scores do not.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -22,7 +22,7 @@ from elastify._errors import ElastifyError
 from elastify._ir import Axis, Layout, Plan, indices
 from elastify._proofs import redraw
 from elastify._rewrite import elastic_state
-from elastify._verbs import activate, example_for, space
+from elastify._verbs import activate, examples_for, space
 from elastify.train._evaluate import alike, evaluating, float_tensors
 from elastify.train._surgery.sort import owners, tensors_of
 
@@ -55,15 +55,15 @@ def grow(
         raise ElastifyError(
             "a strategy has changed how this model computes its weights", where="grow", fix="extract it, then elastify"
         )
-    example = example_for(model, example_inputs, example_kwargs)
+    examples = examples_for(model, example_inputs, example_kwargs)
     wanted = _wanted(space(model).plan, sizes)
     twin = copied(model)
     redraw(twin, seed)  # weights so small that nothing depends on them would prove nothing
-    before = _run(twin, example)
-    if _equal(before, _grown(twin, wanted, seed), example):
+    before = _run(twin, examples)
+    if _equal(before, _grown(twin, wanted, seed), examples):
         return _grown(model, wanted, seed)
     names = {axis.id: axis.name for axis in space(model).axes}
-    wrong = [names[i] for i, n in wanted.items() if not _equal(before, _grown(twin, {i: n}, seed), example)]
+    wrong = [names[i] for i, n in wanted.items() if not _equal(before, _grown(twin, {i: n}, seed), examples)]
     raise ElastifyError(
         f"growing {', '.join(wrong or map(names.__getitem__, wanted))} changes what the network computes",
         why="something other than a weighted sum depends on the number of units (a norm, attention scores)",
@@ -124,13 +124,13 @@ def _resized(layout: Layout, units: Mapping[int, np.ndarray]) -> Layout:
     return type(layout)(tuple(_resized(part, units) for part in layout.parts))
 
 
-def _equal(before: list[Tensor], made: nn.Module, example: Example) -> bool:
+def _equal(before: list[Tensor], made: nn.Module, examples: Sequence[Example]) -> bool:
     try:
-        return alike(_run(made, example), before)
+        return alike(_run(made, examples), before)
     except (RuntimeError, ValueError, AssertionError, IndexError):  # of the network: its sizes do not fit
         return False
 
 
-def _run(model: nn.Module, example: Example) -> list[Tensor]:
+def _run(model: nn.Module, examples: Sequence[Example]) -> list[Tensor]:
     with evaluating(model), torch.random.fork_rng(devices=[]):
-        return float_tensors(example(model))
+        return [tensor for example in examples for tensor in float_tensors(example(model))]

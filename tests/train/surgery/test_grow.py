@@ -99,9 +99,27 @@ def test_refusals() -> None:
         grow(model, {"width": 2.0}, X[:2])
     with pytest.raises(ElastifyError, match="has 16 units already"):
         grow(model, {"0.*": 8}, X[:2])
-    model.__dict__[STATE] = replace(state(model), example=None)
+    model.__dict__[STATE] = replace(state(model), examples=())
     with pytest.raises(ElastifyError, match="needs example inputs"):  # where no description of one is remembered either
         grow(model, {"*": 2.0})
     Compressible(model).prepare()
     with pytest.raises(ElastifyError, match="has changed how this model computes its weights"):
         grow(model, {"*": 2.0}, X[:2])
+
+
+def test_growing_keeps_what_every_example_computes() -> None:
+    class Normed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up, self.norm, self.down = nn.Linear(4, 16), nn.LayerNorm(16), nn.Linear(16, 3)
+
+        def forward(self, x: Tensor, norm: bool = False) -> Tensor:
+            h = self.up(x)
+            return self.down(self.norm(h) if norm else h)
+
+    x = torch.randn(2, 4)
+    one, both = elastify(Normed(), x), elastify(Normed(), examples=[x, (x, True)])
+    assert grow(both, {"*": 2.0})(x, True).shape == (2, 3)
+    with pytest.raises(ElastifyError, match="changes what the network computes"):
+        grow(both, {"*": 1.5})
+    assert grow(one, {"*": 1.5})(x).shape == (2, 3)
