@@ -8,7 +8,7 @@ wrong, the model is as it was.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar
@@ -33,7 +33,7 @@ from elastify._capture import (
 from elastify._errors import ElastifyError
 from elastify._ir import Graph, Plan
 from elastify._plan import Options, Planner, check_patterns
-from elastify._proofs import Batch, Outputs, find_batch, follow_measured, prove_sizes, prove_units
+from elastify._proofs import Batch, Outputs, find_batch, follow_measured, list_unseen, prove_sizes, prove_units
 from elastify._rewrite import emptied, install, is_elastic, watch
 from elastify._space import STATE, CostModel, SearchSpace, State
 from elastify._verbs import example_for
@@ -85,7 +85,7 @@ def elastify(
         keep_outputs=keep_outputs,
         verify=verify,
         batch=batch,
-        freeze=tuple([freeze] if isinstance(freeze, str) else freeze),
+        freeze=tuple([freeze] if isinstance(freeze, str) or not isinstance(freeze, Iterable) else freeze),
         choices=choices,
         min_ratio=min_ratio,
         multiple_of=multiple_of,
@@ -177,6 +177,8 @@ def _make_elastic(
         plan = prove_sizes(planner, plan, example)
     _check_something_moves(planner, plan)
     plan = follow_measured(model, plan, example)
+    if proofs.sizes:
+        plan = list_unseen(planner, plan, example)
     known = _known(model, plan, analysis, example, batch, verified=proofs.units, asked=_asked(options, outputs))
     if proofs.sizes:
         known.costs.of()  # a model that cannot be counted is refused now, not when it is searched

@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from elastify import ElastifyError, activate, cost, elastify, extract, search, space
-from elastify.train import Sandwich, fit
+from elastify import ElastifyError, activate, cost, elastify, extract, save, search, space
+from elastify import plain as plain_again
+from elastify.train import Sandwich, finetune, fit, recalibrate
 
 from .small_nets import Net, Odd, X, plain
 
@@ -433,3 +434,125 @@ def test_none_is_the_network_as_it_runs_now() -> None:
             assert cost(model) == full
     assert cost(model) == full
     assert extract(model)[0].weight.shape == (32, 6)
+
+
+# -- arguments of a wrong kind, and numbers of other libraries ---------------------------------------------------------
+
+NAN, INF = float("nan"), float("inf")
+DATA = [(X, torch.zeros(len(X), dtype=torch.long))] * 2
+
+
+def tuned(**options: Any) -> Any:
+    options = {"budget_macs": "50%", "steps": 1, "progress": False, **options}
+    return finetune(elastic(), options.pop("data", DATA), options.pop("loss", F.cross_entropy), **options)
+
+
+def scored(**options: Any) -> Any:
+    return searched(**{"evaluate": lambda m: 1.0, **options})
+
+
+def plainly(**options: Any) -> Any:
+    options = {"steps": 1, "progress": False, **options}
+    model, data, loss = options.pop("model", None), options.pop("data", DATA), options.pop("loss", F.cross_entropy)
+    return fit(elastic() if model is None else model, data, loss, **options)
+
+
+def remade(**options: Any) -> Any:
+    return elastify(nn.Sequential(nn.Linear(6, 32), nn.Linear(32, 3)), X, verify=False, **options)
+
+
+WHOLE: dict[str, tuple[Callable[[Any], Any], list[Any]]] = {
+    "widths": (lambda v: space(elastic()).grid(v, 1), ["a", NAN, INF, 2.5, -1, 0, None, [1], True, 1e9]),
+    "depths": (lambda v: space(elastic()).grid(1, v), ["a", NAN, 2.5, 0, None]),
+    "n": (lambda v: space(elastic()).nested(v), ["a", NAN, 2.5, 0, None, [2]]),
+    "rng": (lambda v: space(elastic()).sample(v), ["x", NAN, 2.5, -1, [1], True, object(), torch.Generator()]),
+    "n_trials": (lambda v: scored(n_trials=v), ["2", NAN, INF, 2.5, 0, -1, None, [1], True]),
+    "population": (lambda v: scored(population=v), ["8", NAN, 8.5, 1, None]),
+    "seed": (lambda v: scored(seed=v), ["0", NAN, 0.5, None]),
+    "accumulate": (lambda v: plainly(accumulate=v), ["2", NAN, 2.5, 0, None]),
+    "checkpoint_every": (lambda v: plainly(checkpoint_every=v), ["2", NAN, 2.5, 0, True]),
+    "checkpoint_keep": (lambda v: plainly(checkpoint_keep=v), ["2", 1.5, -1, None]),
+    "few": (lambda v: tuned(few=v), ["8", NAN, 2.5, 0, None]),
+}
+WRONG: dict[str, tuple[Callable[[], Any], str]] = {
+    "seed of fit": (lambda: plainly(seed=-1), "seed=-1 is not a whole number of at least 0"),
+    "steps in words": (lambda: plainly(steps="3"), "steps='3' is not a number above 0"),
+    "half a step": (lambda: plainly(steps=2.5), "steps=2.5 is not a whole number"),
+    "endless epochs": (lambda: plainly(epochs=INF), "epochs=inf is not a whole number"),
+    "minutes that are none": (lambda: plainly(minutes=NAN), "minutes=nan is not a number above 0"),
+    "negative MACs": (lambda: plainly(macs=-1), "macs=-1 is not a number above 0"),
+    "a clip in words": (lambda: plainly(clip="1"), "clip='1' is not a limit for a norm"),
+    "a loss by name": (lambda: plainly(loss="mse"), "loss is a str, not a function"),
+    "a forward_fn": (lambda: plainly(forward_fn=3), "forward_fn is a int, not a function"),
+    "a distill": (lambda: plainly(distill=True, strategy=None), "distil"),
+    "a hook": (lambda: plainly(on_step="print"), "on_step is a str, not a function"),
+    "one of the hooks": (lambda: plainly(on_step=[print, None]), "on_step is a NoneType, not a function"),
+    "a device": (lambda: plainly(device="gpu"), "device='gpu' is not a device"),
+    "a device by float": (lambda: plainly(device=NAN), "device=nan is not a device"),
+    "a model by name": (lambda: plainly(model="net"), "the model is a str"),
+    "data in one tensor": (lambda: plainly(data=X), "data are a Tensor"),
+    "a timeout in words": (lambda: scored(timeout="1h"), "timeout='1h' is not a number of seconds"),
+    "a negative timeout": (lambda: scored(timeout=-1), "timeout=-1 is not a number of seconds"),
+    "a study by number": (lambda: scored(study=3), "it is a int"),
+    "no budgets": (lambda: searched(budget_macs=[]), "lists of budgets go pairwise"),
+    "budgets from a generator": (lambda: searched(budget_macs=(x for x in ["50%"])), "is not a number"),
+    "a budget of nan": (lambda: searched(budget_macs=NAN), "budget nan is not finite"),
+    "a negative budget": (lambda: searched(budget_macs="-50%"), "is negative"),
+    "a tuned loss": (lambda: tuned(loss="mse"), "loss is a str, not a function"),
+    "a tuned score": (lambda: tuned(evaluate=1), "evaluate is a int, not a function"),
+    "tuned data": (lambda: tuned(data=3), "data are a int"),
+    "batches by number": (lambda: recalibrate(elastic(), 3), "batches are a int"),
+    "batches in one tensor": (lambda: recalibrate(elastic(), X), "batches are a Tensor"),
+    "a forward": (lambda: recalibrate(elastic(), [X], 0.5, 3), "forward is a int, not a function"),
+    "a norm by name": (lambda: recalibrate("net", [X]), "the model is a str"),
+    "a pattern to freeze": (lambda: remade(freeze=3), "freeze has 3, which is no pattern"),
+    "patterns to freeze": (lambda: remade(freeze=["0", None]), "freeze has None, which is no pattern"),
+    "a plain name": (lambda: plain_again("net"), "this str is no torch.nn.Module"),
+    "a saved name": (lambda: save("net", "folder"), "the model is a str"),
+    "sizes in a list": (lambda: space(elastic()).repair([1]), "does not map names to sizes"),
+    "a size of nan": (lambda: space(elastic()).repair({"hidden": NAN}), "nan is not a size"),
+    "a config of nan": (lambda: activate(elastic(), NAN), "nan is not a ratio"),
+    "a cost of text": (lambda: cost(elastic(), ["half"]), "'half' is not a ratio"),
+}
+
+
+@pytest.mark.parametrize("name", WHOLE)
+@pytest.mark.filterwarnings("ignore")
+def test_what_is_no_whole_number_is_refused_by_name(name: str) -> None:
+    use, wrong = WHOLE[name]
+    for value in wrong:
+        with pytest.raises(ElastifyError) as caught:
+            use(value)
+        assert f"{name}={value!r} is not a whole number" in str(caught.value)
+
+
+@pytest.mark.parametrize("case", WRONG)
+@pytest.mark.filterwarnings("ignore")
+def test_an_argument_of_a_wrong_kind_is_refused(case: str) -> None:
+    make, text = WRONG[case]
+    with pytest.raises(ElastifyError) as caught:
+        make()
+    assert text in str(caught.value)
+
+
+def test_fine_tuning_refuses_unknown_arguments_before_anything_is_changed() -> None:
+    model = elastic()
+    before = bits(model)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'stepz'"):
+        finetune(model, DATA, F.cross_entropy, budget_macs="50%", steps=1, stepz=3)
+    assert all(map(torch.equal, before, bits(model)))
+
+
+@pytest.mark.parametrize("two", [2, np.int64(2), np.uint8(2), torch.tensor(2), np.array(2)])
+def test_whole_numbers_of_other_libraries(two: Any) -> None:
+    where = space(elastic())
+    assert where.grid(two, two) == where.grid(2, 2)
+    assert where.nested(two) == where.nested(2)
+    assert where.sample(two) == where.sample(2)
+    assert len(scored(n_trials=two, population=two, seed=two, timeout=two).history) == 2
+    assert plainly(steps=two, epochs=two, accumulate=two, seed=two, clip=two).steps == 2
+
+
+def test_a_budget_above_all_numbers_is_no_limit() -> None:
+    with pytest.warns(UserWarning, match="the full model is within the budget"):
+        assert search(elastic(), "1e400").config == space(elastic()).max

@@ -14,6 +14,7 @@ from elastify._capture.examples import Example, describe, example_like, prepare_
 from elastify._capture.fx_checks import check_input, check_way
 from elastify._capture.fx_writer import FxWriter
 from elastify._capture.kernels import viewed
+from elastify._capture.leaks import remembering_methods
 from elastify._capture.op_names import op_name
 from elastify._capture.paths import attribute_value, get_in, holder, parameter_names, put_in, read, resolve, write
 from elastify._capture.quiet import recorders, uncollected, unrecorded
@@ -45,6 +46,7 @@ __all__ = [
     "put_in",
     "read",
     "recorders",
+    "remembering_methods",
     "resolve",
     "results",
     "source_line",

@@ -32,6 +32,14 @@ def remembering(model: nn.Module) -> list[Any]:
     return [cached for home, look in looks.items() for cached in look(home)]
 
 
+def remembering_methods(model: nn.Module) -> list[Any]:
+    """Those among the methods of the classes: what they remember depends on the numbers of an object."""
+    kinds = {cls for module in model.modules() for cls in _mro_of(type(module))}
+    own = [cls for cls in kinds if str(_dict_of(cls).get("__module__")).partition(".")[0] not in ("torch", "builtins")]
+    items = [function for cls in own for item in _dict_of(cls).values() for function in _inside(item)]
+    return list({id(function): function for function in items if issubclass(type(function), _LRU)}.values())
+
+
 def _search(home: str) -> tuple[Any, ...]:
     if home.partition(".")[0] in ("torch", "builtins"):
         return ()

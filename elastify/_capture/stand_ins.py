@@ -181,7 +181,8 @@ class Swap:
 
     def caches(self) -> Iterator[Attr]:
         """Attributes in which forward has left a tensor that was not there, a buffer of another shape among them, and
-        the sizes of tensors that it has noted beside these."""
+        the sizes of tensors that it has noted beside these; and numbers where nothing was."""
+        first = {id(space): old for space, old in self.saved}
         for path, space, before in self.given:
             found = [
                 name for name, old, new in self._buffers(space) if old is None or new is None or old.shape != new.shape
@@ -189,10 +190,13 @@ class Swap:
             for name, value in space.items():
                 if name not in _BASE and _may_hold(value) and not isinstance(value, nn.Module):
                     old = {id(item) for item in before.get(name, ())}
-                    if any(isinstance(item, Tensor) and id(item) not in old for item in _contents(value)):
+                    new = [item for item in _contents(value) if id(item) not in old]
+                    entries = type(value) is dict and len(_contents(value)) > len(old)
+                    if any(isinstance(item, Tensor) or (entries and type(item) in _NUMBERS) for item in new):
                         found.append(name)
-            sizes = [name for name, value in space.items() if type(value) is Int and _is_size(value)] if found else ()
-            yield from (Attr(path, name) for name in (*found, *sizes))
+            sizes = [name for name, value in space.items() if type(value) is Int and _is_size(value)] if found else []
+            made = (n for n, value in space.items() if type(value) in _NUMBERS and first[id(space)].get(n) is None)
+            yield from (Attr(path, name) for name in dict.fromkeys((*found, *sizes, *made)))
 
     def assigned(self) -> Iterator[tuple[str, Tensor]]:
         """Buffers in whose place forward has put another tensor of the same shape, with that."""
@@ -307,6 +311,7 @@ def _may_hold(value: Any) -> bool:
     return value is not None and type(value) not in _ATOMS
 
 
+_NUMBERS = frozenset({int, float, Int})
 _ATOMS = frozenset({bool, int, float, str, Int})
 _PARTIAL = ("args", "keywords")
 _FOREIGN = frozenset(

@@ -20,12 +20,12 @@ from elastify._capture import read, resolve, write
 from elastify._deploy.deep_copy import DeepCopy
 from elastify._ir import FULL, Choice, ExampleSpec
 from elastify._rewrite import (
-    CONTAINERS,
     SPEC,
     Active,
     ElasticState,
     drop_hooks,
     elastic_state,
+    keep_entries,
     original_class,
     renumbered,
     set_active,
@@ -56,9 +56,11 @@ def materialise(model: nn.Module, choice: Choice, example: ExampleSpec | None = 
         pairs = _active_tensors(model)
         shapes = {id(new): old.shape for old, new in pairs if old.shape != new.shape}
         small = plain_copy(model, pairs, [*removed, *bypassed])
+        gone = tuple(f"{path}." for path in (*removed, *bypassed))
+        for attr, value in counted:  # before blocks behind a gap get other names
+            if not f"{attr.owner}.".startswith(gone):
+                write(small, attr, value)
         drop_blocks(small, removed)
-        for attr, value in counted:
-            write(small, attr, value)
     finally:
         set_active(model, before)
     spec = {
@@ -160,17 +162,8 @@ def drop_blocks(model: nn.Module, removed: Collection[str]) -> None:
     Elsewhere the placeholders stay."""
     moved = renumbered(model, children_of(removed))
     _rename_entries(model, removed, moved)
-    parents = {path: resolve(model, path) for path in moved}
-    for path, names in moved.items():
-        parent = parents[path]
-        children = parent._modules if isinstance(parent, CONTAINERS) else parent._parameters
-        kept = {new: children[old] for old, new in names.items()}
-        children.clear()
-        children.update(kept)
-        if isinstance(parent, nn.ParameterList):
-            parent._size = len(kept)
-        elif isinstance(parent, nn.ParameterDict):
-            parent._keys = dict.fromkeys(kept)
+    for parent, names in [(resolve(model, path), names) for path, names in moved.items()]:
+        keep_entries(parent, names)
 
 
 def _rename_entries(model: nn.Module, removed: Collection[str], moved: Mapping[str, Mapping[str, str]]) -> None:

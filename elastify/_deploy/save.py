@@ -57,6 +57,10 @@ def save(model: nn.Module, directory: str | os.PathLike[str]) -> None:
     ...     sorted(os.listdir(folder))
     ['elastify.json', 'model.safetensors']
     """
+    if not isinstance(model, nn.Module):
+        raise ElastifyError(
+            f"the model is a {type(model).__name__}", where="save", fix="save(extract(model), directory)"
+        )
     if any("_elastify" in module.__dict__ for module in model.modules()):
         raise ElastifyError("an elastic model cannot be saved", fix="save(extract(model, config), directory)")
     spec = model.__dict__.get(SPEC)

@@ -11,15 +11,20 @@ answer differently. `buffers` tells which ones forward writes, `branches` what t
 from elastify._plan.buffers import norm_statistics
 from elastify._plan.choices import ceil_ratio, is_int
 from elastify._plan.nn_numbers import nn_sources, spellings
+from elastify._plan.operands import arguments, attributes, elastic_sizes, may_be_a_size
 from elastify._plan.options import Options, check_patterns
 from elastify._plan.planner import Planner
 
 __all__ = [
     "Options",
     "Planner",
+    "arguments",
+    "attributes",
     "ceil_ratio",
     "check_patterns",
+    "elastic_sizes",
     "is_int",
+    "may_be_a_size",
     "nn_sources",
     "norm_statistics",
     "spellings",

@@ -29,13 +29,14 @@ def alongside(
     if not rows:
         return {}
     users = _users(graphs, finders, rows)
+    modules = {path: None for path, _ in model.named_modules()}  # under first names, and before what is in them
+    tensors = [name for name in graphs[0].tensors if name.rpartition(".")[0] in modules]
     users_inside: dict[str, set[frozenset[str | None]]] = {}
-    for name, own in users.items():
+    for name in users.keys() & {*modules, *tensors}:
         for path in enclosing(name):
-            users_inside.setdefault(path, set()).add(frozenset(own))
+            users_inside.setdefault(path, set()).add(frozenset(users[name]))
     found: dict[str, tuple[str, ...]] = {}
-    modules = (path for path, _ in model.named_modules(remove_duplicate=False))  # they come before what is in them
-    for path in (*modules, *graphs[0].tensors):
+    for path in (*modules, *tensors):
         blocks = frozenset().union(*users_inside.get(path, ()))
         alike = len(users_inside.get(path, ())) == 1 and None not in blocks
         holds_one = any(path in enclosing(block) for block in blocks if block)

@@ -23,6 +23,9 @@ class Options:
     depth: bool = True
 
     def __post_init__(self) -> None:
+        wrong = [pattern for pattern in self.freeze if not isinstance(pattern, str)]
+        if wrong:
+            raise ElastifyError(f"freeze has {wrong[0]!r}, which is no pattern", fix='freeze=["head", "*.heads"]')
         asked = {} if self.choices is None else self.choices
         if not isinstance(asked, Mapping) or not all(isinstance(own, Sequence) for own in asked.values()):
             raise ElastifyError(

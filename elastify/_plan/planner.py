@@ -27,7 +27,7 @@ from elastify._plan.described import Described
 from elastify._plan.layers import count_layers
 from elastify._plan.naming import Draft, former_names, name_axes
 from elastify._plan.numbers import Numbers
-from elastify._plan.operands import may_be_a_size
+from elastify._plan.operands import elastic_sizes, lone_sizes, may_be_a_size
 from elastify._plan.options import Options
 from elastify._plan.scales import find_scales
 from elastify._plan.stages import Stages
@@ -84,7 +84,7 @@ class Planner:
             rigid=self.depth.rigid_blocks(moving, {axis.id: axis.name for axis in axes}),
             matched=frozenset(matched.sizes),
             unclear=matched.unclear,
-            staying={**unsure, **self._staying(told), **unread},
+            staying={**unsure, **self._staying(told, elastic_sizes(axes, tensors)), **unread},
             branches=branches(self.model, self.analysis),
             summed=self.analysis.summed,
             counts=count_layers(self.described, stages, read, self.graph.guards),
@@ -104,6 +104,10 @@ class Planner:
             (path, first.setdefault(part, path)) for path, part in self.model.named_modules(remove_duplicate=False)
         )
         return {path: known for path, known in paths if path != known}
+
+    @cached_property
+    def _lone(self) -> dict[Attr, str]:
+        return lone_sizes(self.analysis)
 
     def names(self) -> list[str]:
         """What patterns can name: the axes and rows of the model, whether the options keep them or not."""
@@ -200,9 +204,10 @@ class Planner:
                 twins[twin] = attributes[attr]
         return {**attributes, **twins}
 
-    def _staying(self, told: Collection[Attr]) -> dict[Attr, str]:
+    def _staying(self, told: Collection[Attr], sizes: Collection[int]) -> dict[Attr, str]:
         """Numbers that forward computes with and of which nothing else is `told`, with the places."""
         found = {attr: place for attr, place in self.numbers.operands.items() if attr not in told}
+        found |= {attr: why for attr, why in self._lone.items() if attribute_value(self.model, attr) in sizes}
         return {attr: place for attr, place in found.items() if may_be_a_size(attr, attribute_value(self.model, attr))}
 
     def _constraints(self, axes: Sequence[ElasticAxis], matched: Mapping[Attr, Layout]) -> tuple[Constraint, ...]:

@@ -13,6 +13,7 @@ from elastify._proofs.measured import follow_measured
 from elastify._proofs.outputs import Outputs
 from elastify._proofs.sizes import compare
 from elastify._proofs.units import UNPROVEN, failing_axes, quiet, redraw, seeded
+from elastify._proofs.unseen import list_unseen
 
 __all__ = [
     "UNPROVEN",
@@ -22,6 +23,7 @@ __all__ = [
     "failing_axes",
     "find_batch",
     "follow_measured",
+    "list_unseen",
     "prove_sizes",
     "prove_units",
     "quiet",

@@ -18,7 +18,7 @@ from elastify._rewrite.activate import (
     store_statistics,
     stored_statistics,
 )
-from elastify._rewrite.blocks import CONTAINERS, as_extracted, renumbered, shortened, stand_in, stored_in
+from elastify._rewrite.blocks import as_extracted, keep_entries, renumbered, shortened, stand_in, stored_in
 from elastify._rewrite.buffers import remembered
 from elastify._rewrite.caches import emptied, filled, remember, reset
 from elastify._rewrite.changes import check_unchanged, watch
@@ -29,7 +29,6 @@ from elastify._rewrite.state import Active, ElasticState, elastic_state, is_elas
 from elastify._rewrite.transforms import Hook, InputHook, Transform, add_parameter, attach, drop_hooks, extra_name
 
 __all__ = [
-    "CONTAINERS",
     "SPEC",
     "Active",
     "ElasticState",
@@ -49,6 +48,7 @@ __all__ = [
     "filled",
     "install",
     "is_elastic",
+    "keep_entries",
     "kept_ranges",
     "known_models",
     "original_class",

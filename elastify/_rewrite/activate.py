@@ -15,7 +15,7 @@ from contextlib import contextmanager
 
 from torch import Tensor, nn
 
-from elastify._capture import write
+from elastify._capture import remembering_methods, write
 from elastify._errors import ElastifyError
 from elastify._ir import FULL, Choice
 from elastify._rewrite.blocks import close_gaps
@@ -46,6 +46,10 @@ def set_active(model: nn.Module, choice: Choice) -> None:
     chosen = active.choice if active is not None else FULL
     setters.apply(chosen.sizes, elastic.tables.only_in(chosen))
     reset(model, elastic.plan.caches, elastic.caches)
+    if elastic.remembering is None:
+        elastic.remembering = remembering_methods(model)
+    for method in elastic.remembering:
+        method.cache_clear()
     elastic.active = active
     elastic.turns.note(elastic.choice.key)
     if elastic.compiled:

@@ -43,7 +43,7 @@ def container_members(base: type[Any]) -> dict[str, Any]:
         return iter(_shown(self) if keyed else _shown(self).values())
 
     def length(self: Any) -> int:
-        return base.__len__(self) - len(_hidden(self))
+        return len(_names(self)) - len(_hidden(self))
 
     def contains(self: Any, key: Any) -> bool:
         if keyed:
@@ -81,12 +81,16 @@ def container_members(base: type[Any]) -> dict[str, Any]:
 
 def entries(holder: Any) -> list[str] | None:
     """Names of what a list or dictionary of modules or parameters holds, in order; None for other modules."""
-    if isinstance(holder, CONTAINERS):
-        return list(holder._modules)
-    names = []
     if isinstance(holder, _PARAMETERS):
-        names = [str(i) for i in range(holder._size)] if isinstance(holder, nn.ParameterList) else list(holder._keys)
-    return names if names and set(names) == holder._parameters.keys() else None  # it may hold other things
+        names = _names(holder)
+        return names if holder._parameters.keys() >= set(names) else None  # not where it holds other things, too
+    return list(holder._modules) if isinstance(holder, CONTAINERS) else None
+
+
+def _names(holder: Any) -> list[str]:
+    if isinstance(holder, nn.ParameterList):
+        return [str(i) for i in range(holder._size)]
+    return list(holder._keys if isinstance(holder, nn.ParameterDict) else holder._modules)
 
 
 def _hidden(container: Any) -> frozenset[str]:
@@ -99,7 +103,7 @@ def _shown(container: nn.Module) -> dict[str, Any]:
     """What a container shows."""
     hidden = _hidden(container)
     if isinstance(container, _PARAMETERS):
-        return {name: getattr(container, name) for name in entries(container) or () if name not in hidden}
+        return {name: getattr(container, name) for name in _names(container) if name not in hidden}
     return {name: child for name, child in container._modules.items() if name not in hidden and child is not None}
 
 
@@ -232,6 +236,19 @@ def close_gaps(
                     if type(place) is int and place == int(old) and _PLACE.search(name):
                         change(Attr(inner, name), int(new))
     return before
+
+
+def keep_entries(holder: Any, names: Mapping[str, str]) -> None:
+    """Let a list or dictionary hold these entries alone, under new names."""
+    own, table = entries(holder) or (), holder._modules if isinstance(holder, CONTAINERS) else holder._parameters
+    others = {name: item for name, item in table.items() if name not in own}
+    kept = {new: table[old] for old, new in names.items()}
+    table.clear()
+    table.update({**kept, **others})
+    if isinstance(holder, nn.ParameterList):
+        holder._size = len(kept)
+    elif isinstance(holder, nn.ParameterDict):
+        holder._keys = dict.fromkeys(kept)
 
 
 def shortened(

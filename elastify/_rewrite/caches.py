@@ -2,10 +2,11 @@
 
 Some attention gathers its biases from a table once and keeps them in a dict until training goes on. What such a
 dict holds belongs to one configuration, and to weights in one order. Capture tells in which attributes forward
-leaves tensors; these are put back to what they were before the first run whenever the configuration changes, so that
-each subnet fills its own. Caches that an earlier run has filled are found by emptying them: forward fills them again.
-Any dict with tensors may be one, and any buffer that is not stored with the weights and that code of its module puts
-in place which forward may run.
+leaves tensors, or numbers where nothing was (`if self.scale is None: ...`, `cached_property`); these are put back to
+what they were before the first run whenever the configuration changes, so that each subnet fills its own. Methods
+under `lru_cache` forget then. Caches that an earlier run has filled are found by emptying them: forward fills them
+again. Any dict with tensors may be one, and any buffer that is not stored with the weights and that code of its module
+puts in place which forward may run.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import copy
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor, nn
@@ -67,7 +69,7 @@ def emptied(model: nn.Module, left: Callable[[], Collection[Attr]]) -> Iterator[
     groups: dict[str, list[tuple[dict[str, Any], Attr]]] = {}
     for name, space, attr in filled(model):
         groups.setdefault(name, []).append((space, attr))
-    taken: list[tuple[dict[str, Any], Attr, Any]] = []
+    taken = [(space, attr, space.pop(attr.name)) for space, attr in list(_properties(model))]
     try:
         for group in groups.values():
             places = [(space, attr, space[attr.name]) for space, attr in group]
@@ -84,6 +86,16 @@ def emptied(model: nn.Module, left: Callable[[], Collection[Attr]]) -> Iterator[
         for space, attr, value in taken:
             space[attr.name] = value
         raise
+
+
+def _properties(model: nn.Module) -> Iterator[tuple[dict[str, Any], Attr]]:
+    """What modules have computed once for a `cached_property`, and compute again when it is not there."""
+    names: dict[type, set[str]] = {}
+    for kind in map(type, model.modules()):
+        if kind not in names:
+            names[kind] = {n for cls in kind.__mro__ for n, item in vars(cls).items() if type(item) is cached_property}
+    for path, module in model.named_modules() if any(names.values()) else ():
+        yield from ((vars(module), Attr(path, name)) for name in names[type(module)] & vars(module).keys())
 
 
 def filled(model: nn.Module) -> Iterator[tuple[str, dict[str, Any], Attr]]:

@@ -141,13 +141,17 @@ def _periodic(size: int, found: list[Range]) -> Grid | None:
 class Slice:
     """The cuts of all dimensions of a tensor of shape `full`, ready to apply.
 
+    `shape` is that of what is kept.
+
     >>> Slice((6, 4), (Grid((3, 2), (None, (0, 1))), Grid((4,), ((1, 2),))))(torch.arange(24).view(6, 4))
     tensor([[ 1,  2],
             [ 9, 10],
             [17, 18]])
+    >>> Slice((6, 4), (Index([0, 1, 4]), None)).shape
+    (3, 4)
     """
 
-    __slots__ = ("cuts", "indices", "pads", "ranges", "shape", "view")
+    __slots__ = ("_cropped", "cuts", "indices", "pads", "ranges", "shape", "view")
 
     def __init__(self, full: Sequence[int], cuts: Sequence[Cut | None]) -> None:
         view: list[int] = []
@@ -165,6 +169,9 @@ class Slice:
         self.ranges = tuple((dim, *some) for dim, some in enumerate(keep) if some)
         self.cuts = tuple(cuts)
         self.view = tuple(view) if len(view) > len(shape) else None
+        self._cropped = tuple(shape)  # before indices choose from it
+        for dim, index in self.indices:
+            shape[dim] = len(index.positions)
         self.shape = tuple(shape)
         # a crop is padding by negative amounts, listed from the last dimension to the first
         self.pads = [n for size, some in zip(view[::-1], keep[::-1], strict=True) for n in _padding(size, some)]
@@ -207,7 +214,7 @@ class Slice:
                 parts = parts.narrow(dim, start, length)
         if not self.view:
             return parts
-        parts = parts.reshape(self.shape)
+        parts = parts.reshape(self._cropped)
         # batch norm's backward on CPUs reads vectors as if nothing lay between their entries
         return parts.contiguous() if parts.dim() == 1 else parts
 

@@ -46,7 +46,7 @@ def elastic_state(model: nn.Module) -> ElasticState:
 
 def is_elastic(model: nn.Module) -> bool:
     """Whether `install` made this module elastic (its rewritten submodules are not models of their own)."""
-    return "_elastify_root" in model.__dict__
+    return isinstance(model, nn.Module) and "_elastify_root" in model.__dict__
 
 
 class ElasticState:
@@ -77,6 +77,7 @@ class ElasticState:
         self.compiled = False
         self.setters: Setters | None = None
         self.growing: list[nn.Module] | None = None
+        self.remembering: list[Any] | None = None
         self.turns = Turns()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ElasticState:
@@ -94,7 +95,7 @@ class ElasticState:
         return twin  # what holds dictionaries of modules (setters, touched, whole) is resolved anew
 
     def __getstate__(self) -> dict[str, Any]:
-        gone = dict.fromkeys(("setters", "growing", "touched", "whole"))
+        gone = dict.fromkeys(("setters", "growing", "remembering", "touched", "whole"))
         return {**self.__dict__, **gone, "turns": Turns(self.choice.key)}
 
     @property

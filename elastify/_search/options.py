@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from elastify._errors import ElastifyError
+from elastify._errors import ElastifyError, real_number, whole_number
 from elastify._search.budget import Trial
 
 
@@ -32,9 +32,11 @@ class SearchOptions:
     def __post_init__(self) -> None:
         if self.direction not in ("maximize", "minimize"):
             raise ElastifyError(f"direction must be 'maximize' or 'minimize', not {self.direction!r}")
-        if self.n_trials < 1 or self.population < 2:
-            sizes = f"n_trials={self.n_trials} and population={self.population}"
-            raise ElastifyError(f"{sizes} are too small for a search", fix="at least 1 and 2")
+        for name, least in (("n_trials", 1), ("population", 2), ("seed", None)):
+            object.__setattr__(self, name, whole_number(name, getattr(self, name), least))
+        if self.timeout is not None:
+            seconds = real_number("timeout", self.timeout, lambda number: number >= 0, "a number of seconds, or None")
+            object.__setattr__(self, "timeout", seconds)
 
     def better(self, score: float, other: float) -> bool:
         """Whether a score beats another one."""

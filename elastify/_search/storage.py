@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -51,6 +52,8 @@ def open_storage(study: Any) -> Any:
     """A storage for a path, an Optuna URL, a storage object, or nothing."""
     if study is None or isinstance(study, optuna.storages.BaseStorage):
         return study
+    if not isinstance(study, (str, os.PathLike)):
+        raise ValueError(f"it is a {type(study).__name__}")
     text = str(study)
     if "://" in text:
         return optuna.storages.RDBStorage(text)

@@ -168,7 +168,7 @@ def parse_budget(value: Any, full: int | None = None) -> int:
     if 0 < total < 1:
         share = f'"{float(100 * total):g}%"; or ' if full is not None else ""
         raise ElastifyError(f"budget {value!r} is below one", why="it is a number, not a share", fix=f"{share}{fix}")
-    return floor(total)
+    return min(floor(total), np.iinfo(np.int64).max)  # no network costs more
 
 
 _LETTERS = [chr(code) for start in (65, 97) for code in range(start, start + 26)]

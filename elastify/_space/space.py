@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from elastify._errors import ElastifyError
+from elastify._errors import ElastifyError, whole_number
 from elastify._ir import Choice, ElasticAxis, Plan, Stage
 from elastify._space.config import SubnetConfig, fingerprint
 from elastify._space.cost import Cost
@@ -110,8 +110,7 @@ class SearchSpace:
         """`n` configurations from the smallest to the full one, each a part of the next: no size and no depth ever
         shrinks, other than canonical sizes of blocks that are skipped. As SortedNet trains, arXiv 2309.00255.
         """
-        if n < 1:
-            raise ElastifyError(f"cannot make {n} nested configurations", fix="n of at least 1")
+        n = whole_number("n", n, 1)
         return tuple(self._decode(self.rows.normalise(self.rows.nested(n))))
 
     def grid(self, widths: int, depths: int) -> tuple[SubnetConfig, ...]:
@@ -122,8 +121,7 @@ class SearchSpace:
         >>> [(c.sizes["hidden"], len(c.depths["blocks"])) for c in SearchSpace(plan).grid(3, 2)]
         [(2, 1), (4, 1), (8, 1), (2, 2), (4, 2), (8, 2)]
         """
-        if widths < 1 or depths < 1:
-            raise ElastifyError(f"a grid of {widths} widths and {depths} depths is empty", fix="at least 1 of each")
+        widths, depths = whole_number("widths", widths, 1), whole_number("depths", depths, 1)
         rows, n_axes = self.rows, len(self.axes)
         found = []
         for row in rows.nested(depths):
@@ -161,10 +159,16 @@ class SearchSpace:
     def repair(self, wishes: Mapping[str, Any]) -> SubnetConfig:
         """The legal configuration nearest to any sizes and depths (by name), not above them where that is possible."""
         target = self.rows.full.astype(float)
+        if not isinstance(wishes, Mapping):
+            raise ElastifyError(f"{wishes!r} does not map names to sizes", fix='repair({"blocks.0.hidden": 100})')
         for name, value in wishes.items():
             if name not in self._column:
                 raise ElastifyError(f"no axis or stage is called {name!r}", fix="print(space(model))")
-            if not isinstance(value, (int, float, np.integer, np.floating)) or isinstance(value, bool):
+            if (
+                not isinstance(value, (int, float, np.integer, np.floating))
+                or isinstance(value, bool)
+                or value != value
+            ):
                 raise ElastifyError(f"{value!r} is not a size", where=name)
             target[self._column[name]] = value
         return self._decode(self.rows.normalise(self.rows.fit(target[None])))[0]
@@ -301,4 +305,9 @@ class SearchSpace:
 def _generator(rng: Rng) -> np.random.Generator:
     if isinstance(rng, random.Random):
         return np.random.default_rng(rng.getrandbits(64))
-    return np.random.default_rng(rng)
+    if rng is None or isinstance(rng, (np.random.Generator, np.random.RandomState)):
+        return np.random.default_rng(rng)
+    try:
+        return np.random.default_rng(whole_number("rng", rng, 0))
+    except ElastifyError as error:
+        raise ElastifyError(error.what, fix="a seed, random.Random(0) or numpy.random.default_rng(0)") from None

@@ -304,10 +304,11 @@ class _Check:
         known, batch = self.built.analysis, self.built.batch
         for sizes, other, same in other_examples(copied(model).eval(), known, batch, self.built.example):
             self.report.other_sizes += (sizes,)
-            failed = {} if same else failing_axes(model, plan, other, outputs.tensors, layouts=lambda _: layouts)
+            fewer = batch.resized(model, other, 1) if batch.axes else None
+            options: Any = {"layouts": lambda _: layouts, "fewer": fewer, "control": False}
+            failed = {} if same else failing_axes(model, plan, other, outputs.tensors, **options)
             names = {axis.id: axis.name for axis in plan.axes}
-            wrong = {names[ident]: text for ident, text in failed.items() if text != UNPROVEN}
-            if wrong:
+            if wrong := {names[ident]: text for ident, text in failed.items() if text != UNPROVEN}:
                 self.fail(f"not symmetric with inputs of {sizes}: {wrong}")
             try:
                 with torch.no_grad(), activate(self.elastic, config):

@@ -12,6 +12,7 @@ steps are public functions, and each choice is an argument. `results.md` says wh
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,13 +22,13 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from elastify._errors import ElastifyError
+from elastify._errors import ElastifyError, function, whole_number
 from elastify._search import Budget, Result, SearchOptions, Trial, failed, read_score, summarise
 from elastify._space import SubnetConfig, human, parse_budget
 from elastify._verbs import Budgets, activate, cost, costs_of, extract, pairwise, search, space
 from elastify.train._batches import ForwardFn
 from elastify.train._evaluate import evaluating
-from elastify.train._loop import Limits, fit
+from elastify.train._loop import Limits, Objective, fit
 from elastify.train._strategies import Sorted, shares
 from elastify.train._surgery import recalibrate, sort_channels
 
@@ -81,6 +82,15 @@ def finetune(
     options, full = SearchOptions(direction), cost(model, space(model).max)
     epochs, steps, minutes, macs = (training.get(name) for name in ("epochs", "steps", "minutes", "macs"))
     Limits(epochs, steps, minutes, macs)  # or an error, before anything is changed
+    if not isinstance(data, Iterable) or isinstance(data, (str, Tensor)):
+        raise ElastifyError(f"data are a {type(data).__name__}", fix="a DataLoader, or a list of (inputs, targets)")
+    unknown = training.keys() - inspect.signature(fit).parameters.keys()
+    if unknown:
+        raise TypeError(f"finetune() got an unexpected keyword argument {min(unknown)!r}")
+    Objective(loss, None, forward_fn)
+    if evaluate is not None:
+        function("evaluate", evaluate, "evaluate=lambda model: accuracy(model)")
+    few, seed = whole_number("few", few, 1), whole_number("seed", seed, 0)
     chosen = [search(model, **{f"budget_{name}": value for name, value in budget.items()}) for budget in budgets]
     limits = [{name: parse_budget(value, getattr(full, name)) for name, value in budget.items()} for budget in budgets]
     configs = tuple(dict.fromkeys([*(result.config for result in chosen), space(model).max]))

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from elastify import elastify, extract, load, save, space
 from elastify._deploy.extract import _outermost, materialise
 from elastify._ir.choice import FULL, Choice
 from elastify._ir.layout import Axis
@@ -230,3 +231,45 @@ def test_runs_where_elastify_is_not_installed(tmp_path, monkeypatch):
     torch.save((small, x, small(x)), tmp_path / "model.pt")
     run = subprocess.run([sys.executable, "-c", RUN], capture_output=True, text=True, cwd=tmp_path, check=False)
     assert run.stdout == "ran\n", run.stderr
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(8, 6), nn.Linear(6, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.down(self.up(x).relu())
+
+
+class Counted(nn.Module):
+    """A row that knows how many blocks it has."""
+
+    def __init__(self, blocks: int) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(Block() for _ in range(blocks))
+        self.depth = blocks
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+def test_numbers_of_blocks_are_found_behind_a_gap(tmp_path):
+    """Blocks that are left out give their places to others, some of which count blocks themselves."""
+
+    def made() -> nn.Module:
+        return nn.Sequential(nn.Linear(4, 8), Block(), Block(), nn.Linear(8, 8), Counted(3), nn.Linear(8, 3)).eval()
+
+    x = torch.randn(2, 4)
+    model = elastify(made(), x)
+    stages = {stage.name: 1 for stage in space(model).stages}
+    assert len(stages) == 2
+    small = extract(model, stages)
+    assert len(small) == 5
+    assert small[3].depth == len(small[3].blocks) == 1
+    save(small, tmp_path)
+    again = load(tmp_path, like=made())
+    assert again[3].depth == 1
+    assert torch.equal(again(x), small(x))

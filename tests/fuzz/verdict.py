@@ -14,14 +14,16 @@ from .nets import make
 
 @dataclass(frozen=True)
 class Verdict:
-    """`kind` is "passed", "refused" (nothing in it is elastic) or "wrong"; `text` says why."""
+    """`kind` is "passed", "refused" (nothing in it is elastic) or "wrong"; `text` says why.
+
+    `smallest` is the share that the smallest of its configurations has: of the MACs, or of the units."""
 
     seed: int
     kind: str
     text: str = ""
     axes: int = 0
     stages: int = 0
-    smallest_macs: float = 1.0
+    smallest: float = 1.0
 
 
 def judge(seed: int, operations: int | None = None, **options: Any) -> Verdict:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -49,6 +50,26 @@ USES: dict[str, Callable[[Tensor, int], Tensor]] = {
     "filled": lambda t, n: t / torch.empty(1).fill_(n),
     "added product": lambda t, n: torch.addmm(t, t, torch.ones(1, 1), alpha=n),
     "added elements": lambda t, n: torch.addcmul(t, t, t, value=n),
+    # nobody is told of these
+    "inverse of a float": lambda t, n: t * (2.0 / n),
+    "product with a float": lambda t, n: t * (2.0 * n),
+    "power of a float": lambda t, n: t * 1.1**n,
+    "whole quotient of a float": lambda t, n: t * (20.5 // n),
+    "logarithm": lambda t, n: t / math.log(n),
+    "whole root": lambda t, n: t / math.isqrt(n),
+    "divisor": lambda t, n: t / math.gcd(n, 8),
+    "digits": lambda t, n: t / float(f"{n}"),
+    "bits": lambda t, n: t * (n >> 1),
+}
+CONVERTED: dict[str, Callable[[Tensor, int], Tensor]] = {
+    "plain integer": lambda t, n: t / int(n),
+    "numpy": lambda t, n: t / float(np.sqrt(n)),
+}
+ALONE: dict[str, Callable[[Tensor, int], Tensor]] = {
+    "sum of ones": lambda t, n: t / torch.ones(n).sum(),
+    "number of entries": lambda t, n: t / torch.empty(n, 2).numel(),
+    "size of an empty tensor": lambda t, n: t / torch.zeros(2, n).shape[1],
+    "steps": lambda t, n: t * torch.arange(n).float().mean(),
 }
 
 
@@ -82,14 +103,40 @@ def test_a_number_with_the_name_of_a_size_follows(use: str, held: bool) -> None:
 
 
 @pytest.mark.parametrize("held", [False, True], ids=["attribute", "config"])
-@pytest.mark.parametrize("use", USES)
+@pytest.mark.parametrize("use", [*USES, *ALONE, *CONVERTED])
 def test_any_other_number_is_listed_with_file_and_line(use: str, held: bool) -> None:
-    net = elastify(Net(USES[use], "n", held=held), X)
+    net = elastify(Net({**USES, **ALONE, **CONVERTED}[use], "n", held=held), X)
     text = str(space(net))
     assert "numbers that stay, though forward may compute with them (1)" in text
     assert f"  {'config.' if held else ''}n: " in text
     line = next(line for line in text.splitlines() if line.startswith(f"  {'config.' if held else ''}n: "))
     assert "test_operands.py:" in line
+
+
+@pytest.mark.parametrize("use", CONVERTED)
+def test_what_is_converted_of_a_shared_object_stays_and_is_listed_whatever_its_name(use: str) -> None:
+    assert "  config.hidden_dim: " in str(space(elastify(Net(CONVERTED[use], "hidden_dim", held=True), X)))
+
+
+@pytest.mark.parametrize("use", ALONE)
+def test_a_number_that_sizes_only_what_no_weight_meets_is_listed_whatever_its_name(use: str) -> None:
+    assert "  hidden_dim: " in str(space(elastify(Net(ALONE[use], "hidden_dim"), X)))
+
+
+def test_numbers_that_nobody_uses_are_not_listed() -> None:
+    net = Net(lambda t, n: t, "n")
+    net.places, net.note = 12, SimpleNamespace(rounds=12)
+    assert "numbers that stay" not in str(space(elastify(net, X)))
+    assert (net.n, net.places, net.note.rounds) == (12, 12, 12)
+
+
+def test_of_many_numbers_those_that_are_used_are_listed() -> None:
+    def use(t: Tensor, n: int) -> Tensor:
+        return t * (2.0 / n) * (1.0 / net.third)
+
+    net = Net(use, "n")
+    net.first, net.second, net.third, net.fourth = 12, 12, 12, 12
+    assert {attr.name for attr in space(elastify(net, X)).plan.staying} == {"n", "third"}
 
 
 def test_numbers_that_are_no_sizes_are_not_listed() -> None:

@@ -120,15 +120,18 @@ class Streaming(nn.Module):
 class Concat(nn.Module):
     """Two layers side by side, with a running mean of both."""
 
-    def __init__(self) -> None:
+    def __init__(self, assigned: bool = False) -> None:
         super().__init__()
         torch.manual_seed(0)
+        self.assigned = assigned
         self.a, self.c, self.b = nn.Linear(4, 6), nn.Linear(4, 8), nn.Linear(14, 2)
         self.register_buffer("ema", torch.rand(14))
 
     def forward(self, x: Tensor) -> Tensor:
         y = torch.cat([self.a(x).relu(), self.c(x).sigmoid()], 1)
-        if self.training:
+        if self.training and self.assigned:
+            self.ema = 0.9 * self.ema + 0.1 * y.detach().mean(0)
+        elif self.training:
             self.ema.mul_(0.9).add_(y.detach().mean(0), alpha=0.1)
         return self.b(y - self.ema)
 
@@ -173,6 +176,7 @@ SHARED: dict[str, Callable[[], nn.Module]] = {
     "streaming": lambda: Streaming(True),
     "streaming in place": lambda: Streaming(False),
     "concat": Concat,
+    "concat assigned": lambda: Concat(assigned=True),
     "codebook": Codebook,
     "spectral": Spectral,
 }

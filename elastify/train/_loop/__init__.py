@@ -6,10 +6,12 @@ from elastify.train._loop.active_only import active_only
 from elastify.train._loop.fit import History, fit
 from elastify.train._loop.ranks import one_reduction
 from elastify.train._loop.schedule import Limits
+from elastify.train._loop.settings import Objective
 
 __all__ = [
     "History",
     "Limits",
+    "Objective",
     "active_only",
     "fit",
     "one_reduction",

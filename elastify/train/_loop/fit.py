@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from elastify._errors import ElastifyError
+from elastify._errors import ElastifyError, whole_number
 from elastify._files import make_folder
 from elastify._rewrite import is_elastic
 from elastify._search import Ranks, is_sharded
@@ -122,13 +122,17 @@ def fit(
     `on_step(step, losses)` is called after each step; one that returns True ends the training.
     Raises ElastifyError for a loss that is not finite, and for a checkpoint that is damaged or another run's.
     """
-    if not isinstance(data, Iterable):
+    if not isinstance(model, nn.Module):
+        raise ElastifyError(f"the model is a {type(model).__name__}", where="fit", fix="a torch.nn.Module")
+    if not isinstance(data, Iterable) or isinstance(data, (str, Tensor)):
         raise ElastifyError(f"data are a {type(data).__name__}", fix="a DataLoader, or a list of (inputs, targets)")
+    seed = whole_number("seed", seed, 0)
     limits = Limits(epochs, steps, minutes, macs, batch_count(data), accumulate)
     precision = Precision(amp, clip)
     folder = None if checkpoint is None else Path(checkpoint)
     checkpointing = Checkpointing(folder, checkpoint_every, checkpoint_keep)
     logging = Logging(log_dir, tensorboard, on_step, progress)
+    objective = Objective(loss, distill, forward_fn)
     if distill is not None and strategy is None:
         raise ElastifyError(
             "there is no subnet to distil into", why="fit has no strategy", fix="strategy=Sandwich(model)"
@@ -146,7 +150,6 @@ def fit(
         check_optimizer(strategy, made)
     schedule = make_schedule(scheduler, made, limits)
     learner = Learner(model, chosen, made, schedule, parameters[0].device, precision.dtype)
-    objective = Objective(loss, distill, forward_fn)
     with logging.hooks(made, ranks.rank) as hooks, _given_back(model, chosen, parameters):
         run = TrainingRun(learner, objective, limits, precision.clip, checkpointing, ranks, hooks, seed)
         if stored is not None:
@@ -162,7 +165,7 @@ def _prepare(
 ) -> tuple[Strategy | Plain, Ranks]:
     """The model on its device and alike on all ranks, with what the strategy adds to it."""
     if device is not None:
-        model.to(device)
+        model.to(_device(device))
     if strategy is not None:
         check_strategy(strategy, model)
     elif is_elastic(model):
@@ -172,6 +175,13 @@ def _prepare(
     ranks.broadcast(iter([*model.parameters(), *model.buffers()]))  # before a strategy makes something of them
     chosen.prepare()
     return chosen, ranks
+
+
+def _device(name: Any) -> torch.device:
+    try:
+        return torch.device(name)
+    except (RuntimeError, TypeError) as error:
+        raise ElastifyError(f"device={name!r} is not a device", fix='device="cuda", "cuda:1" or "cpu"') from error
 
 
 def _trainable(model: nn.Module, *, stored: bool) -> list[nn.Parameter]:

@@ -13,7 +13,7 @@ from typing import Any
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from elastify._errors import ElastifyError
+from elastify._errors import ElastifyError, real_number, whole_number
 
 WARM_UP = 0.05
 
@@ -30,20 +30,16 @@ class Limits:
     accumulate: int = 1
 
     def __post_init__(self) -> None:
-        if not isinstance(self.accumulate, int) or self.accumulate < 1:
-            raise ElastifyError(
-                f"accumulate={self.accumulate!r} is not a number of batches", fix="a whole number of at least 1"
-            )
+        object.__setattr__(self, "accumulate", whole_number("accumulate", self.accumulate, 1))
         known = {name: getattr(self, name) for name in ("epochs", "steps", "minutes", "macs")}
         given = {name: value for name, value in known.items() if value is not None}
         if not given:
             raise ElastifyError("fit needs a limit", fix="epochs=, steps=, minutes= or macs=")
         for name, value in given.items():
-            whole = name in ("epochs", "steps")
-            if not isinstance(value, (int, float)) or not value > 0 or (whole and value != int(value)):
-                raise ElastifyError(
-                    f"{name}={value!r} is not a limit", fix="a number above 0 (whole, for epochs and steps)"
-                )
+            number = real_number(name, value, lambda number: number > 0, "a number above 0")
+            if name in ("epochs", "steps"):
+                number = whole_number(name, int(number) if number.is_integer() else value, 1)
+            object.__setattr__(self, name, number)
         if self.batches == 0:
             raise ElastifyError("the data have no batches", fix="a smaller batch size, or drop_last=False")
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from elastify._errors import ElastifyError
+from elastify._errors import ElastifyError, function, real_number, whole_number
 from elastify.train._batches import ForwardFn
 from elastify.train._loop.log import Log
 from elastify.train._strategies import Distill, Losses
@@ -33,6 +32,12 @@ class Objective:
     distill: Distill | None
     forward_fn: ForwardFn | None
 
+    def __post_init__(self) -> None:
+        function("loss", self.loss, "loss=torch.nn.functional.cross_entropy")
+        for name in ("distill", "forward_fn"):
+            if getattr(self, name) is not None:
+                function(name, getattr(self, name), f"a function, or {name}=None")
+
 
 @dataclass(frozen=True, slots=True)
 class Precision:
@@ -44,8 +49,9 @@ class Precision:
     def __post_init__(self) -> None:
         if self.amp not in _AMP:
             raise ElastifyError(f"unknown amp {self.amp!r}", fix='None, "bf16" or "fp16"')
-        if self.clip is not None and not (isinstance(self.clip, Real) and self.clip > 0):
-            raise ElastifyError(f"clip={self.clip!r} is not a limit for a norm", fix="a number above 0, or None")
+        if self.clip is not None:
+            limit = real_number("clip", self.clip, lambda number: number > 0, "a limit for a norm, which is above 0")
+            object.__setattr__(self, "clip", limit)
 
     @property
     def dtype(self) -> torch.dtype | None:
@@ -62,11 +68,12 @@ class Checkpointing:
     keep: int
 
     def __post_init__(self) -> None:
-        every, keep = self.every, self.keep
-        if every is not None and (self.folder is None or not isinstance(every, int) or every < 1):
-            raise ElastifyError(f"checkpoint_every={every!r} needs checkpoint='folder/' and at least 1 step")
-        if not isinstance(keep, int) or keep < 0 or (keep and self.folder is None):
-            raise ElastifyError(f"checkpoint_keep={keep!r} needs checkpoint='folder/' and a whole number of at least 0")
+        if self.every is not None:
+            object.__setattr__(self, "every", whole_number("checkpoint_every", self.every, 1))
+        object.__setattr__(self, "keep", whole_number("checkpoint_keep", self.keep, 0))
+        for name, value in (("checkpoint_every", self.every), ("checkpoint_keep", self.keep)):
+            if value and self.folder is None:
+                raise ElastifyError(f"{name}={value} needs checkpoint='folder/'")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +86,10 @@ class Logging:
     progress: bool
 
     def __post_init__(self) -> None:
+        for hook in (
+            [self.on_step] if callable(self.on_step) or not isinstance(self.on_step, Sequence) else self.on_step
+        ):
+            function("on_step", hook, "on_step=lambda step, losses: print(step, losses), or a list of such functions")
         if self.tensorboard and self.folder is None:
             raise ElastifyError("TensorBoard needs a folder", fix="log_dir='runs/first'")
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from elastify._errors import ElastifyError
+from elastify._errors import ElastifyError, function
 from elastify._ir import FULL
 from elastify._rewrite import elastic_state, is_elastic, remembered, store_statistics, stored_statistics
 from elastify._search import Ranks
@@ -61,6 +61,12 @@ def recalibrate(
     >>> extract(model, 0.5)[1].num_batches_tracked
     tensor(4)
     """
+    if not isinstance(model, nn.Module):
+        raise ElastifyError(f"the model is a {type(model).__name__}", where="recalibrate", fix="a torch.nn.Module")
+    if not isinstance(batches, Iterable) or isinstance(batches, (str, Tensor)):
+        raise ElastifyError(f"batches are a {type(batches).__name__}", fix="a DataLoader, or a list: [inputs, ...]")
+    if forward is not None:
+        function("forward", forward, "forward=lambda model, batch: model(batch)")
     ranks = Ranks.of(next((p.device for p in model.parameters()), torch.device("cpu")))
     if not is_elastic(model):
         if config is not None:

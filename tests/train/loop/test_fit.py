@@ -329,13 +329,13 @@ class TestRefusals:
     def test_arguments(self) -> None:
         self.refuse("fit needs a limit", epochs=None)
         self.refuse("there is no subnet to distil into", distill=F.mse_loss)
-        self.refuse("epochs=0 is not a limit", epochs=0)
-        self.refuse("steps=2.5 is not a limit", steps=2.5)
-        self.refuse("minutes=-1 is not a limit", minutes=-1)
+        self.refuse("epochs=0 is not a number above 0", epochs=0)
+        self.refuse("steps=2.5 is not a whole number of at least 1", steps=2.5)
+        self.refuse("minutes=-1 is not a number above 0", minutes=-1)
         self.refuse("unknown amp 'int8'", amp="int8")
         self.refuse("checkpoint_every=5 needs checkpoint=", checkpoint_every=5)
         self.refuse("checkpoint_keep=2 needs checkpoint=", checkpoint_keep=2)
-        self.refuse("checkpoint_keep=-1 needs checkpoint=", checkpoint_keep=-1)
+        self.refuse("checkpoint_keep=-1 is not a whole number of at least 0", checkpoint_keep=-1)
         self.refuse("optimizer returns a int", optimizer=lambda p: 3)
         self.refuse(
             "the optimizer does not train this model", optimizer=torch.optim.SGD(nn.Linear(2, 2).parameters(), 0.1)
@@ -434,7 +434,7 @@ class TestAccumulation:
         history = quiet(model, loader(), strategy=Sorted(model, 6), accumulate=3, epochs=2)
         assert history.steps == 4
         assert all(x.max is None and len(x.random) == 1 for x in history.losses)
-        with pytest.raises(ElastifyError, match="accumulate=0 is not a number of batches"):
+        with pytest.raises(ElastifyError, match="accumulate=0 is not a whole number of at least 1"):
             quiet(model, loader(), steps=1, accumulate=0)
 
     def test_resumes_to_the_same_losses(self, model: nn.Module, tmp_path: Path) -> None:
@@ -458,7 +458,7 @@ def test_an_optimizer_that_does_not_know_what_the_strategy_adds(model: nn.Module
     [
         ({"clip": -1.0}, "clip=-1.0 is not a limit"),
         ({"clip": "1"}, "clip='1' is not a limit"),
-        ({"checkpoint": "run", "checkpoint_every": "5"}, "checkpoint_every='5' needs"),
+        ({"checkpoint": "run", "checkpoint_every": "5"}, "checkpoint_every='5' is not a whole number of at least 1"),
         ({"strategy": Sandwich}, "is not a strategy"),
         ({"strategy": "sandwich"}, "'sandwich' is not a strategy"),
     ],
