@@ -90,11 +90,12 @@ def emptied(model: nn.Module, left: Callable[[], Collection[Attr]]) -> Iterator[
 
 def _properties(model: nn.Module) -> Iterator[tuple[dict[str, Any], Attr]]:
     """What modules have computed once for a `cached_property`, and compute again when it is not there."""
-    for path, module in model.named_modules():
-        kept = {
-            name for cls in type(module).__mro__ for name, item in vars(cls).items() if type(item) is cached_property
-        }
-        yield from ((vars(module), Attr(path, name)) for name in kept & vars(module).keys())
+    names: dict[type, set[str]] = {}
+    for kind in map(type, model.modules()):
+        if kind not in names:
+            names[kind] = {n for cls in kind.__mro__ for n, item in vars(cls).items() if type(item) is cached_property}
+    for path, module in model.named_modules() if any(names.values()) else ():
+        yield from ((vars(module), Attr(path, name)) for name in names[type(module)] & vars(module).keys())
 
 
 def filled(model: nn.Module) -> Iterator[tuple[str, dict[str, Any], Attr]]:
