@@ -48,15 +48,12 @@ def alongside(
 def _users(
     graphs: Sequence[Graph], finders: Sequence[SkipFinder], rows: Sequence[BlockRow]
 ) -> dict[str, set[str | None]]:
-    """The blocks that go with the calls that use a module or tensor (None: no block does), for those that are used
-    outside of these blocks."""
+    """The blocks that go with the calls that use a module or tensor; None for a call that is there whenever that is."""
     users: dict[str, set[str | None]] = {}
 
     def add(names: Iterable[str], blocks: Sequence[str]) -> None:
         for name in names:
-            user = _user(name, blocks)
-            if user != name:
-                users.setdefault(name, set()).add(user)
+            users.setdefault(name, set()).add(_user(name, blocks))
 
     for finder in finders:
         blocks, flow = _blocks_of(rows, finder.index), finder.flow
@@ -76,14 +73,15 @@ def _users(
 
 
 def _user(name: str, blocks: Sequence[str]) -> str | None:
-    """The outermost of these blocks that takes along what has this name; the name itself where it lies in it anyway."""
+    """The outermost of these blocks that takes along what has this name, though that does not lie in it; None if none
+    does."""
     around = ""
     for block in blocks:
         if block in enclosing(name):
             around = f"{block}."
         elif block.startswith(around):
             return block
-    return name if around else None
+    return None
 
 
 def _blocks_of(rows: Sequence[BlockRow], number: int) -> Mapping[int, tuple[str, ...]]:
