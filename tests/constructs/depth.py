@@ -208,7 +208,7 @@ CONSTRUCTS = [
         through(zipped, norms=linears(lambda: nn.LayerNorm(12)), blocks=linears(lambda: nn.Linear(12, 12))),
         X,
         {"blocks.1.weight[0]": "12", **INNER},
-        stages=("blocks", "norms"),
+        stages=("blocks",),  # the norms go with them
     ),
     Construct("something between blocks", through(between, blocks=blocks()), X, UP, stages=("blocks",)),
     Construct(

@@ -225,7 +225,7 @@ def test_runs_where_elastify_is_not_installed(tmp_path, monkeypatch):
     statistics = ("norm.running_mean", "norm.running_var")
     tensors |= dict.fromkeys(("norm.weight", "norm.bias", *statistics), (width,))
     stage = Stage("blocks", "blocks", ("blocks.0", "blocks.1", "blocks.2"), (1, 2, 3))
-    install(model, Plan((axis(width, "width"),), (stage,), tensors, statistics=frozenset(statistics)))
+    install(model, Plan((axis(width, "width"),), (stage,), tensors=tensors, statistics=frozenset(statistics)))
     small = materialise(model, Choice({0: 4}, {"blocks": (0, 2)}))
     x = torch.randn(2, 4)
     torch.save((small, x, small(x)), tmp_path / "model.pt")

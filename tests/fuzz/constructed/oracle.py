@@ -1,7 +1,7 @@
 """The verdict on one network by its constructor: what a subnet computes, learns and writes is what the class makes.
 
-1. Elastify a network that was built from a `Spec`; sort its channels now and then. Units may have moved, so the
-   network at its full numbers, with the weights as they are now, must still compute what it did.
+1. Elastify a network that was built from a `Spec`, with every axis that it has; sort its channels now and then. Units
+   may have moved, so the network at its full numbers, with the weights as they are now, must still compute what it did.
 2. Which number an axis is tells its members: all dimensions that are made of the number, and as many units. An axis
    that is no number is wrong. So sizes of a configuration are numbers, and blocks left out are nodes left out.
 3. Give the subnet statistics of its own, now and then. Build that smaller network by its constructors and give it the
@@ -27,7 +27,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from elastify import ElastifyError, SubnetConfig, activate, elastify, extract, space
+from elastify import ElastifyError, SubnetConfig, activate, extract, space
+from elastify._elastify import build as make_elastic
 from elastify.train import recalibrate, sort_channels
 from tests.fuzz.verdict import Verdict
 
@@ -74,7 +75,7 @@ class _Judge:
 
     def judge(self, configurations: int) -> Verdict:
         plain = copy.deepcopy(self.model)
-        elastify(self.model, self.spec.example(self.seed), min_ratio=0.1)
+        make_elastic(self.model, self.spec.example(self.seed), min_ratio=0.1, every_axis=True)
         self.found = space(self.model)
         self.axes = self._axes()
         self.listed = [*self.found.plan.staying, *self.found.plan.unclear]
