@@ -281,6 +281,45 @@ def reaches_all(small: nn.Module) -> bool:
     return all(parameter.grad is not None for parameter in small.parameters())
 
 
+class Row(nn.Module):
+    """Blocks side by side with a norm that all of them share, and a scale for each: a block of a longer row."""
+
+    def __init__(self, count: int = 3) -> None:
+        super().__init__()
+        self.norm, self.blocks, self.gammas = nn.LayerNorm(WIDTH), many(Block, count), scales(count)
+        self.last = nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Any = 0
+        for block, gamma in zip(self.blocks, self.gammas, strict=True):
+            y = y + gamma * self.norm(block(x))
+        return x + self.last(y)
+
+
+def test_what_a_block_uses_by_itself_goes_with_no_block_inside_it(tmp_path: Path) -> None:
+    def rows(m: Any, x: Tensor) -> Tensor:
+        for row in m.rows:
+            x = row(x)
+        return x
+
+    def made() -> nn.Module:
+        return Net(rows, lambda n: {"rows": many(Row, n)}, count=3).eval()
+
+    model = elastify(made(), X)
+    beside = {f"rows.{i}.gammas.{j}": (f"rows.{i}.blocks.{j}",) for i in range(3) for j in (1, 2)}
+    assert space(model).plan.alongside == beside
+    for config in ({"rows.*.blocks": 1}, {"rows": 2, "rows.*.blocks": 2}, {"rows": 2, "rows.0.blocks": 1}):
+        small = extract(model, config)
+        for row in small.rows:
+            assert len(row.blocks) == len(row.gammas)
+            assert isinstance(row.norm, nn.LayerNorm)
+            assert isinstance(row.last, nn.Linear)
+        with activate(model, config):
+            torch.testing.assert_close(model(X), small(X))
+        save(small, tmp_path)
+        torch.testing.assert_close(load(tmp_path, like=made)(X), small(X))
+
+
 @pytest.mark.parametrize("name", SHARED)
 def test_what_others_use_stays_while_they_do(name: str, tmp_path: Path) -> None:
     model = elastic(SHARED[name])
