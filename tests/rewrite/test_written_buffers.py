@@ -17,10 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from elastify import ElastifyError, activate, elastify, extract, space
-from elastify._elastify import build
 from elastify._rewrite import elastic_state
 from elastify.testing import check_model
 from elastify.train import Sandwich, sort_channels
+from tests.every_axis import every_axis
 
 X = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
 
@@ -192,19 +192,13 @@ HALF_HEADS = {"head_dim": 0.5}
 """Half of the units within heads: the part of a buffer is a copy."""
 
 
-def elastic(model: nn.Module) -> nn.Module:
-    """With units of heads that may get fewer."""
-    build(model, X, every_axis=True)
-    return model
-
-
 def buffers(model: nn.Module) -> dict[str, Tensor]:
     return {name: buffer.clone() for name, buffer in model.named_buffers()}
 
 
 @pytest.mark.parametrize("name", SHARED)
 def test_a_subnet_writes_its_own_units(name: str) -> None:
-    model = elastic(SHARED[name]()).train()
+    model = every_axis(SHARED[name](), X).train()
     assert space(model).plan.written
     state = elastic_state(model)
     for config in configurations(model):
@@ -226,7 +220,7 @@ def test_a_subnet_writes_its_own_units(name: str) -> None:
 
 @pytest.mark.parametrize("name", SHARED)
 def test_the_full_network_is_as_ever(name: str) -> None:
-    plain, model = SHARED[name]().train(), elastic(SHARED[name]().train())
+    plain, model = SHARED[name]().train(), every_axis(SHARED[name]().train(), X)
     for _ in range(2):
         assert torch.equal(plain(X), model(X))
     assert all(map(torch.equal, plain.state_dict().values(), model.state_dict().values()))
@@ -234,7 +228,7 @@ def test_the_full_network_is_as_ever(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(SHARED.keys() - {"streaming in place"}))  # which has no backward
 def test_strategies_train_it(name: str) -> None:
-    model = elastic(SHARED[name]()).train()
+    model = every_axis(SHARED[name](), X).train()
     before = buffers(model)
     labels = torch.tensor([0, 1] * 3)
     Sandwich(model, cycle=False).step(lambda: model(X), lambda out: F.cross_entropy(out, labels))
@@ -242,7 +236,7 @@ def test_strategies_train_it(name: str) -> None:
 
 
 def test_writes_are_stored_when_the_pass_ends() -> None:
-    model = elastic(Averaging(_lerp)).train()
+    model = every_axis(Averaging(_lerp), X).train()
     activate(model, HALF_HEADS)
     before = buffers(model)["ema"]
     model(X)
@@ -260,7 +254,7 @@ def test_writes_are_stored_when_the_pass_ends() -> None:
 
 
 def test_reading_moves_nothing() -> None:
-    model = elastic(Averaging(_lerp)).eval()
+    model = every_axis(Averaging(_lerp), X).eval()
     before = model._buffers["ema"].clone()
     with activate(model, 0.5), torch.inference_mode():
         model(X)
@@ -279,7 +273,7 @@ def test_a_graph_that_keeps_the_old_value_is_right() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return super().forward(x) * (self.a.bias * self.ema).sum()
 
-    model = elastic(Net(_assigned)).train()
+    model = every_axis(Net(_assigned), X).train()
     first = model(X).sum()
     with activate(model, 0.5):
         model(X).sum().backward()
@@ -291,7 +285,7 @@ def test_a_graph_that_keeps_the_old_value_is_right() -> None:
 @pytest.mark.parametrize("twin", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])  # noqa: S301
 @pytest.mark.parametrize("write", [_lerp, _assigned])
 def test_copies_of_an_active_subnet(twin: Callable[[Any], Any], write: Any) -> None:
-    model = elastic(Averaging(write)).train()
+    model = every_axis(Averaging(write), X).train()
     with activate(model, HALF_HEADS):
         model(X)
         model.ema.mul_(2)
@@ -304,7 +298,7 @@ def test_copies_of_an_active_subnet(twin: Callable[[Any], Any], write: Any) -> N
 
 @pytest.mark.parametrize("value", [torch.zeros(12), torch.zeros(5), torch.zeros(6, 1), None])
 def test_what_does_not_fit_is_refused(value: Any) -> None:
-    model = elastic(Averaging(_assigned)).train()
+    model = every_axis(Averaging(_assigned), X).train()
     before = buffers(model)
     with activate(model, HALF_HEADS), pytest.raises(ElastifyError, match="cannot be replaced while a subnet"):
         model.ema = value
@@ -568,7 +562,7 @@ def test_copies_of_what_has_grown(net: Any, how: str) -> None:
 
 
 def test_the_space_lists_what_forward_writes() -> None:
-    text = str(space(elastic(Averaging(_lerp))))
+    text = str(space(every_axis(Averaging(_lerp), X)))
     assert "buffers that forward writes, shared: a subnet writes its active units (2)\n  ema, steps\n" in text
     text = str(space(elastify(Normed(("m", "v"), "function"), X)))
     assert "statistics, which each configuration has for itself (3)\n  n.m, n.seen, n.v\n" in text
@@ -577,7 +571,7 @@ def test_the_space_lists_what_forward_writes() -> None:
 @pytest.mark.parametrize(("write", "whole"), [(_lerp, True), (_assigned, False)])
 def test_compiled(write: Any, whole: bool) -> None:
     torch._dynamo.reset()
-    model = elastic(Averaging(write)).train()
+    model = every_axis(Averaging(write), X).train()
     plain = copy.deepcopy(model)
     compiled = torch.compile(model, backend="eager", fullgraph=whole)
     for config in (None, HALF_HEADS, None):

@@ -28,8 +28,8 @@ import torch
 from torch import Tensor, nn
 
 from elastify import ElastifyError, SubnetConfig, activate, extract, space
-from elastify._elastify import build as make_elastic
 from elastify.train import recalibrate, sort_channels
+from tests.every_axis import every_axis
 from tests.fuzz.verdict import Verdict
 
 from .nodes import Node, build, caches, local_units, placed, smaller, tensors, weights
@@ -75,7 +75,7 @@ class _Judge:
 
     def judge(self, configurations: int) -> Verdict:
         plain = copy.deepcopy(self.model)
-        make_elastic(self.model, self.spec.example(self.seed), min_ratio=0.1, every_axis=True)
+        every_axis(self.model, self.spec.example(self.seed), min_ratio=0.1)
         self.found = space(self.model)
         self.axes = self._axes()
         self.listed = [*self.found.plan.staying, *self.found.plan.unclear]
