@@ -15,6 +15,7 @@ from torch import nn
 
 from elastify import ElastifyError, activate, elastify, extract, load, save, space
 from elastify._adapters.transformers.pretrained import difference
+from tests.every_axis import every_axis
 
 TEXT = {"vocab_size": 50, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 3, "num_attention_heads": 6}
 IDS = torch.arange(20).view(2, 10)
@@ -40,7 +41,7 @@ def make(kind: str) -> tuple[Any, dict[str, Any]]:
 @pytest.fixture(scope="module", params=["bert", "llama", "t5", "vit"])
 def elastic(request: pytest.FixtureRequest) -> tuple[str, nn.Module, dict[str, Any]]:
     model, inputs = make(request.param)
-    return request.param, elastify(model.eval(), example_kwargs=inputs, verify=False), inputs
+    return request.param, every_axis(model.eval(), example_kwargs=inputs, verify=False), inputs
 
 
 FITS: dict[str, list[dict[str, float]]] = {
@@ -93,7 +94,7 @@ def refusal(model: nn.Module, wishes: Any, folder: Path) -> str:
 @pytest.fixture(scope="module")
 def llama() -> Any:
     model, inputs = make("llama")
-    return elastify(model.eval(), example_kwargs=inputs, verify=False)
+    return every_axis(model.eval(), example_kwargs=inputs, verify=False)
 
 
 def test_frequencies_of_a_smaller_head_would_be_others(llama: Any, tmp_path: Path) -> None:
@@ -120,7 +121,7 @@ def test_an_elastic_model_is_saved_whole(llama: Any, tmp_path: Path) -> None:
     assert not any(told.values())
     assert torch.equal(again(IDS).logits, llama(IDS).logits)
     inputs = {"input_ids": IDS, "use_cache": False}
-    assert space(elastify(again.eval(), example_kwargs=inputs, verify=False)).fingerprint == space(llama).fingerprint
+    assert space(every_axis(again.eval(), example_kwargs=inputs, verify=False)).fingerprint == space(llama).fingerprint
 
 
 @pytest.mark.parametrize("make", [lambda llama: llama, copy.deepcopy, lambda llama: extract(llama, {"*.hidden": 0.5})])

@@ -14,9 +14,10 @@ import pytest
 import torch
 from torch import nn
 
-from elastify import ElastifyError, activate, elastify, extract, space
+from elastify import ElastifyError, activate, extract, space
 from elastify._ir.layout import axes_of, indices
 from elastify._proofs.units import redraw
+from tests.every_axis import every_axis
 
 from .mutants import EQUIVALENT, MUTANTS, Mutant
 from .nets import NETS
@@ -32,7 +33,7 @@ def run(net: str) -> tuple[nn.Module | None, nn.Module, list[str]]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            elastify(model, NETS[net].example(), min_ratio=0.1)
+            every_axis(model, NETS[net].example(), min_ratio=0.1)
         except ElastifyError as error:
             return None, plain, [*(str(w.message) for w in caught), error.what]
     return model, plain, [str(w.message) for w in caught]

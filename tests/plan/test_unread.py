@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from elastify import elastify, extract, space
 from elastify.testing import redraw
+from tests.every_axis import every_axis
 
 X = torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(0))
 
@@ -75,7 +76,7 @@ class OfAnInteger(Attention):
 @pytest.mark.parametrize("net", [Named, InAModule, OfAnInteger])
 def test_what_is_clear_follows(net: type[Attention]) -> None:
     torch.manual_seed(0)
-    model = elastify(net(), X)
+    model = every_axis(net(), X)
     small: Any = extract(model, {"*head_dim": 0.5})
     redraw(small, 0)
     fused = small(X)
@@ -183,7 +184,7 @@ LISTED = {
 
 @pytest.mark.parametrize("net", LISTED)
 def test_what_is_not_clear_is_listed_with_its_line(net: type[nn.Module]) -> None:
-    text = str(space(elastify(net(), X)))
+    text = str(space(every_axis(net(), X)))
     assert "numbers that stay, though forward may compute with them (1)" in text
     line = next(line for line in text.splitlines() if line.strip().startswith(LISTED[net]))
     assert f", in a {'tensor' if net is ATensor else 'path that was not run'} (tests/plan/test_unread.py:" in line
@@ -198,7 +199,7 @@ def test_an_object_that_the_recorded_run_reads() -> None:
             super().make()
             self.fused = False
 
-    text = str(space(elastify(Always(), X)))
+    text = str(space(every_axis(Always(), X)))
     assert "  config.scaling: 0.353553 may be 8 ** -0.5, mul in tests/plan/test_unread.py:" in text
 
 

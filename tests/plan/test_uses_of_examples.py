@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from elastify import SearchSpace, elastify, extract, space
+from tests.every_axis import every_axis
 
 
 class Attention(nn.Module):
@@ -52,11 +53,11 @@ def named(found: SearchSpace) -> dict[str, str]:
 
 @pytest.mark.parametrize("turned", [False, True])
 def test_axes_are_named_by_the_example_that_runs_them(turned: bool) -> None:
-    together = named(space(elastify(Two(), (IMAGE, TEXT))))
+    together = named(space(every_axis(Two(), (IMAGE, TEXT))))
     assert {"image.attention.heads", "text.attention.heads", "text.attention.head_dim"} <= together.keys()
     examples = [{"image": IMAGE}, {"text": TEXT}]
     del together["image.head.hidden"]  # one tower alone returns these
-    assert named(space(elastify(Two(), examples=examples[::-1] if turned else examples))) == together
+    assert named(space(every_axis(Two(), examples=examples[::-1] if turned else examples))) == together
 
 
 @pytest.mark.parametrize("turned", [False, True])

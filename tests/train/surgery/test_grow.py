@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from elastify import ElastifyError, elastify, extract, space
 from elastify._space.state import STATE, state
 from elastify.train import Compressible, grow, sort_channels
+from tests.every_axis import every_axis
 from tests.small_nets import Net
 from tests.train.prepared import X, elastic_net
 from tests.train.surgery.test_align import Attention
@@ -81,7 +82,7 @@ def test_convolutions_with_norms() -> None:
 
 def test_what_would_change_the_function_is_refused() -> None:
     torch.manual_seed(0)
-    model = elastify(Attention(), TOKENS)
+    model = every_axis(Attention(), TOKENS)
     with torch.no_grad():
         model.attn._parameters["in_proj_weight"].mul_(1e-3)  # the scores are so small that nothing would show
     name = next(axis.name for axis in space(model).axes if axis.role == "head_dim")
