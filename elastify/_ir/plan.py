@@ -22,7 +22,8 @@ class ElasticAxis:
 
     `choices` are legal sizes in ascending order, the last is the full size. `members` lists the (tensor name,
     dimension) pairs that the axis runs through. `role` is one of heads, head_dim, groups, hidden, rank, width.
-    `former` are the names that earlier versions gave (see `naming.FORMER`).
+    `former` are the names that earlier versions gave (see `naming.FORMER`). One that stays `whole` keeps its full size
+    unless a pattern names it: coarser axes take the shares of its dimensions (see `shares`).
     """
 
     id: int
@@ -32,6 +33,7 @@ class ElasticAxis:
     role: str = "hidden"
     members: tuple[tuple[str, int], ...] = ()
     former: tuple[str, ...] = ()
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +108,7 @@ class RigidBlocks:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`whole` are axes that stay as they are because others take the shares of their dimensions (see `shares`),
-    with the choices that they have where they are named alone.
-    `tensors` maps each affected parameter or buffer (canonical name) to the layout of each dimension.
+    """`tensors` maps each affected parameter or buffer (canonical name) to the layout of each dimension.
     `aliases` maps other names of a shared tensor to the canonical one. `attributes` gives the layout whose
     active size an integer attribute must equal; `scales` the float attributes that equal size ** power.
     `caches` are attributes in which forward leaves tensors for later. Of the buffers that forward itself writes,
@@ -127,7 +127,6 @@ class Plan:
 
     axes: tuple[ElasticAxis, ...] = ()
     stages: tuple[Stage, ...] = ()
-    whole: tuple[ElasticAxis, ...] = ()
     tensors: Mapping[str, tuple[Layout, ...]] = field(default_factory=dict)
     aliases: Mapping[str, str] = field(default_factory=dict)
     attributes: Mapping[Attr, Layout] = field(default_factory=dict)

@@ -52,6 +52,10 @@ class Shares:
         """Whether only units of heads are asked."""
         return all(self.roles[ident] == "head_dim" for ident in asked)
 
+    def is_finer(self, ident: int, asked: Collection[int]) -> bool:
+        """Whether one of the axes that are asked is a coarser factor of a dimension of this one."""
+        return any(not set(asked).isdisjoint(found) for found in self.coarser.get(ident, ()))
+
     def deal(self, share: float, asked: Collection[int], least: Mapping[int, float]) -> dict[int, float]:
         """The share that each of the `asked` axes has to take so that their dimensions keep `share`.
 

@@ -56,7 +56,7 @@ class Planner:
 
     def plan(self) -> Plan:
         """The plan of what is not refuted so far."""
-        axes, whole, kept = self._axes()
+        axes, kept = self._axes()
         elastic = {axis.id for axis in axes}
         moving = frozenset(elastic.union(self._excluded))
         read = self._attributes()
@@ -72,7 +72,6 @@ class Planner:
         return Plan(
             axes=axes,
             stages=stages,
-            whole=whole,
             tensors=tensors,
             aliases=self._aliases(tensors),
             attributes=attributes,
@@ -132,8 +131,8 @@ class Planner:
         """Names and roles of all axes, before anything is left out: they depend on the model alone."""
         return name_axes(self._drafts)
 
-    def _axes(self) -> tuple[tuple[ElasticAxis, ...], tuple[ElasticAxis, ...], dict[int, str]]:
-        """The elastic axes; those that are not asked to get smaller; and why others are none that the options keep."""
+    def _axes(self) -> tuple[tuple[ElasticAxis, ...], dict[int, str]]:
+        """The elastic axes, and why those are none that the options keep."""
         asked: list[ElasticAxis] = []
         kept: dict[int, str] = {}
         former = former_names(self._drafts, {ident: name for ident, (name, _) in self._names.items()})
@@ -150,18 +149,17 @@ class Planner:
                 members, size = tuple(draft.members), draft.size
                 asked.append(ElasticAxis(draft.id, name, size, (size,), role, members, former=former[draft.id]))
         sizes = self.options.sizes(asked, self._shares({axis.id: axis.role for axis in asked}))
-        axes, whole = [], []
+        axes = []
         for axis in asked:
             alone = self.options.alone(axis.name, axis.size, axis.role)
             if len(sizes[axis.id]) > 1:
                 axes.append(replace(axis, choices=sizes[axis.id]))
             elif len(alone) > 1:
-                whole.append(replace(axis, choices=alone))
-                kept[axis.id] = f"it stays, unless choices names {axis.name} alone"
+                axes.append(replace(axis, choices=alone, whole=True))
             else:
                 explicit = self.options.explicit(axis.name)
                 kept[axis.id] = "no smaller size was asked for" if explicit else "too small to shrink"
-        return tuple(axes), tuple(whole), kept
+        return tuple(axes), kept
 
     def _shares(self, roles: Mapping[int, str]) -> Shares:
         """What the dimensions of the parameters and buffers are products of."""

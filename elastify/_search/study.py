@@ -56,7 +56,8 @@ class Study:
         self.space, self.budget, self.workers, self.options = space, budget, workers, options
         self._trials: dict[int, Trial] = {}
         choices = space.rows.choices
-        self.free = [column for column, sizes in enumerate(choices) if len(sizes) > 1]
+        whole = space.rows.whole
+        self.free = [column for column, sizes in enumerate(choices) if len(sizes) > 1 and not whole[column]]
         with readable(options.study), _quiet():
             self.study = self._open()
             for row in starting_rows(space, budget):
@@ -179,8 +180,6 @@ class Study:
             if other.startswith("elastify "):
                 mark = other.split()[1]  # that of an earlier version, too: its study goes on with its names
             if mark not in self.space.spellings:
-                if mark == self.space.earlier:
-                    raise self.space.of_earlier(str(storage))
                 raise ElastifyError(
                     "this study file belongs to another model", where=str(storage), fix="use another path"
                 )
@@ -205,6 +204,7 @@ class Study:
     def _name(self, search: str, known: Sequence[str]) -> str:
         """What a study of this search is called; one with other options is another study."""
         options, choices = self.options, [list(map(int, sizes)) for sizes in self.space.rows.choices]
+        choices = [sizes[-1:] if whole else sizes for sizes, whole in zip(choices, self.space.rows.whole, strict=True)]
         text = json.dumps([choices, options.population, options.seed])
         name = f"{search} {hashlib.sha256(text.encode()).hexdigest()[:8]}"
         if name in known:

@@ -121,11 +121,10 @@ def fingerprint(plan: Plan, names: Sequence[str] | None = None, rule: str = RULE
     """Twelve hex digits that name the axes and stages of a plan (not the choices: those may differ per run), and the
     rule by which shares of dimensions are dealt.
 
-    `names` are others of the axes, those of an earlier version. The first version had no rule (""), and all axes.
+    `names` are others of the axes, those of an earlier version. The first version had no rule ("").
     """
-    axes = (*plan.axes, *(() if rule else plan.whole))
     facts: list[object] = [
-        sorted(zip(names or [axis.name for axis in axes], [axis.size for axis in axes], strict=True)),
+        sorted(zip(names or [axis.name for axis in plan.axes], [axis.size for axis in plan.axes], strict=True)),
         sorted((stage.name, stage.blocks) for stage in plan.stages),
         *filter(None, [rule]),
     ]

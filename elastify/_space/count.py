@@ -54,10 +54,11 @@ def count_configurations(rows: Rows) -> SpaceSize:
         nonlocal exact
         domains, component = relations.domains, components[i]
         if component is None:
-            return 1 if unused else len(domains[groups[i][0]])
-        found = relations.count(component, {c: np.ones(len(domains[c]), bool) for c in unused})
+            return 1 if unused else int(rows.drawn(groups[i][0]).sum())
+        still = {c: rows.drawn(c) for c in groups[i] if rows.whole[c]}
+        found = relations.count(component, {**still, **{c: np.ones(len(domains[c]), bool) for c in unused}})
         exact &= found is not None
-        return math.prod(len(domains[c]) for c in groups[i]) if found is None else found
+        return math.prod(int(rows.drawn(c).sum()) for c in groups[i]) if found is None else found
 
     total = math.prod(counted(i, ()) for i, own in enumerate(stages_of) if not own)
     for stages in _clusters([*stages_of, *inner], len(plan.stages)):

@@ -17,6 +17,7 @@ from elastify._ir import Plan, Presence, Shares
 from elastify._space.relations import Relations, Step
 
 _ABOVE = 1e4
+_KEPT = 1e3  # what stays whole leaves its target last
 _NEVER = np.iinfo(np.int64).max
 _TRIES = 512
 
@@ -57,8 +58,14 @@ class Rows:
 
     @cached_property
     def least(self) -> np.ndarray:
-        """The smallest row: every size as small as the relations allow."""
-        return self.fit(np.array([[choices[0] for choices in self.choices]], float))[0]
+        """The smallest row: every size as small as the relations allow, but for what stays whole."""
+        smallest = np.array([choices[0] for choices in self.choices])
+        return self.fit(np.where(self.whole, self.full, smallest)[None].astype(float))[0]
+
+    @cached_property
+    def whole(self) -> np.ndarray:
+        """The columns of axes that keep their full size where nobody names them."""
+        return np.array([*(axis.whole for axis in self.plan.axes), *(False for _ in self.plan.stages)], bool)
 
     @cached_property
     def owning_blocks(self) -> dict[int, list[tuple[tuple[int, int], ...]]]:
@@ -87,6 +94,7 @@ class Rows:
         """A random legal row, before normalisation."""
         relations = self.relations
         row = self.ladder[np.arange(len(self.choices)), rng.integers(self._lengths)]
+        row[self.whole] = self.full[self.whole]
         for component in relations.components:
             drawn = relations.read_back(self._trails[component.columns], lambda line: _any_finite(line, rng))
             for column, size in drawn.items():
@@ -100,13 +108,18 @@ class Rows:
     def _lengths(self) -> np.ndarray:
         return np.array([len(choices) for choices in self.choices], np.int64)
 
+    def drawn(self, column: int) -> np.ndarray:
+        """Which legal sizes of an axis are used where nobody names it."""
+        domain = self.relations.domains[column]
+        return domain == self.full[column] if self.whole[column] else np.ones(len(domain), bool)
+
     def _tries(self, row: np.ndarray, rng: np.random.Generator, upper: np.ndarray) -> np.ndarray:
         """Legal rows like this one, but for random sizes up to `upper` of the axes of relations without a table."""
         relations = self.relations
         rows = np.repeat(row[None], _TRIES, axis=0)
         for column in sorted({column for relation in relations.untabled for column in relation.scope}):
             below = relations.domains[column][relations.domains[column] <= upper[column]]
-            if len(below):
+            if len(below) and not self.whole[column]:
                 rows[:, column] = rng.choice(below, _TRIES)
         return rows[relations.legal(rows[:, : self.n_axes])]
 
@@ -115,7 +128,7 @@ class Rows:
         """Each component's elimination without preferences, to draw from."""
         relations, trails = self.relations, {}
         for component in relations.components:
-            even = {column: np.zeros(len(relations.domains[column])) for column in component.columns}
+            even = {column: np.where(self.drawn(column), 0.0, np.inf) for column in component.columns}
             trail = relations.eliminate(component, even)
             assert trail is not None  # the full network is legal
             trails[component.columns] = trail
@@ -179,6 +192,7 @@ class Rows:
         `solve` goes to the solver at once, without a try of what is nearest axis by axis."""
         relations, n_axes = self.relations, self.n_axes
         weights = np.ones(n_axes) if weights is None else weights
+        weights = np.where(self.whole[:n_axes], np.maximum(weights, _KEPT), weights)
         pins = np.zeros(n_axes, bool) if pins is None else pins
         at = (self.ladder <= targets[:, :, None] * (1 + 1e-12)).sum(axis=2) - 1
         rows = self.ladder[np.arange(len(self.choices)), np.maximum(at, 0)]

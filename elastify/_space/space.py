@@ -16,7 +16,7 @@ import numpy as np
 
 from elastify._errors import ElastifyError, whole_number
 from elastify._ir import Choice, ElasticAxis, Plan, Stage
-from elastify._space.config import SubnetConfig, fingerprint, pattern
+from elastify._space.config import SubnetConfig, fingerprint
 from elastify._space.cost import Cost
 from elastify._space.count import SpaceSize, count_configurations
 from elastify._space.rows import Rows
@@ -76,25 +76,8 @@ class SearchSpace:
         """The columns as today's and earlier versions called them, by the fingerprints that they gave."""
         former = [*zip(*(axis.former for axis in self.axes), strict=True)]
         depths = self.columns[len(self.axes) :]
-        found = {fingerprint(self.plan, names): (*names, *depths) for names in former}
-        if not self.plan.whole:
-            found[self.earlier] = self.columns
-        return {**found, self.fingerprint: self.columns}
-
-    @cached_property
-    def earlier(self) -> str:
-        """The fingerprint from before shares were dealt: those that are `whole` now were axes, too."""
-        return fingerprint(self.plan, rule="")
-
-    def of_earlier(self, where: str) -> ElastifyError:
-        """The error for what was made before shares were dealt, and has sizes that are no choices now."""
-        choices = {pattern(axis.name): list(axis.choices) for axis in self.plan.whole}
-        return ElastifyError(
-            "an earlier version of elastify made this, where more sizes could be chosen",
-            where=where,
-            why=f"{', '.join([*choices][:3])} stay whole now, unless choices names them",
-            fix=f"plain(model), then elastify(model, choices={choices})",
-        )
+        found = {fingerprint(self.plan, names, ""): (*names, *depths) for names in former}
+        return {**found, fingerprint(self.plan, rule=""): self.columns, self.fingerprint: self.columns}
 
     @cached_property
     def rows(self) -> Rows:
@@ -200,16 +183,10 @@ class SearchSpace:
         """The configuration with today's names, if an earlier version wrote it for this space; else itself."""
         names = {name for name, _ in config.size_items + config.depth_items}
         for mark, columns in self.spellings.items():
-            if columns != self.columns and config.space in ("", mark) and names == set(columns):
+            if mark != self.fingerprint and config.space in ("", mark) and names == set(columns):
                 new = dict(zip(columns, self.columns, strict=True))
                 sizes = {new[name]: size for name, size in config.size_items}
                 return SubnetConfig.of(sizes, config.depths, self.fingerprint)
-        whole = {axis.name: axis.size for axis in self.plan.whole}
-        if whole and config.space in ("", self.earlier) and names == {*self.columns, *whole}:
-            if not whole.items() <= config.sizes.items():
-                raise self.of_earlier("the configuration")
-            sizes = {name: size for name, size in config.size_items if name not in whole}
-            return SubnetConfig.of(sizes, config.depths, self.fingerprint)
         return config
 
     def check(self, config: SubnetConfig) -> SubnetConfig:

@@ -84,14 +84,15 @@ def _asked(space: SearchSpace) -> list[str]:
 
 
 def _axes(space: SearchSpace) -> list[str]:
-    if not space.axes:
+    drawn = [column for column, axis in enumerate(space.axes) if not axis.whole]
+    if not drawn:
         return ["", "no elastic axes"]
 
     def key(column: int) -> Any:
         axis = space.axes[column]
         return _shape(axis.name), axis.role, axis.size, tuple(space.rows.choices[column].tolist())
 
-    groups = _grouped(range(len(space.axes)), key)
+    groups = _grouped(drawn, key)
     rows = [("axis", "role", "full", "", "choices")]
     for (_, role, size, choices), columns in groups.items():
         own = [space.axes[column].name for column in columns]
@@ -103,14 +104,19 @@ def _axes(space: SearchSpace) -> list[str]:
 
 def _whole(space: SearchSpace) -> list[str]:
     """Axes that only those who name them make smaller."""
-    if not space.plan.whole:
+    columns = [column for column, axis in enumerate(space.axes) if axis.whole]
+    if not columns:
         return []
-    groups = _grouped(space.plan.whole, lambda axis: (_shape(axis.name), axis.size))
+    groups = _grouped(columns, lambda c: (_shape(space.axes[c].name), tuple(space.rows.choices[c].tolist())))
     labels = [
-        f"{_starred([axis.name for axis in same])} {size} {_times(len(same))}" for (_, size), same in groups.items()
+        f"{_starred([space.axes[c].name for c in same])} {ladder(own)} {_times(len(same))}"
+        for (_, own), same in groups.items()
     ]
-    head = "they stay, because coarser axes take the share of their dimensions; choices= can name them"
-    return ["", head, f"  {_list(labels)}"]
+    return [
+        "",
+        "they stay whole unless a pattern names them: coarser axes take the ratio of their dimensions",
+        f"  {_list(labels)}",
+    ]
 
 
 def _stages(space: SearchSpace) -> list[str]:

@@ -12,7 +12,6 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from itertools import pairwise
 from numbers import Real
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -45,7 +44,7 @@ def read_wishes(rows: Rows, wishes: Mapping[str, Any] | float | int) -> Wishes:
     read.kept = [frozenset(range(int(n))) for n in rows.full[n_axes:]]
     former = [(*old, *names[n_axes:]) for old in zip(*(axis.former for axis in plan.axes), strict=True)]
     for pattern, value in wishes.items():
-        found = match(pattern, names, former, {axis.name: axis.size for axis in plan.whole})
+        found = match(pattern, names, former)
         shares = {} if is_int(value) else _dealt(rows, value, pattern, [c for c in found if c < n_axes])
         for column in found:
             if column >= n_axes:
@@ -67,18 +66,14 @@ def _dealt(rows: Rows, value: Any, pattern: str, columns: Sequence[int]) -> dict
     axes = {rows.plan.axes[column].id: column for column in columns}
     least = {ident: rows.choices[column][0] / rows.full[column] for ident, column in axes.items()}
     dealt = rows.shares.deal(_ratio(value, pattern), axes, least)
-    return {axes[ident]: share for ident, share in dealt.items()}
+    whole = {axis.id for axis in rows.plan.axes if axis.whole and rows.shares.is_finer(axis.id, axes)}
+    return {axes[ident]: 1.0 if ident in whole else share for ident, share in dealt.items()}
 
 
-def match(
-    pattern: Any,
-    names: Sequence[str],
-    former: Iterable[Sequence[str]] = (),
-    whole: Mapping[str, int] = MappingProxyType({}),
-) -> list[int]:
+def match(pattern: Any, names: Sequence[str], former: Iterable[Sequence[str]] = ()) -> list[int]:
     """Positions of the names that a glob matches (an exact name matches itself, whatever characters it has).
 
-    Where it matches none, `former` names of the same things are tried. `whole` are axes that have one size only.
+    Where it matches none, `former` names of the same things are tried.
     """
     if not isinstance(pattern, str):
         raise ElastifyError(f"{pattern!r} is not a pattern", fix='config({"*.mlp.hidden": 0.5})')
@@ -87,13 +82,6 @@ def match(
         found = found or [position for position, name in enumerate(spelled) if fnmatchcase(name, pattern)]
         if found:
             return found
-    for name, size in whole.items():
-        if fnmatchcase(name, pattern):
-            raise ElastifyError(
-                f"{name} stays at {size}",
-                why="no smaller size was asked for when the model was made elastic",
-                fix=f"plain(model), then elastify(model, choices={{{pattern!r}: [{-(-size // 2)}, {size}]}})",
-            )
     near = nearest(pattern, names)
     raise ElastifyError(
         f"{pattern!r} matches no axis and no stage",

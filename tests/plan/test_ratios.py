@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from elastify import ElastifyError, SubnetConfig, elastify, extract, search, space
+from elastify import ElastifyError, SubnetConfig, activate, elastify, extract, search, space
 from elastify._space import SearchSpace
 
 
@@ -55,7 +55,8 @@ TOKENS, IMAGE = torch.randn(2, 7, 5), torch.randn(2, 3, 8, 8)
 
 
 def legal(found: SearchSpace) -> dict[str, tuple[int, ...]]:
-    return {axis.name: axis.choices for axis in found.axes}
+    """Sizes that are drawn without being named."""
+    return {axis.name: axis.choices for axis in found.axes if not axis.whole}
 
 
 @pytest.mark.parametrize(("ratio", "width"), [(1.0, 96), (0.75, 72), (0.5, 48), (0.3, 36), (0.25, 24)])
@@ -84,20 +85,34 @@ def test_heads_of_keys_before_the_queries_that_share_them() -> None:
     model = elastify(Shared(), torch.randn(2, 7, 6), min_ratio=0.125)
     found = space(model)
     assert legal(found) == {"kv_heads": (1, 2), "q_per_kv": tuple(range(2, 9))}
-    assert found.config(0.5).sizes == {"kv_heads": 1, "q_per_kv": 8}
-    assert found.config(0.25).sizes == {"kv_heads": 1, "q_per_kv": 4}
+    assert found.config(0.5).sizes == {"kv_heads": 1, "q_per_kv": 8, "qk_head_dim": 4, "v_head_dim": 4}
+    assert found.config(0.25).sizes == {"kv_heads": 1, "q_per_kv": 4, "qk_head_dim": 4, "v_head_dim": 4}
     products = [config.sizes["kv_heads"] * config.sizes["q_per_kv"] for config in found.nested(8)]
     assert products == sorted(products)
     assert (products[0], products[-1]) == (2, 16)
     assert max(abs(n - (2 + 2 * i)) for i, n in enumerate(products)) <= 8  # evenly, as far as two heads allow
 
 
-def test_what_stays_is_listed_and_refused_with_the_choices_to_take() -> None:
-    found = space(elastify(Attends(), TOKENS))
-    assert [axis.name for axis in found.plan.whole] == ["width.head_dim"]
-    assert "width.head_dim 12" in str(found)
-    with pytest.raises(ElastifyError, match=r"choices=\{'\*head_dim': \[6, 12\]\}"):
-        found.config({"*head_dim": 0.5})
+def test_what_stays_whole_is_listed_and_gets_smaller_where_it_is_named() -> None:
+    model = elastify(Attends(), TOKENS)
+    found = space(model)
+    assert [axis.name for axis in found.axes if axis.whole] == ["width.head_dim"]
+    assert "width.head_dim 3..12" in str(found)
+    assert found.size == 7
+    drawn = [found.min, *found.nested(4), *found.grid(3, 1), *(found.sample(seed) for seed in range(20))]
+    assert {config.sizes["width.head_dim"] for config in drawn} == {12}
+    named = found.config({"*": 0.5, "*head_dim": 0.5})
+    assert named.sizes == {"width.heads": 4, "width.head_dim": 6}
+    small: Any = extract(model, named)
+    assert (small.m.num_heads, small.m.head_dim) == (4, 6)
+    with activate(model, named):
+        torch.testing.assert_close(model(TOKENS), small(TOKENS))
+
+
+def test_a_search_keeps_it() -> None:
+    model = elastify(Attends(), TOKENS)
+    result = search(model, budget_macs="50%", evaluate=lambda _: 0.0, n_trials=6, progress=False)
+    assert {trial.config.sizes["width.head_dim"] for trial in result.history} == {12}
 
 
 @pytest.mark.parametrize("options", [{"choices": {"*head_dim": [0.5]}}, {"min_ratio": {"*": 0.25, "*.head_dim": 0.5}}])
@@ -123,24 +138,21 @@ def test_frozen_factors_do_not_count() -> None:
     assert legal(found)["a.channels"] == tuple(range(4, 17))
 
 
-def earlier(found: SearchSpace, **sizes: int) -> SubnetConfig:
-    return SubnetConfig.of({f"width.{name}": size for name, size in sizes.items()}, {}, found.earlier)
-
-
-def test_a_configuration_from_before_is_read_where_its_sizes_are_legal() -> None:
+def test_a_configuration_from_before_is_read() -> None:
     found = space(elastify(Attends(), TOKENS))
-    assert found.fingerprint != found.earlier
-    assert found.check(earlier(found, heads=4, head_dim=12)) == found.config({"width.heads": 4})
-    with pytest.raises(ElastifyError, match=r"choices=\{'width.head_dim': \[3, 4"):
-        found.check(earlier(found, heads=4, head_dim=6))
+    before = next(mark for mark in found.spellings if mark != found.fingerprint)
+    sizes = {"width.heads": 4, "width.head_dim": 6}
+    assert found.check(SubnetConfig.of(sizes, {}, before)) == found.config({"*": 0.5, "*head_dim": 0.5})
+    with pytest.raises(ElastifyError, match="1 is not a legal size"):
+        found.check(SubnetConfig.of(sizes | {"width.heads": 1}, {}, before))
 
 
-def test_a_study_from_before_is_refused_where_more_sizes_could_be_chosen(tmp_path: Any, monkeypatch: Any) -> None:
+def test_a_study_from_before_goes_on_beside_a_new_one(tmp_path: Any, monkeypatch: Any) -> None:
     model, study = elastify(Attends(), TOKENS), str(tmp_path / "study.log")
     options: dict[str, Any] = {"evaluate": lambda _: 0.0, "study": study, "n_trials": 2, "progress": False}
+    before = next(mark for mark in space(model).spellings if mark != space(model).fingerprint)
     with monkeypatch.context() as patch:
-        patch.setattr(SearchSpace, "fingerprint", property(lambda self: self.earlier))
-        patch.setattr(SearchSpace, "spellings", property(lambda self: {self.earlier: self.columns}))
-        search(model, **options)
-    with pytest.raises(ElastifyError, match="an earlier version of elastify made this"):
-        search(model, **options)
+        patch.setattr(SearchSpace, "fingerprint", before)
+        patch.setattr(SearchSpace, "spellings", {before: space(model).columns})
+        first = search(model, **options)
+    assert [t.config.sizes for t in search(model, **options).history] == [t.config.sizes for t in first.history]
