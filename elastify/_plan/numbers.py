@@ -32,6 +32,7 @@ from elastify._plan.flow import calls_by_module
 from elastify._plan.operands import arguments, attributes, operands
 
 _FACTORS = (
+    ("queries", re.compile(r"key_value_groups$")),
     ("groups", re.compile(r"(key_value|kv)_heads$|n_head_kv$")),
     ("head_dim", re.compile(r"head_(dim|size|chs)|(dim|d)_head$|d_kv$|kv_channels$")),
     ("heads", re.compile(r"heads?_?\d*$|heads_")),
@@ -244,13 +245,15 @@ class _Places:
 
 
 def _kinds(dimension: Layout, roles: Mapping[int, str]) -> Iterator[tuple[str, Layout]]:
-    """What the factors of a dimension may be: of a product the last is the units of a head, the first may be
-    groups, and any consecutive ones but the last are heads."""
+    """What the factors of a dimension may be: of a product the last is the units of a head, the first may be groups,
+    one between them how many share a group, and any consecutive ones but the last are heads."""
     for layout in _pieces(dimension):
         if isinstance(layout, Product):
             *outer, last = layout.parts
             yield "head_dim", last
             yield "groups", outer[0]
+            if len(outer) == 2:
+                yield "queries", outer[1]
             for start in range(len(outer)):
                 for stop in range(start + 1, len(outer) + 1):
                     yield "heads", outer[start] if stop == start + 1 else Product(tuple(outer[start:stop]))

@@ -20,11 +20,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from elastify._capture import Code, resolve
+from elastify._capture import Code, resolve, results
 from elastify._errors import ElastifyError
 from elastify._ir import Attr
 
 _TORCH = frozenset(vars(nn.Module()))
+_Place = tuple[dict[str, Any], Attr, Any]  # a table, an attribute in it and what that holds
 
 
 def remember(model: nn.Module, caches: Iterable[Attr]) -> dict[Attr, Any]:
@@ -66,26 +67,51 @@ def emptied(model: nn.Module, left: Callable[[], Collection[Attr]]) -> Iterator[
 
     `left` runs the model and tells in which attributes forward leaves tensors.
     """
-    groups: dict[str, list[tuple[dict[str, Any], Attr]]] = {}
-    for name, space, attr in filled(model):
-        groups.setdefault(name, []).append((space, attr))
+    taken = _taken(model, left)
+    try:
+        yield
+    except BaseException:
+        _put_back(taken)
+        raise
+
+
+def filled(model: nn.Module, left: Callable[[], Collection[Attr]], among: Collection[int]) -> list[Attr]:
+    """Caches that hold some of these tensors (given by `id`) since an earlier run; `left` as above."""
+    found = [*_properties(model), *(place[1:] for place in _possible(model))]
+    if not any(_holds(space[attr.name], among) for space, attr in found):
+        return []
+    taken = _taken(model, left)
+    _put_back(taken)
+    return [attr for _, attr, value in taken if _holds(value, among)]
+
+
+def _holds(value: Any, among: Collection[int]) -> bool:
+    return any(id(tensor) in among for tensor in results(value))
+
+
+def _taken(model: nn.Module, left: Callable[[], Collection[Attr]]) -> list[_Place]:
+    """Empty the caches of a model, and what they held."""
+    groups: dict[str, list[_Place]] = {}
+    for name, space, attr in _possible(model):
+        groups.setdefault(name, []).append((space, attr, space[attr.name]))
     taken = [(space, attr, space.pop(attr.name)) for space, attr in list(_properties(model))]
     try:
-        for group in groups.values():
-            places = [(space, attr, space[attr.name]) for space, attr in group]
+        for places in groups.values():
             before, taken = taken, [*taken, *places]
             for space, attr, value in places:
                 space[attr.name] = None if isinstance(value, Tensor) else type(value)()
             left_again = _quietly(left)
-            for space, attr, value in places:
-                if attr not in left_again:
-                    space[attr.name] = value
+            _put_back([place for place in places if place[1] not in left_again])
             taken = [*before, *(place for place in places if place[1] in left_again)]
-        yield
     except BaseException:
-        for space, attr, value in taken:
-            space[attr.name] = value
+        _put_back(taken)
         raise
+    return taken
+
+
+def _put_back(places: Iterable[_Place]) -> None:
+    for space, attr, value in places:
+        space[attr.name] = value
 
 
 def _properties(model: nn.Module) -> Iterator[tuple[dict[str, Any], Attr]]:
@@ -98,7 +124,7 @@ def _properties(model: nn.Module) -> Iterator[tuple[dict[str, Any], Attr]]:
         yield from ((vars(module), Attr(path, name)) for name in names[type(module)] & vars(module).keys())
 
 
-def filled(model: nn.Module) -> Iterator[tuple[str, dict[str, Any], Attr]]:
+def _possible(model: nn.Module) -> Iterator[tuple[str, dict[str, Any], Attr]]:
     """What may be caches that an earlier run has filled, by name: their tables and attributes; with a buffer the
     numbers that may say how large it is."""
     code = Code(model)

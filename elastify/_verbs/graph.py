@@ -9,7 +9,7 @@ plan: the record is analysed again, and the axes of its weights lead to the name
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -21,15 +21,15 @@ from elastify._capture import (
     Example,
     FxWriter,
     attribute_value,
+    capture,
     capture_fx,
     check_input,
     check_way,
     parameter_names,
-    results,
     tensors_by_name,
 )
 from elastify._errors import ElastifyError
-from elastify._ir import Attr, Axis, Concat, Graph, Layout, Product, axes_of
+from elastify._ir import Axis, Concat, Graph, Layout, Product, axes_of
 from elastify._rewrite import check_unchanged, elastic_state, filled, is_elastic
 from elastify._space import size_text, state
 from elastify._verbs.activation import active_config
@@ -76,7 +76,8 @@ def graph(
         writer.refuse_to_run()
     for attr in recorded.caches:
         writer.limits[f"forward leaves tensors in {attr} for its next call, the graph does not"] = None
-    for attr in _kept(source, writer):
+    owned = {id(tensor) for tensor in writer.owned.values()}
+    for attr in filled(source, lambda: capture(source, example).caches, owned):
         writer.limits[f"what an earlier run has left in {attr} is a constant of the graph"] = None
     view = fx.GraphModule(writer.owned, writer.graph, type(source).__name__).eval()
     view.meta.update(batch=batch, limits=tuple(writer.limits), cannot_run=writer.refused)
@@ -94,14 +95,6 @@ def _hold_constants(model: nn.Module, writer: FxWriter, example: Example) -> Non
         found = difference(writer, capture_fx(model, example)[1])
         if found:
             writer.refuse(f"two runs on the same inputs differ: {found}")
-
-
-def _kept(model: nn.Module, writer: FxWriter) -> Iterator[Attr]:
-    """The caches with tensors that the graph has as they are now."""
-    owned = {id(tensor) for tensor in writer.owned.values()}
-    for _, space, attr in filled(model):
-        if any(id(tensor) in owned for tensor in results(space[attr.name])):
-            yield attr
 
 
 def _free_batch(model: nn.Module, writer: FxWriter, example: Example, more: Example | None) -> str:

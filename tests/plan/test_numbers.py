@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from elastify import activate, elastify, extract, space
+from elastify import ElastifyError, activate, elastify, extract, space
 from elastify._rewrite.state import elastic_state
 
 X = torch.randn(2, 6, generator=torch.Generator().manual_seed(0))
@@ -180,3 +180,35 @@ def test_places_and_fields_of_records_are_told_by_their_own_names() -> None:
     assert (small.feature_ends, small.channel_index, small.num_features) == ([16, 24], 16, 8)
     assert small.feature_info == [{"num_chs": 8, "reduction": 16, "module": "blocks.0"}]
     assert small.features == [{"channels": 16, "module": "of another name"}]
+
+
+class Grouped(nn.Module):
+    """Four queries share a key. How many do is asked, and told to nothing where the kernel counts them itself."""
+
+    def __init__(self, heads: int = 8, kv_heads: int = 2, head_dim: int = 6) -> None:
+        super().__init__()
+        self.head_dim, self.num_key_value_groups = head_dim, heads // kv_heads
+        self.q, self.o = nn.Linear(6, heads * head_dim), nn.Linear(heads * head_dim, 3)
+        self.k, self.v = nn.Linear(6, kv_heads * head_dim), nn.Linear(6, kv_heads * head_dim)
+
+    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        q, k, v = (part(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for part in (self.q, self.k, self.v))
+        shared = self.num_key_value_groups > 1
+        if shared and bias is not None:
+            k, v = (part.repeat_interleave(self.num_key_value_groups, 1) for part in (k, v))
+            shared = False
+        y = nn.functional.scaled_dot_product_attention(q, k, v, bias, enable_gqa=shared)
+        return self.o(y.transpose(1, 2).flatten(2))
+
+
+def test_how_many_queries_share_a_key_follows() -> None:
+    x, none = torch.randn(2, 5, 6), torch.zeros(5, 5)
+    model = elastify(Grouped(), x, choices={"q_per_kv": [1, 2, 3, 4], "kv_heads": [1, 2]})
+    with pytest.raises(ElastifyError, match="legal: 2, 3, 4"):  # one is another way through forward
+        extract(model, {"q_per_kv": 1})
+    for config in ({"q_per_kv": 2}, {"q_per_kv": 3, "kv_heads": 1}, {"kv_heads": 1}):
+        small: Any = extract(model, config)
+        assert small.num_key_value_groups == config.get("q_per_kv", 4)
+        torch.testing.assert_close(small(x, none), small(x))
+        with activate(model, config):
+            torch.testing.assert_close(model(x, none), small(x))

@@ -195,7 +195,7 @@ def test_nested_configurations_go_from_min_to_max():
     rows = space.rows.nested(6)
     assert (np.diff(rows, axis=0) >= 0).all()
     assert len({tuple(row) for row in rows.tolist()}) == 6
-    with pytest.raises(ElastifyError, match="cannot make 0 nested"):
+    with pytest.raises(ElastifyError, match="n=0 is not a whole number of at least 1"):
         space.nested(0)
 
 

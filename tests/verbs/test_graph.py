@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import gc
 import operator
 import re
@@ -370,6 +371,62 @@ def test_what_an_earlier_run_left_is_named(made_elastic: bool) -> None:
     assert graph(net, x).meta["limits"] == ("forward leaves tensors in cache for its next call, the graph does not",)
     net(x)
     assert graph(net, x).meta["limits"] == ("what an earlier run has left in cache is a constant of the graph",)
+
+
+class Decays(nn.Module):
+    """A table beside the weights that code of the module replaces: when it is too short, or never here."""
+
+    def __init__(self, made: bool) -> None:
+        super().__init__()
+        self.made, self.l = made, nn.Linear(4, 4)
+        self.register_buffer("decay", None if made else self.table(5), persistent=False)
+
+    @staticmethod
+    def table(length: int) -> Tensor:
+        return 0.5 ** torch.arange(length)[:, None]
+
+    def forward(self, x: Tensor) -> Tensor:
+        short = self.decay is None or len(self.decay) < x.shape[1]
+        if short if self.made else x.shape[1] > 99:
+            self.register_buffer("decay", self.table(x.shape[1]), persistent=False)
+        return self.l(x) * self.decay
+
+
+class Rooted(nn.Module):
+    """Keeps what it makes of a weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.l, self.square = nn.Linear(4, 4), nn.Parameter(torch.full((), 4.0))
+
+    @functools.cached_property
+    def root(self) -> Tensor:
+        return self.square.sqrt().detach()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.l(x) * self.root
+
+
+@pytest.mark.parametrize("name", ["decay", "root"])
+def test_of_buffers_and_properties_too(name: str) -> None:
+    model, x = Decays(True) if name == "decay" else Rooted(), torch.randn(2, 5, 4)
+    assert graph(model, x).meta["limits"] == (
+        f"forward leaves tensors in {name} for its next call, the graph does not",
+    )
+    expected, held = model(x), getattr(model, name)
+    view = graph(model, x)
+    assert view.meta["limits"] == (f"what an earlier run has left in {name} is a constant of the graph",)
+    assert getattr(model, name) is held
+    assert_alike(view(x), expected)
+
+
+def test_what_no_run_fills_is_no_limit() -> None:
+    model, x = Decays(False), torch.randn(2, 5, 4)
+    held = model.decay
+    view = graph(model, x)
+    assert view.meta["limits"] == ()
+    assert model.decay is held
+    assert_alike(view(x), model(x))
 
 
 def test_attributes_that_forward_leaves_are_named() -> None:

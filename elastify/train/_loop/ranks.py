@@ -26,6 +26,7 @@ from elastify.train._strategies import Strategy
 def one_reduction(model: nn.Module, strategy: Strategy | Plain, *, last: bool = True) -> Iterator[None]:
     """Around `strategy.step` in a loop of your own on several ranks: gradients are averaged once, at the end.
 
+    >>> import torch
     >>> from elastify import elastify
     >>> from elastify.train import Sandwich
     >>> model = elastify(nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 3)), torch.randn(2, 4))
