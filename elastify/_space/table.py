@@ -114,7 +114,7 @@ def _whole(space: SearchSpace) -> list[str]:
     ]
     return [
         "",
-        "they stay whole unless a pattern names them: coarser axes take the ratio of their dimensions",
+        "they stay whole unless a pattern matches them alone: ratios are for the coarser axes of their dimensions",
         f"  {_list(labels)}",
     ]
 

@@ -51,7 +51,7 @@ def read_wishes(rows: Rows, wishes: Mapping[str, Any] | float | int) -> Wishes:
                 blocks = _blocks(rows, column, value, names[column])
                 read.kept[column - n_axes] = blocks
                 read.targets[column] = len(blocks)
-            else:
+            elif is_int(value) or column in shares:
                 wanted = shares.get(column, value)
                 read.targets[column] = _target(rows.choices[column], wanted, names[column], int(rows.full[column]))
                 read.pins[column] = is_int(value)
@@ -60,14 +60,16 @@ def read_wishes(rows: Rows, wishes: Mapping[str, Any] | float | int) -> Wishes:
 
 
 def _dealt(rows: Rows, value: Any, pattern: str, columns: Sequence[int]) -> dict[int, float]:
-    """The share of each of some axes where their dimensions shall keep a ratio."""
+    """The share of each of some axes where their dimensions shall keep a ratio, of those that are asked for any."""
     if not columns:
         return {}
     axes = {rows.plan.axes[column].id: column for column in columns}
     least = {ident: rows.choices[column][0] / rows.full[column] for ident, column in axes.items()}
     dealt = rows.shares.deal(_ratio(value, pattern), axes, least)
     whole = {axis.id for axis in rows.plan.axes if axis.whole and rows.shares.is_finer(axis.id, axes)}
-    return {axes[ident]: 1.0 if ident in whole else share for ident, share in dealt.items()}
+    if not rows.shares.names_head_dim(axes):
+        whole |= {axis.id for axis in rows.plan.axes if axis.role == "head_dim"}
+    return {axes[ident]: share for ident, share in dealt.items() if ident not in whole}
 
 
 def match(pattern: Any, names: Sequence[str], former: Iterable[Sequence[str]] = ()) -> list[int]:

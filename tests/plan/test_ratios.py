@@ -109,6 +109,14 @@ def test_what_stays_whole_is_listed_and_gets_smaller_where_it_is_named() -> None
         torch.testing.assert_close(model(TOKENS), small(TOKENS))
 
 
+def test_a_pattern_of_all_leaves_what_another_has_named() -> None:
+    found = space(elastify(Attends(), TOKENS))
+    both = {"width.heads": 4, "width.head_dim": 6}
+    assert found.config({"*head_dim": 0.5, "*": 0.5}).sizes == both
+    assert found.config({"*": 0.5, "*head_dim": 0.5}).sizes == both
+    assert found.config({"*head_dim": 0.5, "*": 12 / 12}).sizes == {"width.heads": 8, "width.head_dim": 6}
+
+
 def test_a_search_keeps_it() -> None:
     model = elastify(Attends(), TOKENS)
     result = search(model, budget_macs="50%", evaluate=lambda _: 0.0, n_trials=6, progress=False)
