@@ -2,9 +2,10 @@
 
 Forward multiplies by a number that was computed when the model was made; no integer leads to it. So it is recognised
 by its value: a float that a module multiplies with, and that is `size ** 0.5` or `size ** -0.5` of something elastic
-which the module knows. The sizes of its own attributes come first, then those of the last dimensions that it computes
-with. Where two layouts of one rank have the size, neither is meant for sure, and the number stays. A float that the
-recorded run did not read, because it took another path (fused attention), is recognised by its name as well.
+which the module knows. The last dimensions that it computes with come first, for a scale counts what is summed up:
+`num_heads` may be as large as `head_dim`. Of these the sizes of its own attributes are likelier, and attributes that
+are none come last. Where two layouts of one rank have the size, neither is meant for sure, and the number stays. A
+float that the recorded run did not read, because it took another path (fused attention), is recognised by its name.
 
 What stays is listed: the other powers that a factor may be, what objects and dictionaries hold (a `config`, where a
 number is more likely chosen than computed), tensors of one number, and floats of any name in code that no run has
@@ -24,7 +25,7 @@ from elastify._ir import Attr, Layout, mentions
 from elastify._plan.described import Described
 from elastify._plan.unread import Place, held
 
-_ATTRIBUTE, _DIMENSION = 2, 1  # ranks of layouts
+_BOTH, _DIMENSION, _ATTRIBUTE = 3, 2, 1  # ranks of layouts
 _FOLLOWED, _LISTED = (-0.5, 0.5), (-1.0, 1.0, -0.25, 0.25)  # powers
 _SCALE = re.compile(r"scal|temperature|norm_fact|sqrt", re.IGNORECASE)
 _NO_SCALE = re.compile(r"drop|prob|rate|eps|momentum|^p$", re.IGNORECASE)
@@ -38,7 +39,8 @@ def find_scales(
     size but stay, with the reason; `attributes` are elastic integers."""
     used, sizes = _used_floats(analysis), _sizes_by_module(analysis, elastic)
     for attr, layout in attributes.items():
-        sizes.setdefault(attr.owner, {}).setdefault(layout.size, {})[layout] = _ATTRIBUTE
+        ranks = sizes.setdefault(attr.owner, {}).setdefault(layout.size, {})
+        ranks[layout] = _ATTRIBUTE if ranks.get(layout, _ATTRIBUTE) == _ATTRIBUTE else _BOTH
     scales: dict[Attr, tuple[Layout, float]] = {}
     staying: dict[Attr, str] = {}
     for place, value, exact in _floats(described):

@@ -196,6 +196,27 @@ def test_a_scale_that_only_another_path_reads_follows(name: str) -> None:
     torch.testing.assert_close(small(x), fused)
 
 
+@pytest.mark.parametrize(("heads", "head_dim"), [(4, 4), (8, 8), (4, 16), (16, 4)])
+def test_a_scale_is_that_of_the_units_of_a_head_though_there_are_as_many_heads(heads: int, head_dim: int) -> None:
+    class OfHeads(nn.Module):
+        def __init__(self, heads: int, head_dim: int) -> None:
+            super().__init__()
+            self.heads, self.scale = heads, head_dim**-0.5  # of these only heads is an attribute
+            self.qkv, self.out = nn.Linear(6, 3 * heads * head_dim), nn.Linear(heads * head_dim, 6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+            y = (q @ k.transpose(-2, -1) * self.scale).softmax(-1) @ v
+            return self.out(y.transpose(1, 2).flatten(2))
+
+    model = elastify(OfHeads(heads, head_dim), torch.randn(2, 5, 6))
+    for wish, sizes in {"*heads": (heads // 2, head_dim), "*head_dim": (heads, head_dim // 2)}.items():
+        small, built = extract(model, {wish: 0.5}), OfHeads(*sizes)
+        built.load_state_dict(small.state_dict())
+        x = torch.randn(3, 4, 6)
+        torch.testing.assert_close(small(x), built(x))
+
+
 @pytest.mark.parametrize("power", [-1.0, 1.0, -0.25, 0.25])
 def test_other_powers_are_listed(power: float) -> None:
     text = str(space(elastify(Attention(power=power), torch.randn(2, 5, 6), choices={"*head_dim": [0.5]})))
