@@ -59,8 +59,8 @@ class Shares:
     def deal(self, share: float, asked: Collection[int], least: Mapping[int, float]) -> dict[int, float]:
         """The share that each of the `asked` axes has to take so that their dimensions keep `share`.
 
-        `least` is the smallest share that an axis can take, where it can take no share; others are factors that do
-        not count.
+        `least` is the smallest share that each of them can keep; what that leaves over is asked of the next factor.
+        Axes that are not asked do not count as factors.
         """
         wanted, kept = dict[int, float](), dict[int, float]()
         named = self.names_head_dim(asked)
